@@ -1,0 +1,74 @@
+"""Every error that edgeks raises on purpose.
+
+EdgeksError
+├── InputError                what the user gave is wrong                        exit code 2
+│   ├── CheckpointError       a .pt or .safetensors file, or an architecture
+│   ├── PlanError             a sharing plan, or a plan that does not fit a model
+│   ├── ConfigError           a target or recipe TOML file
+│   ├── DataError             a data set, an image folder, calibration samples
+│   ├── ModelFileError        an .onnx file that cannot be read or used
+│   └── OutputError           a path that cannot be written
+└── CheckFailed               edgeks did its work, and the result is not good    exit code 1
+    ├── SharingBroken         a shared kernel is not stored exactly once
+    ├── ParityFailed          the artefact's outputs are too far from torch's
+    └── BudgetExceeded        the artefact does not fit the target
+
+A message is one line: what, where, the value found, the legal values, the next step.
+"""
+
+from __future__ import annotations
+
+
+class EdgeksError(Exception):
+    """Root of every error raised on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class InputError(EdgeksError):
+    """What the user gave is wrong."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint or an architecture cannot be used."""
+
+
+class PlanError(InputError):
+    """A sharing plan is malformed or does not fit the model."""
+
+
+class ConfigError(InputError):
+    """A target or recipe file is wrong."""
+
+
+class DataError(InputError):
+    """A data set or calibration sample cannot be used."""
+
+
+class ModelFileError(InputError):
+    """A model file (.onnx) cannot be read or used."""
+
+
+class OutputError(InputError):
+    """A path cannot be written."""
+
+
+class CheckFailed(EdgeksError):
+    """The work was done and its result is not good enough."""
+
+    exit_code = 1
+
+
+class SharingBroken(CheckFailed):
+    """A shared kernel is not stored exactly once."""
+
+
+class ParityFailed(CheckFailed):
+    """The artefact's outputs are too far from torch's."""
+
+
+class BudgetExceeded(CheckFailed):
+    """The artefact does not fit the target's budget."""

@@ -1,0 +1,1 @@
+"""Sharing groups and plans: which layers read one kernel."""

@@ -1,0 +1,125 @@
+"""SharingPlan: which layers of a model read one kernel. Plain data, without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from edgeks.errors import PlanError
+
+Bias = Literal["none", "own", "shared"]
+FLOAT32_BYTES = 4
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SharingGroup:
+    """The layers that read one kernel (one layer: it owns its kernel).
+
+    `kernel_shape` is OIHW for Conv2d, OIW for Conv1d, OI for Linear. `bias` says whether the layers have none, one each,
+    or one in common. A module that is called several times counts once per call: `conv`, `conv#2`, `conv#3`.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    kernel_shape: tuple[int, ...]
+    bias: Bias = "none"
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise PlanError(f"sharing group {self.name!r} has no layers")
+        if self.bias not in ("none", "own", "shared"):
+            raise PlanError(f"sharing group {self.name!r}: bias {self.bias!r} is not one of none, own, shared")
+        if any(not isinstance(size, int) or size < 1 for size in self.kernel_shape):
+            raise PlanError(f"sharing group {self.name!r}: kernel shape {self.kernel_shape} has a size below 1")
+
+    @property
+    def kernel_bytes(self) -> int:
+        """Bytes of the kernel in fp32."""
+        return math.prod(self.kernel_shape) * FLOAT32_BYTES
+
+    @property
+    def stored_bytes(self) -> int:
+        """fp32 bytes stored for the group: the kernel once, and its bias once or per layer."""
+        biases = {"none": 0, "own": len(self.layers), "shared": 1}[self.bias]
+        return self.kernel_bytes + biases * self.kernel_shape[0] * FLOAT32_BYTES
+
+    @property
+    def saved_bytes(self) -> int:
+        """fp32 bytes that the same layers would take more, each with a kernel (and bias) of its own."""
+        bias_bytes = self.kernel_shape[0] * FLOAT32_BYTES if self.bias == "shared" else 0
+        return (len(self.layers) - 1) * (self.kernel_bytes + bias_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class SharingPlan:
+    """All sharing groups of a model, and the layers that own their kernels."""
+
+    groups: tuple[SharingGroup, ...]
+    unshared: tuple[SharingGroup, ...] = ()
+
+    def __post_init__(self) -> None:
+        group_of: dict[str, str] = {}
+        for group in (*self.groups, *self.unshared):
+            for layer in group.layers:
+                if layer in group_of:
+                    where = " and ".join(sorted({group_of[layer], group.name}))
+                    raise PlanError(f"layer {layer!r} is in two groups ({where}); a layer reads exactly one kernel")
+                group_of[layer] = group.name
+
+    @property
+    def kernels(self) -> tuple[SharingGroup, ...]:
+        """Every kernel to store: one per sharing group, one per unshared layer."""
+        return (*self.groups, *self.unshared)
+
+    @property
+    def layer_count(self) -> int:
+        """Number of layers that read a kernel."""
+        return sum(len(kernel.layers) for kernel in self.kernels)
+
+    def to_json(self) -> str:
+        """SharingPlan → JSON text; `from_json` is its inverse."""
+        return json.dumps({"version": PLAN_VERSION, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> SharingPlan:
+        """JSON text → SharingPlan.
+
+        Raises:
+            PlanError: the text is not JSON or not a plan.
+        """
+        try:
+            data = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise PlanError(f"sharing plan is not JSON: {error}") from error
+        if not isinstance(data, dict) or data.get("version") != PLAN_VERSION:
+            raise PlanError(f'sharing plan must be a JSON object with "version": {PLAN_VERSION}')
+        return cls(
+            groups=_groups_from(data, "groups", minimum_layers=2),
+            unshared=_groups_from(data, "unshared", minimum_layers=1),
+        )
+
+
+def _groups_from(data: Mapping[str, Any], key: str, minimum_layers: int) -> tuple[SharingGroup, ...]:
+    rows = data.get(key, [])
+    if not isinstance(rows, list):
+        raise PlanError(f"sharing plan: {key!r} must be a list, not {type(rows).__name__}")
+    groups = []
+    for index, row in enumerate(rows):
+        where = f"sharing plan: {key}[{index}]"
+        try:
+            name, layers, shape = row["name"], row["layers"], row["kernel_shape"]
+            bias = row.get("bias", "none")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"{where} needs the keys name, layers, kernel_shape (and bias)") from error
+        if not isinstance(name, str) or not isinstance(layers, list) or not all(isinstance(n, str) for n in layers):
+            raise PlanError(f"{where}: name must be text and layers a list of layer names")
+        if not isinstance(shape, list) or not shape:
+            raise PlanError(f"{where}: kernel_shape must be a list of sizes, found {shape!r}")
+        if len(layers) < minimum_layers:
+            raise PlanError(f"{where}: a sharing group needs at least {minimum_layers} layers, found {len(layers)}")
+        groups.append(SharingGroup(name, tuple(layers), tuple(shape), bias))
+    return tuple(groups)

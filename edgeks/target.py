@@ -1,0 +1,153 @@
+"""Target: what an export must satisfy. One TOML file in `export/` each; the loader names file, key and legal values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from edgeks.errors import ConfigError
+from edgeks.toml_table import Table
+
+Int8Form = Literal["qdq", "qoperator"]
+Int8Type = Literal["int8", "uint8"]
+
+FORMS: tuple[Int8Form, ...] = ("qdq", "qoperator")
+OPTIMISATION_LEVELS = ("disabled", "basic", "extended", "all")
+MEGABYTE = 1_000_000
+MAX_BOARD_MB = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """How the runtime is to be opened so that sharing survives in RAM (ONNX Runtime's SessionOptions)."""
+
+    threads: int
+    graph_optimization: str
+    disabled_optimizers: tuple[str, ...]
+    config: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Scheme:
+    """int8 quantisation: `weights` int8 has zero point 0, uint8 has zero point 128 (the same codes + 128)."""
+
+    form: Int8Form
+    activations: Int8Type
+    weights: Int8Type
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """The hardware, where the target is one board: for the budget check and for reports."""
+
+    name: str
+    cpu: str
+    cores: int
+    ram_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Format, runtime, quantisation scheme, op set, session options and budgets. `None` budget: unlimited."""
+
+    name: str
+    description: str
+    format: str
+    runtime: str
+    opset: int
+    int8: Int8Scheme
+    session: Session
+    min_fp32_sqnr_db: float
+    min_int8_sqnr_db: float
+    flash_budget_bytes: int | None
+    ram_budget_bytes: int | None
+    board: Board | None
+
+
+def catalogue(kind: Literal["export", "pipelines"]) -> Path:
+    """Folder of the TOML catalogue: of the checkout when edgeks runs from one, else the copy inside the wheel."""
+    package = Path(__file__).parent
+    shipped = package / "catalogue" / kind
+    return shipped if shipped.is_dir() else package.parent / kind
+
+
+def target_names() -> list[str]:
+    """Names of all shipped targets."""
+    return sorted(path.stem for path in catalogue("export").glob("*.toml"))
+
+
+def load_target(name: str) -> Target:
+    """Target by name, or from the path of a TOML file of the user's own.
+
+    Raises:
+        ConfigError: no such target, malformed TOML, or a wrong key or value.
+    """
+    if name.endswith(".toml"):
+        return read_target(Path(name))
+    path = catalogue("export") / f"{name}.toml"
+    if name not in target_names():
+        raise ConfigError(f"unknown target {name!r}; legal: {', '.join(target_names())}, or the path of a .toml file")
+    return read_target(path)
+
+
+def read_target(path: Path) -> Target:
+    """TOML file → Target (see `export/onnx.toml` for every key)."""
+    root = Table.read(path)
+    description = root.text("description")
+    model_format = root.text("format", choices=("onnx",))
+    runtime = root.text("runtime", choices=("onnxruntime",))
+    opset = root.integer("opset", default=20, minimum=20, maximum=24)
+
+    int8 = root.table("int8")
+    scheme = Int8Scheme(
+        form=cast(Int8Form, int8.text("form", default="qdq", choices=FORMS)),
+        activations=cast(Int8Type, int8.text("activations", default="int8", choices=("int8", "uint8"))),
+        weights=cast(Int8Type, int8.text("weights", default="int8", choices=("int8", "uint8"))),
+    )
+    int8.finish()
+
+    session_table = root.table("session")
+    threads = session_table.integer("threads", default=1, minimum=1, maximum=1024)
+    level = session_table.text("graph_optimization", default="all", choices=OPTIMISATION_LEVELS)
+    disabled = session_table.texts("disabled_optimizers")
+    config = tuple((key, str(value)) for key, value in session_table.table("config").scalars().items())
+    session_table.finish()
+
+    parity = root.table("parity")
+    min_fp32 = parity.number("min_fp32_sqnr_db", default=80.0, maximum=1000.0)
+    min_int8 = parity.number("min_int8_sqnr_db", default=15.0, maximum=1000.0)
+    parity.finish()
+
+    budget = root.table("budget")
+    flash_mb = budget.number("flash_mb", maximum=MAX_BOARD_MB) if budget.has("flash_mb") else None
+    ram_mb = budget.number("ram_mb", maximum=MAX_BOARD_MB) if budget.has("ram_mb") else None
+    budget.finish()
+
+    board = _read_board(root.table("board")) if root.has("board") else None
+    root.finish()
+    return Target(
+        name=path.stem,
+        description=description,
+        format=model_format,
+        runtime=runtime,
+        opset=opset,
+        int8=scheme,
+        session=Session(threads, level, disabled, config),
+        min_fp32_sqnr_db=min_fp32,
+        min_int8_sqnr_db=min_int8,
+        flash_budget_bytes=None if flash_mb is None else int(flash_mb * MEGABYTE),
+        ram_budget_bytes=None if ram_mb is None else int(ram_mb * MEGABYTE),
+        board=board,
+    )
+
+
+def _read_board(table: Table) -> Board:
+    board = Board(
+        name=table.text("name"),
+        cpu=table.text("cpu"),
+        cores=table.integer("cores", minimum=1, maximum=1024),
+        ram_bytes=table.integer("ram_mb", minimum=1, maximum=MAX_BOARD_MB) * MEGABYTE,
+    )
+    table.finish()
+    return board

@@ -1,0 +1,123 @@
+"""Reading a TOML file key by key, so that every mistake is reported with file, key, value found and legal values."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeks.errors import ConfigError
+
+MAX_TOML_BYTES = 1_000_000
+
+
+class Table:
+    """One TOML table. Take every key that is known, then call `finish`: what is left over is an error."""
+
+    def __init__(self, data: dict[str, Any], path: Path, name: str = "") -> None:
+        self._left = dict(data)
+        self._known: list[str] = []
+        self._path = path
+        self._name = name
+
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        """File → its root table.
+
+        Raises:
+            ConfigError: the file cannot be read, or is not TOML.
+        """
+        try:
+            if path.stat().st_size > MAX_TOML_BYTES:
+                raise ConfigError(f"{path}: larger than {MAX_TOML_BYTES} bytes, not a target or recipe")
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 text, so not a TOML file") from error
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        try:
+            return cls(tomllib.loads(text), path)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise ConfigError(f"{path}: malformed TOML: {error}") from error
+
+    def error(self, key: str, found: object, legal: str) -> ConfigError:
+        """The error for a wrong value of `key`."""
+        return ConfigError(f"{self._path}: key {self._full(key)!r}: found {found!r}; legal: {legal}")
+
+    def text(self, key: str, default: str | None = None, choices: Sequence[str] = ()) -> str:
+        """A string, one of `choices` where those are given."""
+        value = self._take(key, default, "text")
+        if not isinstance(value, str) or (choices and value not in choices):
+            raise self.error(key, value, ", ".join(choices) if choices else "text")
+        return value
+
+    def integer(self, key: str, default: int | None = None, minimum: int = 0, maximum: int = 2**62) -> int:
+        """A whole number within bounds."""
+        value = self._take(key, default, "a whole number")
+        if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+            top = f" to {maximum}" if maximum < 2**62 else " or more"
+            raise self.error(key, value, f"a whole number, {minimum}{top}")
+        return value
+
+    def number(self, key: str, default: float | None = None, minimum: float = 0.0, maximum: float = 1e12) -> float:
+        """A number within bounds."""
+        value = self._take(key, default, "a number")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not minimum <= value <= maximum:
+            raise self.error(key, value, f"a number from {minimum:g} to {maximum:g}")
+        return float(value)
+
+    def boolean(self, key: str, default: bool | None = None) -> bool:
+        """True or false."""
+        value = self._take(key, default, "true or false")
+        if not isinstance(value, bool):
+            raise self.error(key, value, "true or false")
+        return value
+
+    def texts(self, key: str, default: Sequence[str] = (), choices: Sequence[str] = ()) -> tuple[str, ...]:
+        """A list of strings, each one of `choices` where those are given."""
+        value = self._take(key, list(default), "a list of text")
+        legal = f"a list of text{', each one of ' + ', '.join(choices) if choices else ''}"
+        if not isinstance(value, list) or not all(isinstance(v, str) and (not choices or v in choices) for v in value):
+            raise self.error(key, value, legal)
+        return tuple(value)
+
+    def table(self, key: str) -> Table:
+        """A sub-table; an absent one reads as empty."""
+        value = self._take(key, {}, "a table")
+        if not isinstance(value, dict):
+            raise self.error(key, value, "a table")
+        return Table(value, self._path, self._full(key))
+
+    def scalars(self) -> dict[str, str | int | float | bool]:
+        """All keys that are left, each of which must hold one plain value."""
+        for key, value in self._left.items():
+            if not isinstance(value, str | int | float | bool):
+                raise self.error(key, value, "text, a number, true or false")
+        found, self._left = self._left, {}
+        return found
+
+    def has(self, key: str) -> bool:
+        """Whether `key` is present and not yet taken."""
+        return key in self._left
+
+    def finish(self) -> None:
+        """Reject every key that was not taken.
+
+        Raises:
+            ConfigError: naming the first unknown key, and the keys that are legal there.
+        """
+        if self._left:
+            key = next(iter(self._left))
+            legal = ", ".join(self._known) or "none"
+            raise ConfigError(f"{self._path}: unknown key {self._full(key)!r}; legal keys here: {legal}")
+
+    def _full(self, key: str) -> str:
+        return f"{self._name}.{key}" if self._name else key
+
+    def _take(self, key: str, default: object, legal: str) -> object:
+        self._known.append(key)
+        value = self._left.pop(key, default)
+        if value is None:
+            raise ConfigError(f"{self._path}: key {self._full(key)!r} is missing; legal: {legal}")
+        return value
