@@ -6,6 +6,7 @@ EdgeksError
 │   ├── PlanError             a sharing plan, or a plan that does not fit a model
 │   ├── ConfigError           a target or recipe TOML file
 │   ├── DataError             a data set, an image folder, calibration samples
+│   ├── GraphError            a network that cannot be turned into a graph edgeks understands
 │   ├── ModelFileError        an .onnx file that cannot be read or used
 │   └── OutputError           a path that cannot be written
 └── CheckFailed               edgeks did its work, and the result is not good    exit code 1
@@ -46,6 +47,10 @@ class ConfigError(InputError):
 
 class DataError(InputError):
     """A data set or calibration sample cannot be used."""
+
+
+class GraphError(InputError):
+    """A network cannot be turned into a graph that edgeks understands."""
 
 
 class ModelFileError(InputError):

@@ -1,1 +1,1 @@
-
+"""File formats: graph in, file out."""

@@ -1,1 +1,1 @@
-
+"""Quantisation: calibration of activations."""

@@ -19,8 +19,8 @@ PLAN_VERSION = 1
 class SharingGroup:
     """The layers that read one kernel (one layer: it owns its kernel).
 
-    `kernel_shape` is OIHW for Conv2d, OIW for Conv1d, OI for Linear. `bias` says whether the layers have none, one each,
-    or one in common. A module that is called several times counts once per call: `conv`, `conv#2`, `conv#3`.
+    `kernel_shape` is OIHW for Conv2d, OIW for Conv1d, OI for Linear. `bias` says whether the layers have none, one
+    each, or one in common. A module that is called several times counts once per call: `conv`, `conv#2`, `conv#3`.
     """
 
     name: str

@@ -1,0 +1,309 @@
+"""Checkpoint: a trained network with everything an export needs. `.pt` in and out, `.safetensors` in.
+
+A `.pt` written here holds plain data only: architecture name and config, sharing plan, state dict, preprocessing,
+metrics, and a small calibration sample of real training images. Reading executes no code unless the user trusts it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pickle
+import re
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeks.atomic_write import atomic_write
+from edgeks.errors import CheckpointError, EdgeksError
+from edgeks.models import zoo
+from edgeks.preprocessing import Preprocessing
+from edgeks.sharing.plan import SharingPlan
+from edgeks.sharing.torch import apply_plan
+
+FORMAT = "edgeks-checkpoint"
+VERSION = 1
+NESTED_KEYS = ("state_dict", "model_state_dict", "model")
+TWO_WAYS_OUT = (
+    "either save model.state_dict() and pass --arch package.module:callable, "
+    "or pass --trust if you know who made the file"
+)
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A network in eval mode, and what travels with it. `calibration` is uint8 N×C×H×W, raw pixels."""
+
+    model: nn.Module
+    architecture: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    plan: SharingPlan | None = None
+    preprocessing: Preprocessing | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    calibration: NDArray[np.uint8] | None = None
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Checkpoint → `.pt`, whole or not at all. Shared tensors are stored once.
+
+    Raises:
+        OutputError: `path` cannot be written.
+    """
+    calibration = checkpoint.calibration
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": checkpoint.architecture,
+        "config": checkpoint.config,
+        "plan": checkpoint.plan.to_json() if checkpoint.plan else None,
+        "state_dict": dict(checkpoint.model.state_dict()),
+        "preprocessing": checkpoint.preprocessing.to_dict() if checkpoint.preprocessing else None,
+        "metrics": checkpoint.metrics,
+        "calibration": None if calibration is None else torch.from_numpy(np.ascontiguousarray(calibration)),
+    }
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        torch.save(content, stream)
+
+
+def load_checkpoint(path: Path, arch: str | None = None, *, trust: bool = False) -> Checkpoint:
+    """File → Checkpoint, its model in eval mode and float32.
+
+    `arch` names the network of a plain state dict: a zoo name, or `package.module:callable`.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, of another kind, holds code, or does not fit the architecture.
+    """
+    content = _read(path, trust)
+    if isinstance(content, nn.Module):
+        return _checked(path, Checkpoint(model=content.float().eval()))
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint or a state dict")
+    if content.get("format") == FORMAT:
+        return _from_own(path, content, arch)
+    return _from_state_dict(path, content, arch)
+
+
+def build_architecture(arch: str) -> nn.Module:
+    """`package.module:callable` or a zoo name → a new module. Runs the named code: the user asked for it.
+
+    Raises:
+        CheckpointError: it cannot be imported, fails, or returns something else than an nn.Module.
+    """
+    if ":" not in arch:
+        return zoo.build(*zoo.architecture(arch, {}))
+    module_name, _, attribute = arch.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"--arch {arch}: no module {error.name!r}; it must be importable from the current folder or PYTHONPATH"
+        ) from error
+    except AttributeError as error:
+        raise CheckpointError(f"--arch {arch}: module {module_name!r} has no {attribute!r}") from error
+    except Exception as error:
+        raise CheckpointError(f"--arch {arch}: importing {module_name!r} failed: {error!r}") from error
+    if not callable(factory):
+        raise CheckpointError(f"--arch {arch}: {attribute!r} is a {type(factory).__name__}, not a callable")
+    try:
+        model = factory()
+    except Exception as error:
+        raise CheckpointError(f"--arch {arch}: calling {attribute!r} without arguments failed: {error!r}") from error
+    if not isinstance(model, nn.Module):
+        raise CheckpointError(f"--arch {arch}: {attribute!r} returned a {type(model).__name__}, not an nn.Module")
+    return model
+
+
+def load_tensors(path: Path, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy a state dict into `model`. Names that share a tensor in `model` may be given once or several times.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, of the wrong shape, not finite, or layers that share one kernel
+            are given different values.
+    """
+    own = model.state_dict(keep_vars=True)
+    unknown = [name for name in tensors if name not in own]
+    names_of: dict[int, list[str]] = {}
+    for name, tensor in own.items():
+        names_of.setdefault(id(tensor), []).append(name)
+    missing = [names[0] for names in names_of.values() if not any(name in tensors for name in names)]
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing:
+        raise CheckpointError(
+            f"{path}: tensor {missing[0]!r} is missing ({len(missing)} missing, {len(unknown)} unknown"
+            f"{f', such as {unknown[0]!r}' if unknown else ''}); is this the right architecture?"
+        )
+    if unknown:
+        raise CheckpointError(
+            f"{path}: tensor {unknown[0]!r} is not in the architecture ({len(unknown)} such); is it the right one?"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has shape {tuple(tensor.shape)}; "
+                f"the architecture has {tuple(own[name].shape)}"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{path}: tensor {name!r} holds NaN or infinity; the training diverged or the file is damaged"
+            )
+    for names in names_of.values():
+        given = [name for name in names if name in tensors]
+        for name in given[1:]:
+            if not torch.equal(tensors[name], tensors[given[0]]):
+                raise CheckpointError(
+                    f"{path}: {given[0]!r} and {name!r} share one tensor in the architecture but differ in the file; "
+                    "load it into the unshared architecture and tie the layers with `edgeks share`"
+                )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+
+def _from_own(path: Path, content: Mapping[str, Any], arch: str | None) -> Checkpoint:
+    if content.get("version") != VERSION:
+        raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}; this edgeks reads {VERSION}")
+    name, config = content.get("architecture"), content.get("config") or {}
+    if arch is None and name is None:
+        raise CheckpointError(f"{path}: names no architecture; pass --arch package.module:callable")
+    try:
+        model = build_architecture(arch) if arch else _build_named(str(name), config)
+        plan = SharingPlan.from_json(content["plan"]) if content.get("plan") else None
+        if plan:
+            apply_plan(model, plan)
+        preprocessing = Preprocessing.from_dict(content["preprocessing"]) if content.get("preprocessing") else None
+        metrics = {str(key): float(value) for key, value in (content.get("metrics") or {}).items()}
+        calibration = content.get("calibration")
+    except EdgeksError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: malformed checkpoint ({error})") from error
+    if calibration is not None:
+        fits = isinstance(calibration, Tensor) and calibration.dtype == torch.uint8 and calibration.dim() == 4
+        if not fits or preprocessing is None:
+            raise CheckpointError(f"{path}: the calibration sample must be uint8 N×C×H×W and needs preprocessing")
+        calibration = calibration.numpy()
+        preprocessing.normalise(calibration[:1])
+    load_tensors(path, model, _tensors(path, content.get("state_dict")))
+    loaded = Checkpoint(
+        model=model.float().eval(),
+        architecture=None if name is None else str(name),
+        config=dict(config),
+        plan=plan,
+        preprocessing=preprocessing,
+        metrics=metrics,
+        calibration=calibration,
+    )
+    return _checked(path, loaded)
+
+
+def _build_named(name: str, config: Mapping[str, Any]) -> nn.Module:
+    if ":" in name:
+        raise CheckpointError(
+            f"was trained with --arch {name}; pass that --arch again (a file never runs code by itself)"
+        )
+    return zoo.build(name, dict(config))
+
+
+def _from_state_dict(path: Path, content: Mapping[str, Any], arch: str | None) -> Checkpoint:
+    for key in NESTED_KEYS:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = _tensors(path, content)
+    if arch is None:
+        raise CheckpointError(
+            f"{path}: is a plain state dict of {len(tensors)} tensors; "
+            "pass --arch package.module:callable or a zoo name"
+        )
+    model = build_architecture(arch)
+    if all(name.startswith("module.") for name in tensors):  # as DataParallel saves it
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    load_tensors(path, model, tensors)
+    name, config = (None, {}) if ":" in arch else zoo.architecture(arch, {})
+    return _checked(path, Checkpoint(model=model.float().eval(), architecture=name or arch, config=config))
+
+
+def _checked(path: Path, checkpoint: Checkpoint) -> Checkpoint:
+    for name, tensor in checkpoint.model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: tensor {name!r} holds NaN or infinity")
+    return checkpoint
+
+
+def _tensors(path: Path, content: object) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path}: holds no state dict (a mapping of names to tensors)")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor: not a state dict")
+    return dict(content)
+
+
+def _read(path: Path, trust: bool) -> object:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        with path.open("rb") as stream:
+            head = stream.read(4)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or truncated ({error})") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if head[:2] == b"PK":
+        _check_archive(path)
+    elif head[:1] != b"\x80":  # neither a zip archive nor a pickle of protocol 2 or later
+        raise CheckpointError(
+            f"{path}: not a PyTorch file (begins with {head!r}); save one with torch.save(model.state_dict(), …)"
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|global|class) `?([\w.]+)", str(error))
+        what = f"a pickled {found.group(1)}" if found else "a pickled Python object"
+        raise CheckpointError(
+            f"{path}: holds {what}; loading it would execute code from the file: {TWO_WAYS_OUT}"
+        ) from error
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: cannot be read, damaged or truncated ({reason[:160]})") from error
+
+
+def _check_archive(path: Path) -> None:
+    """A torch archive stores its tensors uncompressed; one that grows when read is an attack or damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: truncated or damaged: its archive has no readable end ({error})") from error
+    if sum(entry.file_size for entry in entries) > 2 * path.stat().st_size + 1_000_000:
+        raise CheckpointError(
+            f"{path}: its archive unpacks to far more than the file's size; torch.save writes no such file"
+        )
+    names = [entry.filename for entry in entries]
+    if any(name.endswith("constants.pkl") for name in names):
+        raise CheckpointError(
+            f"{path}: is a TorchScript archive; {TWO_WAYS_OUT.partition(', or')[0].removeprefix('either ')}"
+        )
+
+
+def checkpoint_summary(checkpoint: Checkpoint) -> str:
+    """One line for the terminal: architecture, parameters, what travels along."""
+    parameters = sum(p.numel() for p in checkpoint.model.parameters())
+    config = json.dumps(checkpoint.config) if checkpoint.config else ""
+    return f"{checkpoint.architecture or type(checkpoint.model).__name__} {config} {parameters:,} parameters".replace(
+        "  ", " "
+    )

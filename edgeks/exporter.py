@@ -1,0 +1,233 @@
+"""Checkpoint → artefact: capture, passes, file, proof, parity. The file appears only when all of it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgeks.atomic_write import atomic_write
+from edgeks.audit.proof import Proof, prove_exactly_once
+from edgeks.checkpoint import Checkpoint
+from edgeks.errors import DataError, ParityFailed
+from edgeks.formats.onnx import REFERENCE, open_session, run, simplify, write_onnx
+from edgeks.graph.from_torch import capture, graph_plan
+from edgeks.graph.ledger import Ledger
+from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
+from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
+from edgeks.graph.passes.global_average_pool import global_average_pool
+from edgeks.graph.passes.name_kernels import name_kernels
+from edgeks.graph.passes.normalise_batch_norm import normalise_batch_norm
+from edgeks.graph.passes.quantize_activations import place_activations, quantize_activations
+from edgeks.graph.passes.quantize_biases import quantize_biases
+from edgeks.graph.passes.quantize_kernels import quantize_kernels
+from edgeks.graph.passes.tidy import tidy
+from edgeks.graph.passes.tie_initializers import tie_initializers
+from edgeks.graph.passes.to_qoperator import to_qoperator
+from edgeks.parity import Parity, compare
+from edgeks.quant.calibrate import calibrate
+from edgeks.samples import Samples, load_samples
+from edgeks.sharing.torch import discover
+from edgeks.target import Int8Form, Target
+
+PARITY_SAMPLES = 64
+TORCH_BATCH = 16
+# ONNX Runtime's rewrites may differ from the file's own arithmetic by this much before the report mentions it.
+NOTABLE_DB = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written and what is known of it. `parity` is the file as it says; `parity_here` as this CPU runs it."""
+
+    path: Path
+    ledger_path: Path
+    target: str
+    precision: str
+    form: str
+    file_bytes: int
+    samples: str
+    proof: Proof
+    parity: Parity
+    parity_here: Parity
+    ledger: Ledger
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def export(
+    checkpoint: Checkpoint,
+    out: Path,
+    target: Target,
+    *,
+    int8: bool = False,
+    form: Int8Form | None = None,
+    calib: Path | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    run_simplifier: bool = False,
+    min_sqnr_db: float | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> ExportReport:
+    """Write `checkpoint` as `out` (.onnx) and `out`.ledger.json, every shared kernel stored exactly once.
+
+    Raises:
+        SharingBroken: a pass or the written file does not hold each kernel exactly once.
+        ParityFailed: the outputs are further from torch's than the target (or `min_sqnr_db`) allows.
+        InputError: the samples, the network or the path cannot be used. In every case no file is left.
+    """
+    started = time.monotonic()
+    samples = load_samples(calib, checkpoint.calibration, checkpoint.preprocessing, input_shape)
+    if int8 and not samples.real:
+        raise DataError(
+            "int8 needs calibration data and this checkpoint carries none; pass --calib with an .npz of real inputs "
+            "(one array N×C×H×W) or a folder of images"
+        )
+    chosen_form = form or target.int8.form
+    ledger_path = out.with_name(out.name + ".ledger.json")
+    with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:
+        on_step("running torch")
+        reference = _torch_outputs(checkpoint.model, samples.inputs[:PARITY_SAMPLES])
+        on_step("capturing the graph")
+        model, ledger = float_graph(checkpoint.model, samples, target.opset, run_simplifier=run_simplifier)
+        if int8:
+            on_step(f"quantising, calibrating on {samples.origin}")
+            quantise(model, ledger, samples, target, chosen_form)
+        on_step("proving and comparing")
+        write_onnx(model, temporary, _metadata(checkpoint))
+        proof = prove_exactly_once(temporary, ledger.plan)
+        inputs = samples.inputs[: len(reference)]
+        parity = compare(reference, run(open_session(temporary, REFERENCE), inputs))
+        parity_here = compare(reference, run(open_session(temporary, target.session), inputs))
+        required = min_sqnr_db
+        if required is None:
+            required = target.min_int8_sqnr_db if int8 else target.min_fp32_sqnr_db
+        if parity.sqnr_db < required:
+            raise ParityFailed(
+                f"{out.name}: {parity} against torch, below the {required:g} dB that target {target.name!r} asks; "
+                f"no file was written. Calibrate on more or other samples (--calib), or accept it with --min-sqnr"
+            )
+        report = ExportReport(
+            path=out,
+            ledger_path=ledger_path,
+            target=target.name,
+            precision="int8" if int8 else "fp32",
+            form=chosen_form if int8 else "float",
+            file_bytes=temporary.stat().st_size,
+            samples=samples.origin,
+            proof=proof,
+            parity=parity,
+            parity_here=parity_here,
+            ledger=ledger,
+            seconds=time.monotonic() - started,
+            warnings=_warnings(samples, parity, parity_here, target, temporary.stat().st_size),
+        )
+        temporary_ledger.write_text(_ledger_json(report, target, temporary), encoding="utf-8")
+    return report
+
+
+def float_graph(
+    model: nn.Module, samples: Samples, opset: int, *, run_simplifier: bool = False
+) -> tuple[ir.Model, Ledger]:
+    """Module → float graph, tidied, and its ledger with one verified row per step."""
+    graph = capture(model, torch.from_numpy(samples.inputs[:1]), opset)
+    note = tie_initializers(graph, discover(model))
+    ledger = Ledger(graph_plan(graph, model))
+    ledger.record("capture", graph, f"{len(graph.graph)} nodes from torch.onnx.export")
+    ledger.run("tie_initializers", graph, lambda: note)
+    ledger.run("name_kernels", graph, lambda: name_kernels(graph, ledger.plan))
+    ledger.run("tidy", graph, lambda: tidy(graph))
+    ledger.run("normalise_batch_norm", graph, lambda: normalise_batch_norm(graph))
+    ledger.run("global_average_pool", graph, lambda: global_average_pool(graph))
+    if run_simplifier:
+        graph, note = simplify(graph)
+        ledger.run("onnxsim", graph, lambda: note)
+    return graph, ledger
+
+
+def quantise(graph: ir.Model, ledger: Ledger, samples: Samples, target: Target, form: Int8Form) -> None:
+    """Float graph → static int8 graph, in place (DESIGN.md §2 and §3)."""
+    scheme = target.int8
+    ledger.run("quantize_kernels", graph, lambda: quantize_kernels(graph, scheme.weights))
+    ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
+    placement = place_activations(graph)
+    ranges = calibrate(graph, [str(value.name) for value in placement.ranged], samples.inputs)
+    ledger.run(
+        "quantize_activations", graph, lambda: quantize_activations(graph, placement, ranges, scheme.activations)
+    )
+    ledger.run("drop_saturated_relu", graph, lambda: drop_saturated_relu(graph))
+    ledger.run("quantize_biases", graph, lambda: quantize_biases(graph))
+    if form == "qoperator":
+        ledger.run("to_qoperator", graph, lambda: to_qoperator(graph))
+
+
+def _torch_outputs(model: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """First output of the network, sample by sample in small batches."""
+    outputs = []
+    with torch.inference_mode():
+        for start in range(0, len(inputs), TORCH_BATCH):
+            try:
+                result = model(torch.from_numpy(inputs[start : start + TORCH_BATCH]))
+            except Exception as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                shape = "×".join(map(str, inputs.shape[1:]))
+                raise DataError(f"the network does not take inputs of {shape}: {reason[:300]}") from error
+            while isinstance(result, list | tuple) and result:
+                result = result[0]
+            if not isinstance(result, torch.Tensor):
+                raise DataError(
+                    f"the network returns a {type(result).__name__}; legal: a tensor, or a tuple of tensors"
+                )
+            outputs.append(result.numpy())
+    joined = np.concatenate(outputs)
+    if not np.isfinite(joined).all():
+        raise DataError("the network's own outputs in torch are NaN or infinite on these samples")
+    return joined
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, object]:
+    """What a program on the device needs to feed the network and name its classes."""
+    metadata: dict[str, object] = {}
+    if checkpoint.architecture:
+        metadata["architecture"] = checkpoint.architecture
+    if checkpoint.preprocessing:
+        metadata["preprocessing"] = checkpoint.preprocessing.to_dict()
+    return metadata
+
+
+def _warnings(samples: Samples, parity: Parity, here: Parity, target: Target, file_bytes: int) -> tuple[str, ...]:
+    found = []
+    if not samples.real:
+        found.append("compared on random noise: pass --calib with real samples for a figure that means something")
+    if here.sqnr_db < parity.sqnr_db - NOTABLE_DB:
+        found.append(
+            f"ONNX Runtime on this CPU gives {here.sqnr_db:.1f} dB instead of {parity.sqnr_db:.1f} dB; on x86-64 "
+            "without VNNI that is saturation of u8×s8 products, which target onnx-x64 avoids"
+        )
+    if target.flash_budget_bytes is not None and file_bytes > target.flash_budget_bytes:
+        found.append(f"{file_bytes:,} bytes are above {target.name}'s flash budget of {target.flash_budget_bytes:,}")
+    return tuple(found)
+
+
+def _ledger_json(report: ExportReport, target: Target, file: Path) -> str:
+    return report.ledger.to_json(
+        artefact=report.path.name,
+        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        file_bytes=report.file_bytes,
+        target=target.name,
+        precision=report.precision,
+        form=report.form,
+        session=asdict(target.session),
+        samples=report.samples,
+        parity=asdict(report.parity),
+        parity_here=asdict(report.parity_here),
+        kernels_stored=report.proof.kernels_stored,
+        warnings=list(report.warnings),
+    )

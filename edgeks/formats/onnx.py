@@ -1,0 +1,103 @@
+"""onnx_ir.Model → .onnx file, and running one in ONNX Runtime with a target's session options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+import edgeks
+from edgeks.errors import GraphError, ModelFileError
+from edgeks.target import Session
+
+MAX_PROTO_BYTES = 2**31 - 1
+LEVELS = {
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+# Node by node as the file says, without the rewrites (u8×s8 among them) that depend on this machine's CPU.
+REFERENCE = Session(threads=1, graph_optimization="disabled", disabled_optimizers=())
+
+
+def to_proto(model: ir.Model, metadata: Mapping[str, Any] | None = None) -> onnx.ModelProto:
+    """Graph → ModelProto without value_info, which doubles a small file; `metadata` values are stored as JSON.
+
+    Raises:
+        GraphError: the graph is larger than one protobuf message, or onnx finds it unsound.
+    """
+    if sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value) > MAX_PROTO_BYTES - 2**20:
+        raise GraphError("the network's weights are above 2 GB, more than one .onnx file holds")
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    for node in proto.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.ClearField("name")  # a made-up name, 25 bytes each; their outputs are named after what they quantise
+    proto.producer_name, proto.producer_version = "edgeks", edgeks.__version__
+    for key, value in (metadata or {}).items():
+        proto.metadata_props.add(key=f"edgeks.{key}", value=json.dumps(value, separators=(",", ":")))
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise GraphError(f"the graph is not sound ONNX: {str(error).splitlines()[0]}") from error
+    return proto
+
+
+def write_onnx(model: ir.Model, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Graph → file at `path` (a temporary one: the caller renames it)."""
+    path.write_bytes(to_proto(model, metadata).SerializeToString())
+
+
+def open_session(model: Path | bytes, options: Session) -> ort.InferenceSession:
+    """ONNX Runtime session on the CPU.
+
+    Raises:
+        ModelFileError: ONNX Runtime does not take the model.
+    """
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.graph_optimization_level = LEVELS[options.graph_optimization]
+    settings.log_severity_level = 3
+    for key, value in options.config:
+        settings.add_session_config_entry(key, value)
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        return ort.InferenceSession(
+            source, settings, providers=["CPUExecutionProvider"], disabled_optimizers=list(options.disabled_optimizers)
+        )
+    except Exception as error:  # ONNX Runtime has no public root of its error classes
+        where = model.name if isinstance(model, Path) else "the graph"
+        raise ModelFileError(f"ONNX Runtime refuses {where}: {str(error).splitlines()[0][:300]}") from error
+
+
+def run(session: ort.InferenceSession, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Samples N×C×H×W, in batches of the file's own size → the first output, N×…; a last short batch is padded."""
+    feed = session.get_inputs()[0]
+    size = feed.shape[0] if feed.shape and isinstance(feed.shape[0], int) else len(samples)
+    outputs = []
+    for start in range(0, len(samples), size):
+        batch = samples[start : start + size]
+        padding = np.repeat(batch[-1:], size - len(batch), axis=0)
+        outputs.append(session.run(None, {feed.name: np.concatenate([batch, padding])})[0][: len(batch)])
+    return np.concatenate(outputs)
+
+
+def simplify(model: ir.Model) -> tuple[ir.Model, str]:
+    """Graph → graph simplified by onnxsim, which is told not to fold BN (that would write a kernel per layer)."""
+    import onnxsim  # here, since it takes a second to load and few exports ask for it
+
+    before = len(model.graph)
+    proto, same = onnxsim.simplify(to_proto(model), check_n=1, skip_fuse_bn=True)
+    if not same:
+        return model, "onnxsim's result computes something else; not used"
+    simplified = ir.from_proto(proto)
+    return simplified, f"{before} → {len(simplified.graph)} nodes"

@@ -1,0 +1,115 @@
+"""nn.Module → onnx_ir.Model in which a shared kernel is one Value and every node bears its layer's name."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import warnings
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from edgeks.errors import GraphError, SharingBroken
+from edgeks.graph.kernels import WEIGHT_INPUT, array, kernel_reads, readers
+from edgeks.sharing.plan import Bias, SharingGroup, SharingPlan
+from edgeks.sharing.torch import discover, group_name, named_plan
+
+INPUT_NAME, OUTPUT_NAME = "input", "output"
+
+
+def capture(model: nn.Module, example_input: Tensor, opset: int) -> ir.Model:
+    """Module in eval mode → graph for exactly the shape of `example_input` (N×C×H×W); BN stays a node.
+
+    Nodes that read a kernel are named after their layer (`conv`, `conv#2` … where a module is called again).
+
+    Raises:
+        GraphError: torch.export cannot trace the network, or its result is not a graph of one tensor input.
+    """
+    _quiet_exporter()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model.eval(),
+                (example_input,),
+                dynamo=True,
+                optimize=False,
+                opset_version=opset,
+                verbose=False,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+            )
+    except Exception as error:
+        cause = error
+        while cause.__cause__ is not None:  # the exporter wraps what torch.export said
+            cause = cause.__cause__  # type: ignore[assignment]
+        reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        raise GraphError(
+            f"the network cannot be traced by torch.export for an input of shape {tuple(example_input.shape)}: "
+            f"{type(cause).__name__}: {reason[:300]}"
+        ) from error
+    if program is None:
+        raise GraphError("torch.onnx.export returned no graph")
+    graph_model = program.model
+    _name_nodes(graph_model)
+    return graph_model
+
+
+def graph_plan(graph_model: ir.Model, model: nn.Module) -> SharingPlan:
+    """The plan as the graph has it: one group per kernel Value, one layer per call.
+
+    Raises:
+        SharingBroken: layers that hold one Parameter in torch read different Values in the graph.
+    """
+    by_kernel = readers(graph_model)
+    kernel_of = {layer: kernel for kernel, layers in by_kernel.items() for layer in layers}
+    for group in discover(model).groups:
+        kernels = {kernel_of[layer] for layer in group.layers if layer in kernel_of}
+        if len(kernels) > 1:
+            raise SharingBroken(
+                f"layers {', '.join(group.layers)} hold one kernel in torch, but the captured graph has {len(kernels)}"
+            )
+    nodes = {str(read.node.name): read.node for read in kernel_reads(graph_model)}
+    groups = []
+    for kernel, layers in by_kernel.items():
+        shape = tuple(array(kernel).shape)
+        groups.append(SharingGroup(group_name(layers), tuple(layers), shape, _bias([nodes[name] for name in layers])))
+    return named_plan(groups)
+
+
+def _bias(nodes: list[ir.Node]) -> Bias:
+    biases = [node.inputs[2] if len(node.inputs) > 2 else None for node in nodes]
+    if all(b is None for b in biases):
+        return "none"
+    return "shared" if len(set(biases)) == 1 and len(nodes) > 1 else "own"
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Name kernel readers and torch.nn modules after the module that called them, other nodes after module and op."""
+    nodes = sorted(model.graph, key=lambda node: node.op_type not in WEIGHT_INPUT)  # layers take their names first
+    taken: set[str] = set()
+    for node in nodes:
+        scope, module_class = _module_scope(node)
+        is_module = bool(scope) and (node.op_type in WEIGHT_INPUT or module_class.startswith("torch.nn.modules."))
+        name = scope if is_module else f"{scope}.{node.op_type}".lstrip(".")
+        unique, number = name, 2
+        while unique in taken:
+            unique, number = f"{name}#{number}", number + 1
+        taken.add(unique)
+        node.name = unique
+
+
+def _module_scope(node: ir.Node) -> tuple[str, str]:
+    """Dotted name and class of the innermost module, as the exporter records them (the last entry is the op itself)."""
+    lists = []
+    for key in ("name_scopes", "class_hierarchy"):
+        recorded = node.metadata_props.get(f"pkg.torch.onnx.{key}")
+        entries = ast.literal_eval(recorded) if recorded else []
+        lists.append(str(entries[-2]) if len(entries) > 1 else "")
+    return lists[0], lists[1]
+
+
+def _quiet_exporter() -> None:
+    """The exporter logs that torchvision is missing, which no network here needs."""
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)

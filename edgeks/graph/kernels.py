@@ -1,0 +1,100 @@
+"""Where the kernels of a graph are: which node reads which weight Value, and through what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+# Op → (index of the weight input, axis of the output channels in the weight).
+WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "QLinearConv": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRead:
+    """`node` reads `kernel`, directly or through the DequantizeLinear `dequantize`."""
+
+    node: ir.Node
+    kernel: ir.Value
+    dequantize: ir.Node | None
+
+
+def kernel_read(node: ir.Node) -> KernelRead | None:
+    """The kernel that `node` reads; None where it reads none, or one that is computed at run time."""
+    index = WEIGHT_INPUT.get(node.op_type)
+    if index is None or node.domain not in ("", "ai.onnx") or len(node.inputs) <= index:
+        return None
+    weight = node.inputs[index]
+    dequantize = None
+    if weight is not None and (producer := weight.producer()) is not None and producer.op_type == "DequantizeLinear":
+        weight, dequantize = producer.inputs[0], producer
+    if weight is None or not weight.is_initializer():
+        return None
+    return KernelRead(node, weight, dequantize)
+
+
+def kernel_reads(model: ir.Model) -> Iterator[KernelRead]:
+    """Every read of a kernel in the main graph, in graph order."""
+    for node in model.graph:
+        read = kernel_read(node)
+        if read is not None:
+            yield read
+
+
+def readers(model: ir.Model) -> dict[ir.Value, list[str]]:
+    """Kernel → names of the nodes that read it."""
+    found: dict[ir.Value, list[str]] = {}
+    for read in kernel_reads(model):
+        found.setdefault(read.kernel, []).append(str(read.node.name))
+    return found
+
+
+def array(value: ir.Value) -> NDArray[np.generic]:
+    """An initializer's content."""
+    if value.const_value is None:
+        raise ValueError(f"{value.name} has no content")
+    return np.asarray(value.const_value.numpy())
+
+
+def required(value: ir.Value | None) -> ir.Value:
+    """An input that the operator's schema says is there."""
+    if value is None:
+        raise ValueError("a required input is absent")
+    return value
+
+
+def output_channels(read: KernelRead) -> int:
+    """Axis of the output channels in the kernel: 0 in OIHW and in Gemm's transposed OI, 1 in IO."""
+    node = read.node
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    if node.op_type == "MatMul":
+        return array(read.kernel).ndim - 1
+    return 1 if node.op_type == "ConvTranspose" else 0
+
+
+def constant_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers, each counted once."""
+    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+
+
+def new_initializer(model: ir.Model, name: str, content: NDArray[np.generic]) -> ir.Value:
+    """Register a constant under `name`, or the first free `name_2`, `name_3` …"""
+    taken = model.graph.initializers
+    unique, number = name, 2
+    while unique in taken:
+        unique, number = f"{name}_{number}", number + 1
+    value = ir.Value(name=unique, const_value=ir.tensor(content, name=unique))
+    value.shape = ir.Shape(content.shape)
+    value.dtype = ir.DataType.from_numpy(content.dtype)
+    model.graph.register_initializer(value)
+    return value
+
+
+def sole_use(value: ir.Value) -> tuple[ir.Node, int] | None:
+    """The one node (and its input index) that reads `value`; None where there are several, or it is a graph output."""
+    uses = list(value.uses())
+    return (uses[0].node, uses[0].idx) if len(uses) == 1 and not value.is_graph_output() else None

@@ -1,0 +1,59 @@
+"""The sharing ledger: after every step, how many kernels the graph holds, who reads them, and what they weigh."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from edgeks.graph.kernels import constant_bytes, readers
+from edgeks.graph.verify import verify
+from edgeks.sharing.plan import SharingPlan
+
+SCHEMA = "edgeks.ledger/1"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """State after `step`: `kernels` stored, read by `layers`; `copies` beyond one per kernel of the plan."""
+
+    step: str
+    kernels: int
+    layers: int
+    copies: int
+    constant_bytes: int
+    note: str
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Runs the steps of an export one by one: each is verified against the plan and written down."""
+
+    plan: SharingPlan
+    rows: list[LedgerRow] = field(default_factory=list)
+
+    def run(self, step: str, model: ir.Model, apply: Callable[[], str]) -> None:
+        """Apply one pass to `model`, write its row, and verify that no tie is broken.
+
+        Raises:
+            SharingBroken: naming `step` and the group.
+        """
+        note = apply()
+        self.record(step, model, note)
+        verify(model, self.plan, step)
+
+    def record(self, step: str, model: ir.Model, note: str) -> None:
+        """Write a row for the graph as it is."""
+        found = readers(model)
+        layers = sum(len(names) for names in found.values())
+        copies = len(found) - len(self.plan.kernels)
+        self.rows.append(LedgerRow(step, len(found), layers, copies, constant_bytes(model), note))
+
+    def to_json(self, **extra: Any) -> str:
+        """Ledger, plan and `extra` facts as JSON text."""
+        content = {"schema": SCHEMA, **extra, "steps": [asdict(row) for row in self.rows]}
+        content["plan"] = json.loads(self.plan.to_json())
+        return json.dumps(content, indent=1)

@@ -1,0 +1,60 @@
+"""BN moves into the weight *scale* of its layer; the weight codes stay shared (DESIGN.md §2.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeks.graph.kernels import array, kernel_reads, new_initializer, required, sole_use
+from edgeks.graph.passes.normalise_batch_norm import drop_unused_initializers
+
+
+def absorb_batch_norm(model: ir.Model) -> str:
+    """BN_l(conv(DQ(W_q, s_W)) + c) → conv(DQ(W_q, s_W·a_l)) + (b_l + a_l·c); exact in real arithmetic.
+
+    Applies where the BN is the only reader of the layer's output. A negative a_l makes a negative scale.
+    """
+    absorbed, negative, kept = 0, 0, []
+    for read in list(kernel_reads(model)):
+        node, dequantize = read.node, read.dequantize
+        norm = _sole_batch_norm(node.outputs[0])
+        if dequantize is None or norm is None:
+            continue
+        if node.op_type == "MatMul":  # has no bias to take b_l
+            kept.append(str(norm.name))
+            continue
+        a, b, mean, variance = (array(value).astype(np.float64) for value in norm.inputs[1:5] if value is not None)
+        a = a / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
+        b = b - a * mean
+        old_bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if old_bias is not None:
+            b = b + a * array(old_bias).astype(np.float64)
+        scale = (array(required(dequantize.inputs[1])).astype(np.float64) * a).astype(np.float32)
+        dequantize.replace_input_with(1, new_initializer(model, f"{node.name}.weight_scale", scale))
+        node.resize_inputs(3)
+        node.replace_input_with(2, new_initializer(model, f"{node.name}.bias_f", b.astype(np.float32)))
+        _bypass(model, norm)
+        absorbed += 1
+        negative += int((scale < 0).sum())
+    drop_unused_initializers(model)
+    note = f"{absorbed} BN absorbed into weight scales"
+    if negative:
+        note += f", {negative} channels have a negative scale"
+    return note + (f"; kept: {', '.join(kept)}" if kept else "")
+
+
+def _sole_batch_norm(value: ir.Value) -> ir.Node | None:
+    """The BN that alone reads `value`, with constant parameters."""
+    node, index = sole_use(value) or (None, 0)
+    if node is None or node.op_type != "BatchNormalization" or index != 0 or len(node.outputs) != 1:
+        return None
+    return node if all(v is not None and v.is_initializer() for v in node.inputs[1:5]) else None
+
+
+def _bypass(model: ir.Model, node: ir.Node) -> None:
+    """Remove `node`; its input takes over its output's name and uses."""
+    source, result = required(node.inputs[0]), node.outputs[0]
+    name = result.name
+    result.replace_all_uses_with(source, replace_graph_outputs=True)
+    model.graph.remove(node, safe=True)
+    source.name = name

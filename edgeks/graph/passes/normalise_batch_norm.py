@@ -1,0 +1,51 @@
+"""BatchNormalization with two vectors of its own instead of four."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeks.graph.kernels import array, new_initializer
+
+
+def normalise_batch_norm(model: ir.Model) -> str:
+    """BN(γ, β, μ, σ²) → BN(a, b, 0, 1) with a = γ/√(σ²+ε), b = β − a·μ, ε = 0; exact, and half the constants.
+
+    Zeros and ones are shared by all nodes of one width. The node stays a BatchNormalization, which runtimes run faster
+    than Mul + Add (DESIGN.md §2.5).
+    """
+    plain: dict[int, tuple[ir.Value, ir.Value]] = {}
+    count = 0
+    for node in model.graph:
+        if node.op_type != "BatchNormalization" or len(node.outputs) != 1:
+            continue
+        constants = node.inputs[1:5]
+        if any(value is None or not value.is_initializer() for value in constants):
+            continue
+        gamma, beta, mean, variance = (array(value).astype(np.float64) for value in constants if value is not None)
+        a = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        width = int(a.size)
+        if width not in plain:
+            plain[width] = (
+                new_initializer(model, f"zeros_{width}", np.zeros(width, np.float32)),
+                new_initializer(model, f"ones_{width}", np.ones(width, np.float32)),
+            )
+        replacements = (
+            new_initializer(model, f"{node.name}.a", a.astype(np.float32)),
+            new_initializer(model, f"{node.name}.b", (beta - a * mean).astype(np.float32)),
+            *plain[width],
+        )
+        for index, value in enumerate(replacements, start=1):
+            node.replace_input_with(index, value)
+        node.attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
+        node.attributes.pop("momentum", None)
+        count += 1
+    drop_unused_initializers(model)
+    return f"{count} BatchNormalization nodes kept, two vectors each"
+
+
+def drop_unused_initializers(model: ir.Model) -> None:
+    """Constants that nothing reads any more."""
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del model.graph.initializers[name]

@@ -1,0 +1,159 @@
+"""Integer activations where the integer runtime computes in integers, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeks.graph.kernels import kernel_reads, new_initializer, required, sole_use
+from edgeks.graph.passes.normalise_batch_norm import drop_unused_initializers
+
+LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
+NUMPY_TYPE: dict[str, type[np.integer]] = {"int8": np.int8, "uint8": np.uint8}
+
+# Ops with an integer kernel that takes inputs of any scales and requantises to a scale of its own.
+REQUANTISING = {"Add", "Sub", "Mul", "GlobalAveragePool", "AveragePool", "Sigmoid", "Concat"}
+# Ops that move or pick values: the output keeps the scale of input 0.
+SCALE_KEEPING = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Identity"}
+# Activations that a runtime merges into the requantisation of the op before.
+FUSED = {"Relu", "Clip"}
+# Integer Gemm and MatMul may hand out float results: the classifier's logits are not requantised.
+FLOAT_OUTPUT = {"Gemm", "MatMul"}
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Smallest and largest value that calibration saw."""
+
+    low: float
+    high: float
+
+    def parameters(self, integer_type: Literal["int8", "uint8"]) -> tuple[np.float32, int]:
+        """Scale and zero point, asymmetric over the whole integer range, zero exactly representable."""
+        q_min, q_max = LIMITS[integer_type]
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        width = high - low
+        scale = np.float32(width / (q_max - q_min)) if width > 1e-30 else np.float32(1.0)
+        zero_point = int(np.clip(np.rint(q_min - low / float(scale)), q_min, q_max))
+        return scale, zero_point
+
+
+@dataclass(slots=True)
+class Placement:
+    """Which Values are quantised, and which inputs of which nodes read the quantised form.
+
+    `tied` maps a Value to the Value whose scale it must take. `integer` Values are produced by integer ops, so that
+    every reader gets the quantised form; the others are produced in float, and float readers keep the float.
+    """
+
+    ranged: list[ir.Value] = field(default_factory=list)
+    tied: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    integer: set[ir.Value] = field(default_factory=set)
+    reads: list[tuple[ir.Node, int]] = field(default_factory=list)
+
+    @property
+    def quantised(self) -> list[ir.Value]:
+        """All Values to be given a QuantizeLinear and a DequantizeLinear."""
+        return [*self.ranged, *self.tied]
+
+
+def place_activations(model: ir.Model) -> Placement:
+    """Decide, in graph order, which activations become integers.
+
+    A layer with a quantised kernel takes and makes integers. An elementwise op or a pooling computes in integers when
+    all its inputs are made by integer ops (an SE-ResNet's residual), and in float otherwise (a ConvMixer's, after GELU
+    and BN): no Value is quantised only to be dequantised.
+    """
+    placement = Placement()
+    marked: dict[ir.Value, None] = {}
+    kernels = {read.node for read in kernel_reads(model) if read.dequantize is not None}
+    for node in model.graph:
+        if node in kernels:
+            inputs = [0]
+        elif node.op_type in REQUANTISING | SCALE_KEEPING and node.domain == "":
+            inputs = [0] if node.op_type in SCALE_KEEPING else list(range(len(node.inputs)))
+            if not all(node.inputs[i] in placement.integer for i in inputs):
+                continue
+        else:
+            continue
+        for index in inputs:
+            placement.reads.append((node, index))
+            marked.setdefault(required(node.inputs[index]))
+        result = fused_output(node)
+        if node.op_type in FLOAT_OUTPUT and _leads_to_output(result):
+            continue
+        placement.integer.add(result)
+        if node.op_type in SCALE_KEEPING and result is node.outputs[0]:
+            placement.tied[result] = required(node.inputs[0])
+        else:
+            marked.setdefault(result)
+    placement.ranged = [value for value in marked if value not in placement.tied]
+    return placement
+
+
+def fused_output(node: ir.Node) -> ir.Value:
+    """The Value that leaves `node` together with the Relu or Clip that a runtime merges into it."""
+    result = node.outputs[0]
+    use = None if node.op_type in SCALE_KEEPING else sole_use(result)
+    return use[0].outputs[0] if use and use[0].op_type in FUSED and use[1] == 0 else result
+
+
+def quantize_activations(
+    model: ir.Model, placement: Placement, ranges: Mapping[str, Range], integer_type: Literal["int8", "uint8"]
+) -> str:
+    """v → DequantizeLinear(QuantizeLinear(v)) for every placed Value."""
+    zero_points: dict[int, ir.Value] = {}
+    parameters: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    for value in placement.ranged:
+        scale, zero_point = ranges[str(value.name)].parameters(integer_type)
+        if zero_point not in zero_points:
+            content = np.array(zero_point, NUMPY_TYPE[integer_type])
+            zero_points[zero_point] = new_initializer(model, f"zero_point_{zero_point}", content)
+        parameters[value] = (new_initializer(model, f"{value.name}_scale", np.array(scale)), zero_points[zero_point])
+    for value, source in placement.tied.items():
+        parameters[value] = parameters[source]
+
+    for value in placement.quantised:
+        readers = [(node, i) for node, i in placement.reads if node.inputs[i] is value]
+        _insert_pair(model, value, parameters[value], readers, everywhere=value in placement.integer)
+    drop_unused_initializers(model)
+    return f"{len(placement.quantised)} activations quantised to {integer_type}"
+
+
+def _insert_pair(
+    model: ir.Model,
+    value: ir.Value,
+    parameters: tuple[ir.Value, ir.Value],
+    readers: list[tuple[ir.Node, int]],
+    everywhere: bool,
+) -> None:
+    name = str(value.name)
+    is_output = value.is_graph_output()
+    uses = list(value.uses()) if everywhere else readers
+    quantize = ir.node("QuantizeLinear", [value, *parameters])
+    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *parameters])
+    quantize.outputs[0].name, dequantize.outputs[0].name = f"{name}_q", f"{name}_dq"
+    dequantize.outputs[0].shape, dequantize.outputs[0].dtype = value.shape, ir.DataType.FLOAT
+    producer = value.producer()
+    if producer is not None:
+        model.graph.insert_after(producer, [quantize, dequantize])
+    else:  # a graph input
+        model.graph.insert_before(model.graph[0], [quantize, dequantize])
+    for node, index in uses:
+        node.replace_input_with(index, dequantize.outputs[0])
+    if is_output and everywhere:
+        position = model.graph.outputs.index(value)
+        model.graph.outputs[position] = dequantize.outputs[0]
+        value.name, dequantize.outputs[0].name = f"{name}_float", name
+
+
+def _leads_to_output(value: ir.Value) -> bool:
+    """Whether `value` is a graph output, directly or through ops that only move values."""
+    if value.is_graph_output():
+        return True
+    uses = value.uses()
+    return bool(uses) and all(n.op_type in SCALE_KEEPING and _leads_to_output(n.outputs[0]) for n, _ in uses)

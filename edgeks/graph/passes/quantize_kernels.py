@@ -1,0 +1,80 @@
+"""One int8 kernel per sharing group: quantised once, whatever number of layers read it (DESIGN.md §2.1)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeks.graph.kernels import KernelRead, array, kernel_reads, new_initializer, output_channels
+from edgeks.graph.passes.normalise_batch_norm import drop_unused_initializers
+
+MAX_CODE = 127  # symmetric: −128 is never used
+UINT8_ZERO_POINT = 128
+INTEGER_KERNEL_OPS = ("Conv", "Gemm", "MatMul")
+
+
+def quantize_kernels(model: ir.Model, weights: Literal["int8", "uint8"]) -> str:
+    """W → DequantizeLinear(W_q, s_W) in front of every reader; W_q = round(W/s_W) is one Value per kernel.
+
+    s_W is per output channel, symmetric, |W_q| ≤ 127. uint8 stores W_q + 128 with zero point 128.
+    """
+    reads: dict[ir.Value, list[KernelRead]] = {}
+    for read in kernel_reads(model):
+        reads.setdefault(read.kernel, []).append(read)
+    kept, done = [], 0
+    zero_points: dict[int, ir.Value] = {}
+    for kernel, readers in reads.items():
+        reason = _why_not(kernel, readers)
+        if reason:
+            kept.append(f"{readers[0].node.name} ({reason})")
+            continue
+        axis = output_channels(readers[0])
+        codes, scale = symmetric_codes(array(kernel).astype(np.float64), axis)
+        stored = codes if weights == "int8" else (codes.astype(np.int16) + UINT8_ZERO_POINT).astype(np.uint8)
+        kernel_q = new_initializer(model, f"{kernel.name}_q", stored)
+        inputs = [kernel_q, new_initializer(model, f"{kernel.name}_scale", scale)]
+        if weights == "uint8":
+            if scale.size not in zero_points:
+                vector = np.full(scale.size, UINT8_ZERO_POINT, np.uint8)
+                zero_points[scale.size] = new_initializer(model, f"weight_zero_point_{scale.size}", vector)
+            inputs.append(zero_points[scale.size])
+        for read in readers:
+            dequantize = ir.node("DequantizeLinear", inputs, attributes={"axis": axis})
+            dequantize.outputs[0].name = f"{read.node.name}.w"
+            model.graph.insert_before(read.node, dequantize)
+            read.node.replace_input_with(1, dequantize.outputs[0])
+        done += 1
+    drop_unused_initializers(model)
+    return f"{done} kernels quantised once each" + (f"; kept in float: {', '.join(kept)}" if kept else "")
+
+
+def symmetric_codes(weight: NDArray[np.float64], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Kernel → (codes of its shape, one scale per slice along `axis`). A slice of zeros takes the scale 1/127."""
+    other_axes = tuple(i for i in range(weight.ndim) if i != axis)
+    largest = np.abs(weight).max(axis=other_axes)
+    step = np.where(largest > 0, largest, 1.0) / MAX_CODE
+    scale: NDArray[np.float32] = np.maximum(step, np.finfo(np.float32).tiny).astype(np.float32)
+    along = [1] * weight.ndim
+    along[axis] = -1
+    codes = np.rint(weight / scale.astype(np.float64).reshape(along))
+    return np.clip(codes, -MAX_CODE, MAX_CODE).astype(np.int8), scale
+
+
+def _why_not(kernel: ir.Value, readers: list[KernelRead]) -> str | None:
+    """The reason why a kernel stays in float; None when it can be quantised."""
+    for read in readers:
+        node = read.node
+        if node.op_type not in INTEGER_KERNEL_OPS:
+            return f"{node.op_type} has no integer kernel"
+        if node.op_type == "Gemm":
+            plain = node.attributes.get_float("alpha", 1.0) == 1.0 == node.attributes.get_float("beta", 1.0)
+            if not plain or node.attributes.get_int("transA", 0):
+                return "Gemm with alpha, beta or transA"
+    if len({output_channels(read) for read in readers}) != 1:
+        return "read with different output axes"
+    if len(kernel.uses()) != len(readers):
+        return "also read by other ops"
+    return None if array(kernel).dtype == np.float32 else f"type {array(kernel).dtype}"

@@ -1,0 +1,262 @@
+"""Sharing in torch: discover the groups of a module, plan new ones, tie layers by a plan, and untie them again.
+
+Sharing is identity: two layers share a kernel when their `weight` is the same `nn.Parameter`.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from edgeks.errors import PlanError
+from edgeks.sharing.plan import Bias, SharingGroup, SharingPlan
+
+Init = Literal["first", "mean"]
+Scheme = Literal["all", "stage"] | int | Sequence[Sequence[str]]
+Layer = nn.Conv1d | nn.Conv2d | nn.Linear
+LAYER_TYPES = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+
+def discover(model: nn.Module) -> SharingPlan:
+    """Module → its sharing plan, by parameter identity (Conv1d, Conv2d, Linear).
+
+    A module registered under several names is one layer per name. A module that `forward` calls several times is one
+    layer here; the exported graph, which knows the calls, lists it once per call.
+    """
+    layers_of: dict[int, list[tuple[str, Layer]]] = {}
+    for name, layer in _layers(model):
+        layers_of.setdefault(id(layer.weight), []).append((name, layer))
+    kernels = [_group([name for name, _ in found], [layer for _, layer in found]) for found in layers_of.values()]
+    return named_plan(kernels)
+
+
+def named_plan(kernels: Iterable[SharingGroup]) -> SharingPlan:
+    """Groups of any size → plan: those of one layer become `unshared`; equal names are told apart."""
+    groups: list[SharingGroup] = []
+    unshared: list[SharingGroup] = []
+    taken: set[str] = set()
+    for kernel in kernels:
+        name, number = kernel.name, 2
+        while name in taken:
+            name, number = f"{kernel.name} ({number})", number + 1
+        taken.add(name)
+        renamed = SharingGroup(name, kernel.layers, kernel.kernel_shape, kernel.bias)
+        (groups if len(kernel.layers) > 1 else unshared).append(renamed)
+    return SharingPlan(tuple(groups), tuple(unshared))
+
+
+def plan_sharing(
+    model: nn.Module, scheme: Scheme, *, tie_bias: bool = False, example_input: Tensor | None = None
+) -> SharingPlan:
+    """Plan for tying isomorphic layers of `model`.
+
+    `all`: every class of isomorphic convolutions reads one kernel. `stage`: one kernel per class and feature-map size
+    (of the output; needs `example_input`, N×C×H×W). A number k: each class, in order of execution, is cut into k
+    contiguous groups of near-equal length, as in arXiv 2210.14151. A list of lists of layer names: just those.
+    The first three plan convolutions only; a Linear layer is tied when it is listed.
+
+    Raises:
+        PlanError: unknown scheme or layer, layers that are not isomorphic, or nothing to share.
+    """
+    if not isinstance(scheme, str | int):
+        return _explicit_plan(model, scheme, tie_bias)
+    calls = _calls(model, example_input) if example_input is not None else None
+    if scheme == "stage" and calls is None:
+        raise PlanError("scheme 'stage' groups layers by feature-map size and needs an example input")
+    if isinstance(scheme, str) and scheme not in ("all", "stage"):
+        raise PlanError(
+            f"unknown sharing scheme {scheme!r}; legal: all, stage, a number of groups, or a list of layers"
+        )
+    if isinstance(scheme, int) and scheme < 1:
+        raise PlanError(f"number of sharing groups is {scheme}; legal: 1 or more")
+
+    convolutions = [(name, layer) for name, layer in _layers(model) if not isinstance(layer, nn.Linear)]
+    if calls is not None:
+        convolutions = sorted((c for c in convolutions if c[0] in calls), key=lambda c: list(calls).index(c[0]))
+    classes: dict[object, list[tuple[str, Layer]]] = {}
+    for name, layer in convolutions:
+        size = calls[name] if scheme == "stage" and calls is not None else None
+        classes.setdefault((*_isomorphism(layer), size), []).append((name, layer))
+    parts = scheme if isinstance(scheme, int) else 1
+    groups = [
+        _group([name for name, _ in part], [layer for _, layer in part], tie_bias)
+        for members in classes.values()
+        for part in _contiguous(members, parts)
+        if len(part) > 1
+    ]
+    if not groups:
+        raise PlanError(f"scheme {scheme!r} ties nothing: no two convolutions of the model are isomorphic")
+    return named_plan(groups)
+
+
+@torch.no_grad()
+def apply_plan(model: nn.Module, plan: SharingPlan, init: Init = "first") -> nn.Module:
+    """Unshared model → the layers of each group hold one Parameter; in place, and returned.
+
+    The kernel starts as the first layer's or as the mean of all layers'. Biases are tied where the group says `shared`.
+
+    Raises:
+        PlanError: a layer is unknown, or not isomorphic to its group.
+    """
+    if init not in ("first", "mean"):
+        raise PlanError(f"unknown initialisation {init!r}; legal: first, mean")
+    resolved = [(group, [_layer(model, name) for name in group.layers]) for group in plan.groups]
+    for group, layers in resolved:  # everything is checked before anything is changed
+        _check_isomorphic(group.layers, layers)
+        if tuple(layers[0].weight.shape) != group.kernel_shape:
+            raise PlanError(
+                f"group {group.name!r} plans a kernel of shape {group.kernel_shape}; layer {group.layers[0]!r} has "
+                f"{tuple(layers[0].weight.shape)}"
+            )
+        if group.bias == "shared" and any(layer.bias is None for layer in layers):
+            raise PlanError(f"group {group.name!r} ties biases, but not every one of its layers has a bias")
+    for group, layers in resolved:
+        _tie(layers, "weight", init)
+        if group.bias == "shared":
+            _tie(layers, "bias", init)
+    return model
+
+
+def untied(model: nn.Module) -> nn.Module:
+    """Model → an independent copy in which every layer owns its kernel and bias (same function, nothing shared)."""
+    twin = copy.deepcopy(model)
+    seen: set[int] = set()
+    for parent in list(twin.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, LAYER_TYPES):
+                if id(child) in seen:  # one module under several names
+                    child = copy.deepcopy(child)
+                    setattr(parent, name, child)
+                seen.add(id(child))
+    seen.clear()
+    for _, layer in _layers(twin):
+        for kind in ("weight", "bias"):
+            parameter = getattr(layer, kind)
+            if parameter is not None and id(parameter) in seen:
+                parameter = nn.Parameter(parameter.detach().clone())
+                setattr(layer, kind, parameter)
+            seen.add(id(parameter))
+    return twin
+
+
+def group_name(layers: Sequence[str]) -> str:
+    """Layer names → one readable name: `blocks.0.pw`, `blocks.1.pw` → `blocks.0-1.pw`; other differences read `*`."""
+    parts = [re.split(r"[.]", layer) for layer in layers]
+    if len({len(p) for p in parts}) != 1:
+        return f"{layers[0]}…{layers[-1]}"
+    columns = []
+    for column in zip(*parts, strict=True):
+        distinct = list(dict.fromkeys(column))
+        if len(distinct) == 1:
+            columns.append(distinct[0])
+        elif all(part.isdigit() for part in distinct):
+            numbers = sorted(int(part) for part in distinct)
+            contiguous = numbers == list(range(numbers[0], numbers[-1] + 1))
+            columns.append(f"{numbers[0]}-{numbers[-1]}" if contiguous else ",".join(map(str, numbers)))
+        else:
+            columns.append("*")
+    return ".".join(columns)
+
+
+def _layers(model: nn.Module) -> list[tuple[str, Layer]]:
+    named = model.named_modules(remove_duplicate=False)
+    return [(name or type(module).__name__, module) for name, module in named if isinstance(module, LAYER_TYPES)]
+
+
+def _layer(model: nn.Module, name: str) -> Layer:
+    layers = dict(_layers(model))
+    if name not in layers:
+        near = difflib.get_close_matches(name, layers, n=3) or list(layers)[:3]
+        raise PlanError(f"unknown layer {name!r}: no Conv1d, Conv2d or Linear of that name; near: {', '.join(near)}")
+    return layers[name]
+
+
+def _isomorphism(layer: Layer) -> tuple[object, ...]:
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    return (isinstance(layer, nn.Linear), tuple(layer.weight.shape), groups)
+
+
+def _check_isomorphic(names: Sequence[str], layers: Sequence[Layer]) -> None:
+    for name, layer in zip(names, layers, strict=True):
+        if _isomorphism(layer) != _isomorphism(layers[0]):
+            raise PlanError(
+                f"layers {names[0]!r} ({_describe(layers[0])}) and {name!r} ({_describe(layer)}) are not isomorphic; "
+                "layers of one group must have one kernel shape"
+            )
+
+
+def _describe(layer: Layer) -> str:
+    groups = "" if isinstance(layer, nn.Linear) or layer.groups == 1 else f", groups {layer.groups}"
+    return f"{type(layer).__name__} kernel {'×'.join(map(str, layer.weight.shape))}{groups}"
+
+
+def _group(names: Sequence[str], layers: Sequence[Layer], tie_bias: bool | None = None) -> SharingGroup:
+    """`tie_bias` None: as the layers are now."""
+    biases = [layer.bias for layer in layers]
+    bias: Bias
+    if all(b is None for b in biases):
+        bias = "none"
+    elif tie_bias if tie_bias is not None else len({id(b) for b in biases}) == 1 and len(biases) > 1:
+        bias = "shared"
+    else:
+        bias = "own"
+    return SharingGroup(group_name(names), tuple(names), tuple(layers[0].weight.shape), bias)
+
+
+def _explicit_plan(model: nn.Module, scheme: Sequence[Sequence[str]], tie_bias: bool) -> SharingPlan:
+    groups = []
+    for names in scheme:
+        if len(names) < 2:
+            raise PlanError(f"a sharing group needs at least 2 layers, found {list(names)!r}")
+        layers = [_layer(model, name) for name in names]
+        _check_isomorphic(names, layers)
+        groups.append(_group(names, layers, tie_bias))
+    return named_plan(groups)
+
+
+def _contiguous(members: list[tuple[str, Layer]], parts: int) -> list[list[tuple[str, Layer]]]:
+    """Cut into `parts` contiguous runs, the earlier ones longer by one where it does not divide."""
+    length, longer = divmod(len(members), parts)
+    runs, start = [], 0
+    for index in range(parts):
+        stop = start + length + (index < longer)
+        runs.append(members[start:stop])
+        start = stop
+    return runs
+
+
+def _tie(layers: Sequence[Layer], kind: Literal["weight", "bias"], init: Init) -> None:
+    parameters = [getattr(layer, kind) for layer in layers]
+    start = parameters[0] if init == "first" else torch.stack([p.detach() for p in parameters]).mean(0)
+    kernel = nn.Parameter(start.detach().clone())
+    for layer in layers:
+        setattr(layer, kind, kernel)
+
+
+def _calls(model: nn.Module, example_input: Tensor) -> dict[str, tuple[int, ...]]:
+    """Layer name → spatial size of its (first) output, in order of execution."""
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def recorder(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def record(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            seen.setdefault(name, tuple(output.shape[2:]))
+
+        return record
+
+    handles = [layer.register_forward_hook(recorder(name)) for name, layer in _layers(model)]
+    training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(example_input)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return seen
