@@ -100,7 +100,7 @@ def _read_array(path: Path) -> NDArray[np.float32]:
         raise DataError(f"--calib {path}: not a readable .npz of plain numbers ({error})") from error
     if array.ndim != RANK or array.dtype.kind not in "fiu" or not len(array):
         raise DataError(f"--calib {path}: {array.dtype} array of shape {_dims(array.shape)}; legal: numbers, N×C×H×W")
-    inputs = array.astype(np.float32)
+    inputs: NDArray[np.float32] = array.astype(np.float32)
     if not np.isfinite(inputs).all():
         raise DataError(f"--calib {path}: holds NaN or infinity")
     return inputs

@@ -91,6 +91,17 @@ def load_target(name: str) -> Target:
     return read_target(path)
 
 
+def parse_form(text: str) -> Int8Form:
+    """Text → int8 form.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if text not in FORMS:
+        raise ConfigError(f"unknown int8 form {text!r}; legal: {', '.join(FORMS)}")
+    return text
+
+
 def read_target(path: Path) -> Target:
     """TOML file → Target (see `export/onnx.toml` for every key)."""
     root = Table.read(path)

@@ -97,6 +97,11 @@ class Table:
         found, self._left = self._left, {}
         return found
 
+    def values(self) -> dict[str, Any]:
+        """All keys that are left as they are, for a reader that checks them itself."""
+        found, self._left = self._left, {}
+        return found
+
     def has(self, key: str) -> bool:
         """Whether `key` is present and not yet taken."""
         return key in self._left

@@ -1,1 +1,1 @@
-
+"""The model zoo: architectures that share kernels between layers."""

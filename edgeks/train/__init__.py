@@ -1,1 +1,1 @@
-
+"""Training: data sets, the training loop, its settings and its progress."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeks.graph.kernels import array
+from edgeks.graph.passes.normalise_batch_norm import drop_unused_initializers
 
 
 def global_average_pool(model: ir.Model) -> str:
@@ -24,6 +25,7 @@ def global_average_pool(model: ir.Model) -> str:
             made.append(ir.node("Flatten", [pool.outputs[0]], attributes={"axis": 1}, name=f"{node.name}.flatten"))
         replace_node(model, node, made)
         count += 1
+    drop_unused_initializers(model)
     return f"{count} means over the feature map"
 
 

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import kernel_reads, new_initializer, required, sole_use
+from edgeks.graph.kernels import KernelRead, kernel_reads, new_initializer, required, sole_use
 from edgeks.graph.passes.normalise_batch_norm import drop_unused_initializers
+from edgeks.graph.passes.quantize_kernels import INTEGER_KERNEL_OPS
 
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 NUMPY_TYPE: dict[str, type[np.integer]] = {"int8": np.int8, "uint8": np.uint8}
@@ -66,11 +67,15 @@ def place_activations(model: ir.Model) -> Placement:
 
     A layer with a quantised kernel takes and makes integers. An elementwise op or a pooling computes in integers when
     all its inputs are made by integer ops (an SE-ResNet's residual), and in float otherwise (a ConvMixer's, after GELU
-    and BN): no Value is quantised only to be dequantised.
+    and BN): no Value is quantised only to be dequantised. An unshared stem whose output goes to float ops keeps float
+    activations, with an int8 kernel: BN after GELU amplifies its output's rounding more than that of any other layer
+    (docs/adr/0005), and it is the cheapest layer of its net.
     """
     placement = Placement()
     marked: dict[ir.Value, None] = {}
-    kernels = {read.node for read in kernel_reads(model) if read.dequantize is not None}
+    kernels = {
+        read.node for read in kernel_reads(model) if read.dequantize is not None and not _is_float_stem(model, read)
+    }
     for node in model.graph:
         if node in kernels:
             inputs = [0]
@@ -93,6 +98,15 @@ def place_activations(model: ir.Model) -> Placement:
             marked.setdefault(result)
     placement.ranged = [value for value in marked if value not in placement.tied]
     return placement
+
+
+def _is_float_stem(model: ir.Model, read: KernelRead) -> bool:
+    """A layer that alone reads its kernel, reads the graph input, and whose output is only read by float ops."""
+    if read.node.inputs[0] not in model.graph.inputs or len(read.kernel.uses()) != 1:
+        return False
+    integer_ops = REQUANTISING | SCALE_KEEPING | FUSED | set(INTEGER_KERNEL_OPS)
+    uses = read.node.outputs[0].uses()
+    return bool(uses) and not any(node.op_type in integer_ops for node, _ in uses)
 
 
 def fused_output(node: ir.Node) -> ir.Value:

@@ -71,7 +71,7 @@ def _why_not(kernel: ir.Value, readers: list[KernelRead]) -> str | None:
             return f"{node.op_type} has no integer kernel"
         if node.op_type == "Gemm":
             plain = node.attributes.get_float("alpha", 1.0) == 1.0 == node.attributes.get_float("beta", 1.0)
-            if not plain or node.attributes.get_int("transA", 0):
+            if not plain or node.attributes.get_int("transA"):
                 return "Gemm with alpha, beta or transA"
     if len({output_channels(read) for read in readers}) != 1:
         return "read with different output axes"

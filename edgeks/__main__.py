@@ -1,0 +1,5 @@
+"""`python -m edgeks`."""
+
+from edgeks.cli import main
+
+main()

@@ -1,0 +1,252 @@
+"""Peak activation bytes by liveness: the most bytes of activations that are needed at one time.
+
+The model. Ops run in the order of the file. A tensor lives from the op that makes it to the last op that reads it;
+graph inputs and outputs live all the time. At each op, everything alive is added up: what the op reads, what it writes,
+and what waits for a later op; the largest sum is the peak. No op is taken to work in place, and nothing is lost between
+buffers. So this depends on no runtime's memory planner: no planner that keeps an op's inputs and outputs apart can do
+with less, and it is not yet the arena of one runtime.
+
+- Reshape, Flatten, Squeeze, Unsqueeze, Identity and Dropout share the buffer they read.
+- DequantizeLinear → op → QuantizeLinear, where the op is in INTEGER_KERNELS and all the activations it reads are
+  dequantised, runs as one integer op: it reads and writes the quantised tensors, and the float ones do not exist.
+  A DequantizeLinear that any other op reads (Gelu, BatchNormalization, a graph output) makes a float32 tensor.
+- Constants, and what is computed from constants alone, are no activations; but a kernel dequantised for a float op is.
+- The body of If, Loop and Scan adds its own peak to the op that holds it (of several bodies, the largest).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from onnx import GraphProto, NodeProto
+
+from edgeks.audit.model_file import ModelFile, node_label, subgraphs
+from edgeks.audit.shapes import Activation, infer_activations
+
+INTEGER_KERNELS = frozenset(
+    {
+        # arithmetic: the runtime has a kernel that computes on the codes
+        "Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "ReduceMean", "AveragePool",
+        "GlobalAveragePool", "Relu", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish", "Sigmoid", "Softmax", "Tanh",
+        # movement: codes are copied as they are
+        "Concat", "Split", "Slice", "Gather", "Pad", "Resize", "Transpose", "Expand", "MaxPool", "GlobalMaxPool",
+        "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity",
+    }
+)  # fmt: skip
+# These run on dequantised inputs as integer ops even when their result stays in float.
+FLOAT_RESULT = frozenset({"Gemm", "MatMul"})
+# These need both operands dequantised: with a float kernel or factor the runtime computes in float.
+TWO_OPERANDS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul"})
+# These merge into the integer op ahead of them when only they read it.
+CLAMPS = frozenset({"Relu", "Clip"})
+ALIASES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The op at the peak, and the activations alive there, the largest first."""
+
+    peak_bytes: int
+    node: str
+    op_type: str
+    alive: tuple[Activation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """`peak` is None where a size is unknown; `notes` say why, and what was assumed."""
+
+    peak: Peak | None
+    notes: tuple[str, ...]
+
+
+def measure_arena(model: ModelFile) -> Arena:
+    """ModelFile → Arena (see the top of this file for the model)."""
+    activations = infer_activations(model)
+    try:
+        peak = _GraphLiveness(model, activations.by_graph, model.proto.graph, "", {}).peak()
+    except _UnknownSize as unknown:
+        return Arena(None, (*activations.notes, f"peak activations are unknown: {unknown}"))
+    return Arena(peak, activations.notes)
+
+
+class _UnknownSize(Exception):
+    """The size of a tensor cannot be told from the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What remains of one node or of several that run as one: the buffers it reads and writes, by name."""
+
+    node: NodeProto
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    inner: Peak | None
+
+
+class _GraphLiveness:
+    """Liveness of one graph. `outer` holds the names of the graphs around it: whether each is a constant."""
+
+    def __init__(
+        self,
+        model: ModelFile,
+        sizes: dict[str, dict[str, Activation]],
+        graph: GraphProto,
+        graph_path: str,
+        outer: dict[str, bool],
+    ) -> None:
+        self._model, self._all_sizes, self._graph, self._path, self._outer = model, sizes, graph, graph_path, outer
+        self._sizes = sizes.get(graph_path, {})
+        self._nodes = list(graph.node)  # held, so that id() of a node stays its identity
+        self._producer = {name: node for node in self._nodes for name in node.output if name}
+        self._outputs = {value.name for value in graph.output}
+        self._consumers: dict[str, list[NodeProto]] = defaultdict(list)
+        self._reads_of: dict[int, list[str]] = {}
+        for node in self._nodes:
+            reads = list(dict.fromkeys(filter(None, (*node.input, *self._read_inside(node)))))
+            self._reads_of[id(node)] = reads
+            for name in reads:
+                self._consumers[name].append(node)
+        self._constant = self._constant_names()
+        self._fused = {id(node) for node in self._nodes if self._runs_on_codes(node)}
+        self._buffer: dict[str, str] = {}  # alias → the name that owns the bytes
+
+    def peak(self) -> Peak:
+        steps = self._steps()
+        inputs = [value.name for value in self._graph.input if value.name not in self._constant]
+        always = {self._root(name) for name in (*inputs, *self._outputs)} - self._constant - set(self._outer)
+        last_use: dict[str, int] = {}
+        for index, step in enumerate(steps):
+            for name in (*step.reads, *step.writes):
+                last_use[name] = index
+        alive = set(always)
+        best: tuple[int, _Step | None, tuple[Activation, ...]] = (-1, None, ())
+        for index, step in enumerate(steps):
+            alive |= set(step.writes)
+            total = sum(self._size(name).size_bytes for name in alive) + (step.inner.peak_bytes if step.inner else 0)
+            if total > best[0]:
+                inner = step.inner.alive if step.inner else ()
+                best = (total, step, (*(self._size(name) for name in alive), *inner))
+            alive -= {name for name in (*step.reads, *step.writes) if last_use[name] == index and name not in always}
+        total, step_at_peak, tensors = best
+        if step_at_peak is None:
+            tensors = tuple(self._size(name) for name in always)
+            return Peak(sum(tensor.size_bytes for tensor in tensors), "", "", tensors)
+        ordered = tuple(sorted(tensors, key=lambda tensor: (-tensor.size_bytes, tensor.name)))
+        return Peak(total, node_label(step_at_peak.node), step_at_peak.node.op_type, ordered)
+
+    def _steps(self) -> list[_Step]:
+        """Nodes in order, without those that merge into another or only rename a buffer."""
+        merged: set[int] = set()
+        steps = []
+        for node in self._nodes:
+            if id(node) in merged or all(name in self._constant for name in node.output if name):
+                continue
+            reads = [self._codes(name) if id(node) in self._fused else name for name in self._reads_of[id(node)]]
+            writes = [name for name in node.output if name]
+            if id(node) in self._fused:
+                quantised = [self._quantiser(name) for name in writes]
+                for clamps, quantiser in (found for found in quantised if found):
+                    merged.update(map(id, (*clamps, quantiser)))
+                ends = zip(writes, quantised, strict=True)
+                writes = [found[1].output[0] if found else name for name, found in ends]
+            elif node.op_type == "DequantizeLinear" and not self._needs_float(node.output[0]):
+                continue
+            if node.op_type in ALIASES and reads and reads[0] not in self._constant:
+                self._buffer[writes[0]] = self._root(reads[0])
+                continue
+            roots = (self._root(name) for name in reads if name not in self._constant and name not in self._outer)
+            inner = self._inner_peak(node)
+            steps.append(_Step(node, tuple(dict.fromkeys(roots)), tuple(writes), inner))
+        return steps
+
+    def _constant_names(self) -> set[str]:
+        """Constants, and what is computed from them alone; a dequantised constant is one only for integer ops."""
+        names = set(self._model.constants[self._path])
+        names |= {name for name, is_constant in self._outer.items() if is_constant}
+        for node in self._nodes:
+            reads = self._reads_of[id(node)]
+            if node.op_type != "DequantizeLinear" and reads and all(name in names for name in reads):
+                names.update(filter(None, node.output))
+        return names
+
+    def _runs_on_codes(self, node: NodeProto) -> bool:
+        """Whether the runtime runs DequantizeLinear → node → QuantizeLinear as one integer op."""
+        if node.op_type not in INTEGER_KERNELS:
+            return False
+        data = [name for name in node.input if name and name not in self._constant]
+        if not data or any(self._dequantiser(name) is None for name in data):
+            return False
+        if all(self._is_dequantised_constant(name) for name in data):
+            return False
+        if node.op_type in TWO_OPERANDS and any(self._dequantiser(name) is None for name in node.input[:2]):
+            return False
+        quantised = all(self._quantiser(name) for name in node.output if name)
+        return quantised or node.op_type in FLOAT_RESULT
+
+    def _dequantiser(self, name: str) -> NodeProto | None:
+        """The DequantizeLinear that makes `name`, seen through ops that only rename the buffer."""
+        node = self._producer.get(name)
+        while node is not None and node.op_type in ALIASES and node.input:
+            node = self._producer.get(node.input[0])
+        return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+    def _is_dequantised_constant(self, name: str) -> bool:
+        node = self._dequantiser(name)
+        return node is not None and node.input[0] in self._constant
+
+    def _quantiser(self, name: str) -> tuple[list[NodeProto], NodeProto] | None:
+        """The one QuantizeLinear that reads `name`, perhaps after clamps that only it reads."""
+        clamps: list[NodeProto] = []
+        while name not in self._outputs and len(self._consumers[name]) == 1:
+            node = self._consumers[name][0]
+            if node.op_type == "QuantizeLinear":
+                return clamps, node
+            if node.op_type not in CLAMPS:
+                return None
+            clamps.append(node)
+            name = node.output[0]
+        return None
+
+    def _codes(self, name: str) -> str:
+        """What an integer op reads in place of `name`: the quantised tensor behind its DequantizeLinear."""
+        node = self._dequantiser(name) if name not in self._constant else None
+        return node.input[0] if node is not None else name
+
+    def _needs_float(self, name: str) -> bool:
+        """Whether anything reads `name` as float: a float op, a graph output, or one of them through an alias."""
+        if name in self._outputs:
+            return True
+        return any(
+            id(node) not in self._fused and (node.op_type not in ALIASES or self._needs_float(node.output[0]))
+            for node in self._consumers[name]
+        )
+
+    def _read_inside(self, node: NodeProto) -> Iterator[str]:
+        """Names that the bodies of `node` read from around them."""
+        for _, body in subgraphs(node, self._path):
+            made = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+            for inner in body.node:
+                yield from (name for name in (*inner.input, *self._read_inside(inner)) if name not in made)
+                made.update(inner.output)
+            yield from (value.name for value in body.output if value.name not in made)
+
+    def _inner_peak(self, node: NodeProto) -> Peak | None:
+        own = (*self._producer, *(value.name for value in self._graph.input))
+        around = {**self._outer, **dict.fromkeys(own, False), **dict.fromkeys(self._constant, True)}
+        peaks = []
+        for body_path, body in subgraphs(node, self._path):
+            peaks.append(_GraphLiveness(self._model, self._all_sizes, body, body_path, around).peak())
+        return max(peaks, key=lambda peak: peak.peak_bytes, default=None)
+
+    def _root(self, name: str) -> str:
+        return self._buffer.get(name, name)
+
+    def _size(self, name: str) -> Activation:
+        if name not in self._sizes:
+            maker = self._producer.get(name)
+            made_by = f"made by {maker.op_type} {node_label(maker)!r}" if maker is not None else "a graph input"
+            raise _UnknownSize(f"the file does not say the size of {name!r}, {made_by}")
+        return self._sizes[name]

@@ -1,0 +1,91 @@
+"""Footprint: what a model file takes in flash, what it needs in RAM, and whether that fits a target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgeks.audit.arena import Arena, measure_arena
+from edgeks.audit.flash import Flash, measure_flash
+from edgeks.audit.model_file import read_model_file
+from edgeks.errors import BudgetExceeded
+from edgeks.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetCheck:
+    """One budget of a target. `needed_bytes` is None where it could not be told, `budget_bytes` where there is none."""
+
+    resource: Literal["flash", "ram"]
+    needed_bytes: int | None
+    budget_bytes: int | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the need is within the budget; None where one of them is not known."""
+        if self.needed_bytes is None or self.budget_bytes is None:
+            return None
+        return self.needed_bytes <= self.budget_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """`ram_bytes` = constant bytes (copies included: a runtime loads them all) + peak activation bytes: an estimate without the runtime's own memory.
+
+    `budgets` is empty where no target was given.
+    """
+
+    path: Path
+    flash: Flash
+    arena: Arena
+    target: str | None
+    budgets: tuple[BudgetCheck, ...]
+
+    @property
+    def ram_bytes(self) -> int | None:
+        """None where the peak of the activations is not known."""
+        return _ram_bytes(self.flash, self.arena)
+
+    @property
+    def fits(self) -> bool:
+        """False where a budget is exceeded."""
+        return all(check.fits is not False for check in self.budgets)
+
+    def require_fit(self) -> None:
+        """Nothing where every budget holds.
+
+        Raises:
+            BudgetExceeded: naming each budget that does not hold, what is needed and what there is.
+        """
+        over = [
+            f"{check.resource} {check.needed_bytes:,} bytes of {check.budget_bytes:,}"
+            for check in self.budgets
+            if check.fits is False
+        ]
+        if over:
+            raise BudgetExceeded(
+                f"{self.path}: does not fit target {self.target!r}: {' and '.join(over)}; "
+                "share more kernels, export int8, or raise the budget in the target's TOML"
+            )
+
+
+def footprint(path: Path, target: Target | None = None) -> Footprint:
+    """ONNX file → Footprint, from the file alone: nothing of it is run.
+
+    Raises:
+        ModelFileError: the file is missing, not ONNX, cut short, or contradicts itself.
+    """
+    model = read_model_file(path)
+    flash, arena = measure_flash(model), measure_arena(model)
+    budgets: tuple[BudgetCheck, ...] = ()
+    if target is not None:
+        budgets = (
+            BudgetCheck("flash", flash.file_bytes, target.flash_budget_bytes),
+            BudgetCheck("ram", _ram_bytes(flash, arena), target.ram_budget_bytes),
+        )
+    return Footprint(path, flash, arena, target.name if target else None, budgets)
+
+
+def _ram_bytes(flash: Flash, arena: Arena) -> int | None:
+    return None if arena.peak is None else flash.constant_bytes + arena.peak.peak_bytes

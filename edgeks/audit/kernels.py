@@ -1,0 +1,204 @@
+"""Which constants of an ONNX file are kernels, and which layers read each: followed by name through the whole graph."""
+
+from __future__ import annotations
+
+from collections import ChainMap, defaultdict
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, NodeProto
+
+from edgeks.audit.model_file import Constant, ModelFile, node_label, read_model_file, subgraphs
+
+
+@dataclass(frozen=True, slots=True)
+class WeightInput:
+    """Where an op takes its kernel, the kernel's zero point (None: it has none), and the output channels' axis."""
+
+    index: int
+    zero_point: int | None
+    output_axis: int
+
+
+# Where two inputs could hold the kernel, the first that is a constant does. Domains do not matter: com.microsoft and
+# ONNX Runtime's own NCHWc and NHWC forms keep the names and the order of inputs.
+WEIGHT_INPUTS: dict[str, tuple[WeightInput, ...]] = {
+    "Conv": (WeightInput(1, None, 0),),
+    "FusedConv": (WeightInput(1, None, 0),),
+    "ConvTranspose": (WeightInput(1, None, 1),),
+    "ConvInteger": (WeightInput(1, 3, 0),),
+    "QLinearConv": (WeightInput(3, 5, 0),),
+    "Gemm": (WeightInput(1, None, 1), WeightInput(0, None, 0)),
+    "FusedGemm": (WeightInput(1, None, 1), WeightInput(0, None, 0)),
+    "QGemm": (WeightInput(3, 5, 1), WeightInput(0, 2, 0)),
+    "MatMul": (WeightInput(1, None, -1), WeightInput(0, None, -2)),
+    "FusedMatMul": (WeightInput(1, None, -1), WeightInput(0, None, -2)),
+    "MatMulInteger": (WeightInput(1, 3, -1), WeightInput(0, 2, -2)),
+    "MatMulIntegerToFloat": (WeightInput(1, 5, -1),),
+    "DynamicQuantizeMatMul": (WeightInput(1, 3, -1),),
+    "QLinearMatMul": (WeightInput(3, 5, -1), WeightInput(0, 2, -2)),
+}
+
+# A constant that goes through these on its first input is still the same kernel.
+TRANSPARENT_OPS = frozenset(
+    {"DequantizeLinear", "QuantizeLinear", "Identity", "Cast", "CastLike"}
+    | {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
+)  # fmt: skip
+GRAPH_OUTPUT = "graph output"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One use of a constant by a node that computes with it; `via` are the transparent nodes on the way, in order.
+
+    `weight` is set where the constant is the kernel of the node. `zero_point` names the zero point's constant.
+    """
+
+    node: str
+    op_type: str
+    via: tuple[NodeProto, ...]
+    weight: WeightInput | None
+    zero_point: Constant | None
+
+    @property
+    def dequantizers(self) -> tuple[str, ...]:
+        """Names of the DequantizeLinear nodes on the way."""
+        return tuple(node_label(node) for node in self.via if node.op_type == "DequantizeLinear")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kernel:
+    """A constant that is the weight of `layers` (node names, in graph order; one per use). Compared by identity."""
+
+    constant: Constant
+    layers: tuple[str, ...]
+    readers: tuple[Reader, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the constant."""
+        return self.constant.name
+
+    @property
+    def dtype(self) -> str:
+        """Data type as stored, as numpy calls it."""
+        return self.constant.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape as stored (Conv: OIHW)."""
+        return self.constant.shape
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that the kernel takes in the file."""
+        return self.constant.stored_bytes
+
+    def values(self) -> NDArray[Any]:
+        """The kernel with the output channels on axis 0 and the zero point subtracted: comparable with any other."""
+        array = self.constant.array()
+        reader = self.readers[0]
+        if reader.weight is None or array.ndim < 2:
+            return array
+        axis = reader.weight.output_axis % array.ndim
+        if array.ndim == 2 and sum(node.op_type == "Transpose" for node in reader.via) % 2:
+            axis = 1 - axis
+        if reader.zero_point is not None and array.dtype.kind in "iu":
+            zero_point = reader.zero_point.array().reshape(-1).astype(np.int32)
+            if zero_point.any() and zero_point.size in (1, array.shape[axis]):
+                along = [1] * array.ndim
+                along[axis] = zero_point.size
+                array = array.astype(np.int32) - zero_point.reshape(along)
+        return np.moveaxis(array, axis, 0)
+
+
+def list_kernels(path: Path) -> tuple[Kernel, ...]:
+    """ONNX file → its kernels, in file order.
+
+    Raises:
+        ModelFileError: the file is missing, not ONNX, cut short, or contradicts itself.
+    """
+    model = read_model_file(path)
+    return kernels_of(model, readers_of(model))
+
+
+def kernels_of(model: ModelFile, readers: dict[Constant, tuple[Reader, ...]]) -> tuple[Kernel, ...]:
+    """The constants that at least one node reads as its weight."""
+    kernels = []
+    for constant in model.all_constants():
+        weight_readers = tuple(reader for reader in readers.get(constant, ()) if reader.weight is not None)
+        if weight_readers:
+            kernels.append(Kernel(constant, tuple(reader.node for reader in weight_readers), weight_readers))
+    return tuple(kernels)
+
+
+def readers_of(model: ModelFile) -> dict[Constant, tuple[Reader, ...]]:
+    """Every constant → the nodes that compute with it, directly or through transparent nodes; bodies included."""
+    walk = _Walk(model)
+    walk.graph(model.proto.graph, "", ChainMap())
+    return {constant: tuple(readers) for constant, readers in walk.readers.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What a name stands for: a constant, seen through some transparent nodes."""
+
+    constant: Constant
+    via: tuple[NodeProto, ...] = ()
+    zero_point: Constant | None = None
+
+
+class _Walk:
+    """One pass in node order; a name that is not in the scope is not a constant."""
+
+    def __init__(self, model: ModelFile) -> None:
+        self.readers: dict[Constant, list[Reader]] = defaultdict(list)
+        self._model = model
+
+    def graph(self, graph: GraphProto, graph_path: str, scope: ChainMap[str, _Source]) -> None:
+        constants = self._model.constants[graph_path]
+        for name, constant in constants.items():
+            scope[name] = _Source(constant)
+        for node in graph.node:
+            for body_path, body in subgraphs(node, graph_path):
+                self.graph(body, body_path, scope.new_child())
+            if node.op_type != "Constant":
+                self._node(node, scope)
+        for value in graph.output:
+            if value.name in scope:
+                self._read(scope[value.name], Reader(GRAPH_OUTPUT, GRAPH_OUTPUT, (), None, None))
+
+    def _node(self, node: NodeProto, scope: MutableMapping[str, _Source]) -> None:
+        sources = [scope.get(name) if name else None for name in node.input]
+        transparent = node.op_type in TRANSPARENT_OPS and sources and sources[0] is not None and len(node.output) == 1
+        if transparent and sources[0] is not None:
+            zero_point = sources[0].zero_point
+            if node.op_type == "DequantizeLinear" and len(sources) > 2 and sources[2] is not None:
+                zero_point = sources[2].constant
+            scope[node.output[0]] = _Source(sources[0].constant, (*sources[0].via, node), zero_point)
+        weight = next((w for w in _weight_inputs(node) if w.index < len(sources) and sources[w.index]), None)
+        for index, source in enumerate(sources):
+            if source is None or (transparent and index == 0):
+                continue
+            is_weight = weight is not None and weight.index == index and len(source.constant.shape) > 1
+            zero_point = source.zero_point
+            if is_weight and weight and weight.zero_point is not None and weight.zero_point < len(sources):
+                own = sources[weight.zero_point]
+                zero_point = own.constant if own else None
+            reader = Reader(node_label(node), node.op_type, source.via, weight if is_weight else None, zero_point)
+            self._read(source, reader)
+
+    def _read(self, source: _Source, reader: Reader) -> None:
+        self.readers[source.constant].append(reader)
+
+
+def _weight_inputs(node: NodeProto) -> tuple[WeightInput, ...]:
+    inputs = WEIGHT_INPUTS.get(node.op_type, ())
+    flags = {attribute.name: attribute.i for attribute in node.attribute}
+    if node.op_type in ("Gemm", "FusedGemm", "QGemm") and flags.get("transB"):
+        return (WeightInput(inputs[0].index, inputs[0].zero_point, 0), *inputs[1:])
+    return inputs

@@ -1,0 +1,282 @@
+"""Reading an ONNX file that anybody may have made: nothing is executed, and every claim it makes is checked first."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from edgeks.errors import ModelFileError
+
+# Protobuf cannot hold more in one message; larger models keep their constants in external data.
+MAX_FILE_BYTES = (1 << 31) - 1
+MAX_DEPTH = 64
+
+BITS = {
+    "FLOAT": 32, "DOUBLE": 64, "FLOAT16": 16, "BFLOAT16": 16, "COMPLEX64": 64, "COMPLEX128": 128, "BOOL": 8,
+    "INT8": 8, "UINT8": 8, "INT16": 16, "UINT16": 16, "INT32": 32, "UINT32": 32, "INT64": 64, "UINT64": 64,
+    "FLOAT8E4M3FN": 8, "FLOAT8E4M3FNUZ": 8, "FLOAT8E5M2": 8, "FLOAT8E5M2FNUZ": 8, "FLOAT8E8M0": 8,
+    "INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant:
+    """One tensor stored in the file: a graph initializer, or the value of a Constant node.
+
+    `stored_bytes` is what its data takes in the file (or in its external data file). Compared by identity.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stored_bytes: int
+    tensor: TensorProto
+    data_file: Path | None
+    data_offset: int = 0
+
+    def array(self) -> NDArray[Any]:
+        """The values. External data is mapped, not read."""
+        if self.data_file is None:
+            return np.asarray(onnx.numpy_helper.to_array(self.tensor))
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type)
+        if BITS[TensorProto.DataType.Name(self.tensor.data_type)] < 8 or math.prod(self.shape) == 0:
+            raw = self.data_file.open("rb")
+            with raw:
+                raw.seek(self.data_offset)
+                inline = TensorProto(dims=self.shape, data_type=self.tensor.data_type)
+                inline.raw_data = raw.read(self.stored_bytes)
+            return np.asarray(onnx.numpy_helper.to_array(inline))
+        mapped = np.memmap(self.data_file, np.uint8, "r", self.data_offset, (self.stored_bytes,))
+        return np.asarray(mapped).view(dtype).reshape(self.shape)
+
+    def digest(self) -> bytes:
+        """The same for two constants exactly when type, shape and every byte are the same."""
+        values = self.array()
+        if self.dtype == "string":
+            values = np.array([str(value) for value in values.reshape(-1)])
+        head = f"{self.dtype}{self.shape}".encode()
+        return hashlib.sha256(head + np.ascontiguousarray(values).tobytes()).digest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelFile:
+    """A file that was read and found sound: names are unique, nodes are in order, constants have the size they claim.
+
+    `proto` has model-local functions inlined. `file_bytes` includes external data files.
+    """
+
+    path: Path
+    proto: ModelProto
+    file_bytes: int
+    # Of every graph, the main one and the bodies of If, Loop and Scan: GraphProtos have no identity, so by path.
+    constants: dict[str, dict[str, Constant]]
+
+    def all_constants(self) -> list[Constant]:
+        """Every constant of every graph, in file order."""
+        return [constant for graph in self.constants.values() for constant in graph.values()]
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """ONNX file → ModelFile, without reading external data and without running anything.
+
+    Raises:
+        ModelFileError: the file is missing, not ONNX, cut short, or contradicts itself.
+    """
+    proto = _parse(path)
+    if proto.functions:
+        try:
+            proto = onnx.inliner.inline_local_functions(proto)
+        except Exception as error:
+            raise ModelFileError(f"{path}: its functions cannot be inlined: {error}") from error
+    constants: dict[str, dict[str, Constant]] = {}
+    _read_graph(path, proto.graph, "", frozenset(), constants)
+    external = {c.data_file: c.data_file.stat().st_size for g in constants.values() for c in g.values() if c.data_file}
+    return ModelFile(path, proto, path.stat().st_size + sum(external.values()), constants)
+
+
+def node_label(node: NodeProto) -> str:
+    """The node's name, or for a nameless node what it computes."""
+    return node.name or f"{node.op_type} → {next(iter(node.output), '')}"
+
+
+def subgraphs(node: NodeProto, graph_path: str) -> Iterator[tuple[str, GraphProto]]:
+    """The bodies of a node of the graph at `graph_path`, each with its own path (a node is known by what it makes)."""
+    made = ",".join(node.output)
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield f"{graph_path}/{made}.{attribute.name}", attribute.g
+        for position, graph in enumerate(attribute.graphs):
+            yield f"{graph_path}/{made}.{attribute.name}.{position}", graph
+
+
+def _parse(path: Path) -> ModelProto:
+    proto = ModelProto()
+    try:
+        if path.is_dir():
+            raise ModelFileError(f"{path}: is a folder; name the .onnx file in it")
+        if not path.is_file():
+            raise ModelFileError(f"{path}: no such file; name an .onnx file")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ModelFileError(f"{path}: {size} bytes; an ONNX file has at most {MAX_FILE_BYTES} (use external data)")
+        proto.ParseFromString(path.read_bytes())
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from error
+    except DecodeError as error:
+        raise ModelFileError(f"{path}: not an ONNX model, or cut short ({size} bytes); export it again") from error
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise ModelFileError(f"{path}: no graph in it ({size} bytes), so not an ONNX model; name an .onnx file")
+    return proto
+
+
+def _read_graph(
+    path: Path,
+    graph: GraphProto,
+    graph_path: str,
+    outer: frozenset[str],
+    found: dict[str, dict[str, Constant]],
+    depth: int = 0,
+) -> None:
+    """Check one graph and collect its constants; then the bodies inside it, which see `outer` names too."""
+    if depth > MAX_DEPTH:
+        raise ModelFileError(f"{path}: bodies nested deeper than {MAX_DEPTH}")
+    if graph.sparse_initializer:
+        name = graph.sparse_initializer[0].values.name
+        raise ModelFileError(f"{path}: constant {name!r} is sparse; edgeks reads dense constants only")
+    _require_text(path, graph)
+    constants = found.setdefault(graph_path, {})
+    for tensor in graph.initializer:
+        if tensor.name in constants:
+            raise ModelFileError(f"{path}: two constants are named {tensor.name!r}; names must be unique")
+        constants[tensor.name] = _constant(path, tensor.name, tensor)
+    known = {value.name for value in graph.input}
+    if len(known) < len(graph.input):
+        raise ModelFileError(f"{path}: two graph inputs have the same name; names must be unique")
+    known |= set(constants) | outer
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in known:
+                raise ModelFileError(
+                    f"{path}: node {node_label(node)!r} reads {name!r}, which nothing before it produces "
+                    "(a cycle, nodes out of order, or a damaged file)"
+                )
+        for body_path, body in subgraphs(node, graph_path):
+            _read_graph(path, body, body_path, frozenset(known), found, depth + 1)
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and (len(node.input) < 2 or len(node.output) != 1):
+            raise ModelFileError(
+                f"{path}: {node.op_type} {node_label(node)!r} needs two inputs or three, and one output"
+            )
+        for name in filter(None, node.output):
+            if name in known:
+                raise ModelFileError(f"{path}: {name!r} is produced twice, the second time by {node_label(node)!r}")
+            known.add(name)
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            constants[node.output[0]] = _constant_of_node(path, node)
+    for value in graph.output:
+        if value.name not in known:
+            raise ModelFileError(f"{path}: nothing produces the graph output {value.name!r}")
+
+
+def _require_text(path: Path, graph: GraphProto) -> None:
+    """Protobuf hands over text that is not UTF-8 as bytes; nothing after this expects that."""
+    texts: list[object] = [graph.name]
+    for node in graph.node:
+        texts += (node.op_type, node.name, node.domain, *node.input, *node.output)
+        texts += (attribute.name for attribute in node.attribute)
+    for tensor in graph.initializer:
+        texts.append(tensor.name)
+        texts += (text for entry in tensor.external_data for text in (entry.key, entry.value))
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        texts.append(value.name)
+        texts += (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    damaged = next((text for text in texts if not isinstance(text, str)), None)
+    if damaged is not None:
+        raise ModelFileError(f"{path}: the name {damaged!r} is not UTF-8 text; the file is damaged, export it again")
+
+
+def _constant_of_node(path: Path, node: NodeProto) -> Constant:
+    attribute = node.attribute[0] if len(node.attribute) == 1 else AttributeProto()
+    name = node.output[0] if node.output else ""
+    values: dict[str, tuple[int, Any, list[int]]] = {
+        "value_float": (TensorProto.FLOAT, [attribute.f], []),
+        "value_floats": (TensorProto.FLOAT, attribute.floats, [len(attribute.floats)]),
+        "value_int": (TensorProto.INT64, [attribute.i], []),
+        "value_ints": (TensorProto.INT64, attribute.ints, [len(attribute.ints)]),
+        "value_string": (TensorProto.STRING, [attribute.s], []),
+        "value_strings": (TensorProto.STRING, attribute.strings, [len(attribute.strings)]),
+    }
+    if attribute.name == "value":
+        return _constant(path, name, attribute.t)
+    if attribute.name not in values:
+        raise ModelFileError(f"{path}: Constant node {node_label(node)!r} has no dense value")
+    data_type, data, dims = values[attribute.name]
+    return _constant(path, name, onnx.helper.make_tensor(name, data_type, dims, data))
+
+
+def _constant(path: Path, name: str, tensor: TensorProto) -> Constant:
+    """Check that a tensor holds as much data as its shape and type say, before anything is allocated for it."""
+    where = f"{path}: constant {name!r}"
+    shape = tuple(tensor.dims)
+    kind = dict(map(reversed, TensorProto.DataType.items())).get(tensor.data_type, "UNDEFINED")
+    if kind != "STRING" and kind not in BITS:
+        raise ModelFileError(f"{where} has the unknown data type {tensor.data_type}")
+    if any(size < 0 for size in shape):
+        raise ModelFileError(f"{where} has the shape {shape}; sizes cannot be negative")
+    dtype = "string" if kind == "STRING" else onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
+    elements = math.prod(shape)
+    if kind == "STRING":
+        held, needed = len(tensor.string_data), elements
+        stored = sum(map(len, tensor.string_data))
+        unit = "texts"
+    elif tensor.data_location == TensorProto.EXTERNAL:
+        needed = -(-elements * BITS[kind] // 8)
+        data_file, offset = _external_data(where, path, tensor, needed)
+        return Constant(name, dtype, shape, needed, tensor, data_file, offset)
+    elif tensor.HasField("raw_data") or not elements:
+        held, needed = len(tensor.raw_data), -(-elements * BITS[kind] // 8)
+        stored, unit = held, "bytes"
+    else:
+        field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+        per_element = {"COMPLEX64": 2.0, "COMPLEX128": 2.0}.get(kind, 0.5 if BITS[kind] == 4 else 1.0)
+        per_element = 0.25 if BITS[kind] == 2 else per_element
+        data = getattr(tensor, field)
+        held, needed = len(data), math.ceil(elements * per_element)
+        stored, unit = TensorProto(**{field: data}).ByteSize(), "values"
+    if held != needed:
+        raise ModelFileError(f"{where} has shape {shape} and needs {needed} {unit}, but the file holds {held}")
+    return Constant(name, dtype, shape, stored, tensor, None)
+
+
+def _external_data(where: str, path: Path, tensor: TensorProto, needed: int) -> tuple[Path, int]:
+    """File and offset of a tensor's external data, which must lie in the folder of the model."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    try:
+        offset, length = int(entries.get("offset", "0")), int(entries.get("length", str(needed)))
+        folder = path.resolve().parent
+        data_file = (folder / location).resolve()
+        size = data_file.stat().st_size if location and data_file.is_file() else None
+    except (ValueError, TypeError, OSError) as error:
+        raise ModelFileError(f"{where}: its external data entry is malformed: {error}") from error
+    if not data_file.is_relative_to(folder):
+        raise ModelFileError(
+            f"{where}: its data is in {location!r}, outside the model's folder; edgeks does not read it"
+        )
+    if size is None:
+        raise ModelFileError(f"{where}: its data file {location!r} is not beside the model; copy it there")
+    if length != needed or offset < 0 or offset + length > size:
+        raise ModelFileError(
+            f"{where}: needs {needed} bytes, its entry says {length} at {offset} of {location!r} ({size} bytes)"
+        )
+    return data_file, offset

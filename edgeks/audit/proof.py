@@ -1,0 +1,165 @@
+"""The exactly-once proof: in the file on disk, every sharing group is one constant, read by its layers only."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgeks.audit.kernels import Kernel, Reader, kernels_of, readers_of
+from edgeks.audit.model_file import Constant, ModelFile, read_model_file
+from edgeks.errors import SharingBroken
+from edgeks.sharing.equality import copy_sets
+from edgeks.sharing.plan import SharingGroup, SharingPlan
+
+SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenKernel:
+    """One kernel of the plan as it was found in the file: the constant's name, type, shape and bytes."""
+
+    group: str
+    layers: tuple[str, ...]
+    constant: str
+    dtype: str
+    shape: tuple[int, ...]
+    stored_bytes: int
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes the same layers would take more in this file, each with a kernel of its own."""
+        return (len(self.layers) - 1) * self.stored_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was proven: `kernels_stored` = sharing groups + unshared layers, each exactly once."""
+
+    path: Path
+    kernels_stored: int
+    groups: tuple[ProvenKernel, ...]
+    unshared: tuple[ProvenKernel, ...]
+
+
+def prove_exactly_once(path: Path, plan: SharingPlan) -> Proof:
+    """Read the file back by onnx alone and hold it against the plan.
+
+    For every sharing group: all its layers (nodes are named after layers) resolve to one constant, which as many nodes
+    read as the group has layers, and no other node; each layer of an int8 QDQ file has a DequantizeLinear of its own;
+    no other constant of the file equals it byte for byte or up to a per-channel factor. Every unshared layer reads a
+    constant that nothing else reads. Kernels that are zero everywhere equal each other without being copies.
+
+    Raises:
+        SharingBroken: naming the group, its layers and what was found.
+        ModelFileError: the file cannot be read.
+    """
+    model = read_model_file(path)
+    readers = readers_of(model)
+    kernels = kernels_of(model, readers)
+    by_layer: dict[str, list[Kernel]] = defaultdict(list)
+    for kernel in kernels:
+        for layer in kernel.layers:
+            by_layer[layer].append(kernel)
+
+    groups = [(group, _one_kernel(path, group, by_layer, readers)) for group in plan.groups]
+    unshared = [(owner, _one_kernel(path, owner, by_layer, readers)) for owner in plan.unshared]
+    _no_copies(model, kernels, groups)
+    return Proof(
+        path=path,
+        kernels_stored=len({kernel.constant for _, kernel in (*groups, *unshared)}),
+        groups=tuple(_proven(group, kernel) for group, kernel in groups),
+        unshared=tuple(_proven(owner, kernel) for owner, kernel in unshared),
+    )
+
+
+def _one_kernel(
+    path: Path,
+    group: SharingGroup,
+    by_layer: dict[str, list[Kernel]],
+    readers: dict[Constant, tuple[Reader, ...]],
+) -> Kernel:
+    """The one constant that exactly the layers of `group` read."""
+    where = f"{path}: {_describe(group)}"
+    missing = [layer for layer in group.layers if layer not in by_layer]
+    if missing:
+        raise SharingBroken(
+            f"{where}: no node named {_some(missing)} reads a constant kernel; the layer is missing, renamed, "
+            "or its weight is computed at run time"
+        )
+    doubled = [layer for layer in group.layers if len(by_layer[layer]) > 1]
+    if doubled:
+        raise SharingBroken(f"{where}: {len(by_layer[doubled[0]])} nodes are named {doubled[0]!r}; expected one")
+    found = list(dict.fromkeys(by_layer[layer][0] for layer in group.layers))
+    if len(found) > 1:
+        names = _some([kernel.name for kernel in found])
+        raise SharingBroken(f"{where}: found {len(found)} constants ({names}), expected 1; a pass broke the sharing")
+    kernel = found[0]
+    others = [reader.node for reader in readers[kernel.constant] if reader.node not in group.layers]
+    if others:
+        count = len(readers[kernel.constant])
+        raise SharingBroken(
+            f"{where}: constant {kernel.name!r} has {count} readers, expected {len(group.layers)}; "
+            f"{_some(others)} is not in the plan's entry"
+        )
+    if math.prod(kernel.shape) != math.prod(group.kernel_shape):
+        raise SharingBroken(
+            f"{where}: constant {kernel.name!r} has shape {kernel.shape}, expected {group.kernel_shape}"
+        )
+    dequantizers = {reader.dequantizers for reader in kernel.readers if reader.dequantizers}
+    if dequantizers and len(dequantizers) != len(group.layers):
+        raise SharingBroken(
+            f"{where}: constant {kernel.name!r} is read through {len(dequantizers)} DequantizeLinear nodes, "
+            f"expected {len(group.layers)}, one per layer"
+        )
+    return kernel
+
+
+def _no_copies(model: ModelFile, kernels: tuple[Kernel, ...], groups: list[tuple[SharingGroup, Kernel]]) -> None:
+    """No other constant of the file, kernel or not, equals a shared kernel up to a per-channel factor.
+
+    Compared as output channels × taps, so that a copy that was reshaped is found too.
+    """
+    group_of = {kernel.constant: group for group, kernel in groups}
+    kernel_of = {kernel.constant: kernel for kernel in kernels}
+    shapes = {_as_matrix(kernel.values()).shape for _, kernel in groups}
+    candidates, values = [], []
+    for constant in model.all_constants():
+        if constant.dtype == "string" or len(constant.shape) < 2:
+            continue
+        array = _as_matrix(kernel_of[constant].values() if constant in kernel_of else constant.array())
+        if array.shape in shapes and array.any():
+            candidates.append(constant)
+            values.append(array)
+    for indices in copy_sets(values):
+        alike = [candidates[index] for index in indices]
+        shared = [constant for constant in alike if constant in group_of]
+        if shared:
+            group = group_of[shared[0]]
+            copies = [constant.name for constant in alike if constant is not shared[0]]
+            raise SharingBroken(
+                f"{model.path}: {_describe(group)}: found {len(alike)} constants that are equal up to a per-channel "
+                f"factor, expected 1; copies of {shared[0].name!r}: {_some(copies)} (a pass folded a scale into a copy)"
+            )
+
+
+def _as_matrix(array: NDArray[Any]) -> NDArray[Any]:
+    return array.reshape(array.shape[0], math.prod(array.shape[1:]))
+
+
+def _proven(group: SharingGroup, kernel: Kernel) -> ProvenKernel:
+    return ProvenKernel(group.name, group.layers, kernel.name, kernel.dtype, kernel.shape, kernel.stored_bytes)
+
+
+def _describe(group: SharingGroup) -> str:
+    kind = "sharing group" if len(group.layers) > 1 else "unshared layer"
+    return f"{kind} {group.name!r} (layers {_some(group.layers)})"
+
+
+def _some(names: tuple[str, ...] | list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

@@ -1,0 +1,187 @@
+"""Shape, type and bytes of every activation of a model, by onnx's shape inference on a twin without the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
+
+from edgeks.audit.model_file import BITS, ModelFile, subgraphs
+
+# Inference needs the values of small constants (shapes, axes, pads); larger ones become inputs of the twin.
+MAX_INLINE_ELEMENTS = 1024
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+# ONNX Runtime's own ops, which onnx has no shape rule for → the standard op with the same output shape, and its inputs.
+TWINS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "QLinearAdd": ("Add", (0, 3)),
+    "QLinearMul": ("Mul", (0, 3)),
+    "QLinearSigmoid": ("Identity", (0,)),
+    "QLinearSoftmax": ("Identity", (0,)),
+    "QLinearLeakyRelu": ("Identity", (0,)),
+    "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+    "QGemm": ("Gemm", (0, 3)),
+    "MatMulIntegerToFloat": ("MatMul", (0, 1)),
+    "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
+    "FusedConv": ("Conv", (0, 1)),
+    "Gelu": ("Identity", (0,)),
+    "FastGelu": ("Identity", (0,)),
+    "QuickGelu": ("Identity", (0,)),
+    "BiasGelu": ("Identity", (0,)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """One tensor that is made at run time, with the shape and type that the graph gives it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """All tensors with a known size, by path of their graph and by name; `notes` say what was assumed or failed."""
+
+    by_graph: dict[str, dict[str, Activation]]
+    notes: tuple[str, ...]
+
+
+def infer_activations(model: ModelFile) -> Activations:
+    """ModelFile → Activations. A symbolic first dimension of an input is the batch, and is taken as 1."""
+    notes: list[str] = []
+    twin = _without_weights(model.proto)
+    notes.extend(_fix_batch(twin))
+    for _, graph in _graphs(twin.graph, ""):
+        _replace_runtime_ops(graph)
+        _declare_loop_states(graph)
+    try:
+        inferred = shape_inference.infer_shapes(twin, strict_mode=True, data_prop=True)
+    except Exception as error:
+        notes.append(f"shape inference is incomplete: {' '.join(str(error).split())[:200]}")
+        try:
+            inferred = shape_inference.infer_shapes(twin, strict_mode=False, data_prop=True)
+        except Exception:
+            inferred = twin
+    by_graph: dict[str, dict[str, Activation]] = {}
+    for graph_path, graph in _graphs(inferred.graph, ""):
+        found = by_graph[graph_path] = {}
+        for value in (*graph.value_info, *graph.output, *graph.input):
+            activation = _activation(value)
+            if activation:
+                found[value.name] = activation
+    return Activations(by_graph, tuple(notes))
+
+
+def _without_weights(proto: ModelProto) -> ModelProto:
+    """The same model with every large initializer of the main graph turned into an input."""
+    twin = ModelProto(ir_version=max(proto.ir_version, 4))
+    twin.opset_import.extend(proto.opset_import)
+    graph = twin.graph
+    graph.name = proto.graph.name or "graph"
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    graph.value_info.extend(proto.graph.value_info)
+    inputs = {value.name for value in graph.input}
+    for tensor in proto.graph.initializer:
+        if math.prod(tensor.dims) <= MAX_INLINE_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL:
+            graph.initializer.append(tensor)
+        elif tensor.name not in inputs:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return twin
+
+
+def _fix_batch(twin: ModelProto) -> Iterator[str]:
+    """Set the symbolic first dimension of every input to 1, under its name everywhere."""
+    graph = twin.graph
+    initializers = {tensor.name for tensor in graph.initializer}
+    batch_names = set()
+    for value in graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in initializers and dims and not dims[0].HasField("dim_value"):
+            batch_names.add(dims[0].dim_param)
+            yield f"symbolic batch {dims[0].dim_param or '?'!r} of input {value.name!r} taken as 1"
+            dims[0].dim_value = 1
+    for _, inner in _graphs(graph, ""):
+        for value in (*inner.input, *inner.output, *inner.value_info):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param and dim.dim_param in batch_names:
+                    dim.dim_value = 1
+
+
+def _replace_runtime_ops(graph: GraphProto) -> None:
+    """Swap ONNX Runtime's own ops for their twins, and add a Cast where only the op itself makes float32."""
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        if node.domain in DEFAULT_DOMAINS:
+            continue
+        makes_float = node.op_type == "MatMulIntegerToFloat" or (node.op_type == "QGemm" and len(node.input) < 8)
+        _replace(node)
+        if makes_float and node.domain in DEFAULT_DOMAINS:
+            result, node.output[0] = node.output[0], f"{node.output[0]}.codes"
+            nodes.append(onnx.helper.make_node("Cast", [node.output[0]], [result], to=TensorProto.FLOAT))
+    if len(nodes) > len(graph.node):
+        copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def _declare_loop_states(graph: GraphProto) -> None:
+    """What a Loop leaves has the shape that its body declares for it; inference itself stops there."""
+    declared = {value.name for value in (*graph.value_info, *graph.output)}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Loop" and attribute.name == "body":
+                states = attribute.g.output[1 : len(node.input) - 1]  # the first is the condition, the last are scans
+                for name, state in zip(node.output, states, strict=False):
+                    if name not in declared:
+                        graph.value_info.append(ValueInfoProto(name=name, type=state.type))
+
+
+def _replace(node: NodeProto) -> None:
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        node.domain = ""
+        return
+    if node.op_type == "QLinearConcat":
+        op_type, indices = "Concat", tuple(range(2, len(node.input), 3))
+    elif node.op_type in TWINS:
+        op_type, indices = TWINS[node.op_type]
+    else:
+        return
+    channels_last = any(attribute.name == "channels_last" and attribute.i for attribute in node.attribute)
+    if channels_last or max(indices, default=0) >= len(node.input):
+        return
+    inputs = [node.input[index] for index in indices]
+    schema = onnx.defs.get_schema(op_type)
+    attributes = [attribute for attribute in node.attribute if attribute.name in schema.attributes]
+    twin = NodeProto(op_type=op_type, name=node.name, input=inputs, output=node.output, attribute=attributes)
+    node.CopyFrom(twin)
+
+
+def _graphs(graph: GraphProto, graph_path: str) -> Iterator[tuple[str, GraphProto]]:
+    yield graph_path, graph
+    for node in graph.node:
+        for body_path, body in subgraphs(node, graph_path):
+            yield from _graphs(body, body_path)
+
+
+def _activation(value: ValueInfoProto) -> Activation | None:
+    tensor = value.type.tensor_type
+    known: Iterable[bool] = (dim.HasField("dim_value") for dim in tensor.shape.dim)
+    names = {number: name for name, number in TensorProto.DataType.items()}
+    kind = names.get(tensor.elem_type, "UNDEFINED")
+    if not value.type.HasField("tensor_type") or kind not in BITS or not tensor.HasField("shape") or not all(known):
+        return None
+    shape = tuple(dim.dim_value for dim in tensor.shape.dim)
+    if any(size < 0 for size in shape):
+        return None
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    return Activation(value.name, shape, dtype, -(-math.prod(shape) * BITS[kind] // 8))

@@ -1,0 +1,443 @@
+"""The command line. A command parses, makes one call, prints; what is heavy is imported inside the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edgeks import __version__
+from edgeks.errors import ConfigError, EdgeksError
+
+if TYPE_CHECKING:
+    from edgeks.exporter import ExportReport
+    from edgeks.summary import Summary
+    from edgeks.train.progress import TrainingProgress
+
+app = typer.Typer(
+    name="edgeks",
+    help="Kernel-sharing CNNs from PyTorch to a board: every shared kernel stored exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+out = Console()
+err = Console(stderr=True)
+
+ArchOption = Annotated[
+    str | None,
+    typer.Option(help="Network of a plain state dict: package.module:callable, or a name from `edgeks models`."),
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Load pickled objects from the file: this executes code that it holds.")
+]
+TargetOption = Annotated[str, typer.Option(help="A name from `edgeks targets`, or the path of a TOML file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"edgeks {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Checkpoint: .pt or .safetensors.", metavar="MODEL.pt")],
+    fp32: Annotated[bool, typer.Option("--fp32", help="Float artefact (the default).")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Static int8: one int8 kernel per sharing group.")] = False,
+    target: TargetOption = "onnx",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: MODEL_int8.onnx beside it.")] = None,
+    calib: Annotated[
+        Path | None,
+        typer.Option(help="Real samples: .npz with one array N×C×H×W fed as it is, or a folder of images."),
+    ] = None,
+    arch: ArchOption = None,
+    form: Annotated[str | None, typer.Option(help="int8: qdq or qoperator. Default: the target's.")] = None,
+    input_shape: Annotated[
+        str | None, typer.Option("--input", help="Input size CxHxW, where nothing else tells it.", metavar="CxHxW")
+    ] = None,
+    simplify: Annotated[bool, typer.Option("--simplify", help="Run onnxsim, told not to fold BN.")] = False,
+    min_sqnr: Annotated[
+        float | None, typer.Option(help="Accept this SQNR in dB instead of what the target asks.")
+    ] = None,
+    trust: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write MODEL as ONNX, every shared kernel stored once; prove it on the file and compare with torch."""
+    from edgeks.checkpoint import load_checkpoint
+    from edgeks.exporter import export as run_export
+    from edgeks.samples import parse_input_shape
+    from edgeks.target import load_target, parse_form
+
+    if fp32 and int8:
+        raise ConfigError("--fp32 and --int8 exclude each other: choose one")
+    chosen = load_target(target)
+    chosen_form = parse_form(form) if form else None
+    if chosen_form and not int8:
+        raise ConfigError(f"--form {form} is about int8: add --int8")
+    shape = parse_input_shape(input_shape) if input_shape else None
+    path = output or model.with_name(f"{model.stem}_{'int8' if int8 else 'fp32'}.onnx")
+    with err.status("loading the checkpoint") as status:
+        checkpoint = load_checkpoint(model, arch, trust=trust)
+        report = run_export(
+            checkpoint,
+            path,
+            chosen,
+            int8=int8,
+            form=chosen_form,
+            calib=calib,
+            input_shape=shape,
+            run_simplifier=simplify,
+            min_sqnr_db=min_sqnr,
+            on_step=status.update,
+        )
+    if as_json:
+        typer.echo(report.ledger_path.read_text(encoding="utf-8"))
+    else:
+        _print_export(report)
+
+
+@app.command()
+def footprint(
+    model: Annotated[Path, typer.Argument(help="Model file (.onnx), of edgeks or any other tool.", metavar="FILE")],
+    target: Annotated[str | None, typer.Option(help="Check the budgets of this target; exit code 1 if over.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Audit a model file: flash bytes, what sharing saves, copies, peak activations, budgets."""
+    from edgeks.audit.footprint import footprint as audit
+    from edgeks.audit.report import render, to_json
+    from edgeks.target import load_target
+
+    result = audit(model, load_target(target) if target else None)
+    if as_json:
+        _print_json(to_json(result))
+    else:
+        render(result, out)
+    result.require_fit()
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Argument(help="Model file (.onnx).", metavar="FILE")],
+    target: TargetOption = "onnx",
+    runs: Annotated[int, typer.Option(help="Timed inferences.")] = 200,
+    warmup: Annotated[int, typer.Option(help="Untimed inferences before.")] = 20,
+    threads: Annotated[int | None, typer.Option(help="Instead of the target's number.")] = None,
+    inputs: Annotated[Path | None, typer.Option(help=".npz or .npy to feed; default: random numbers.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a model file on this machine, in a fresh process, with the target's session options."""
+    from rich.progress import Progress
+
+    from edgeks.bench.local import bench as measure
+    from edgeks.bench.report import render, to_json
+    from edgeks.target import load_target
+
+    chosen = load_target(target)
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("timing", total=runs)
+        result = measure(
+            model,
+            chosen,
+            runs,
+            warmup,
+            threads=threads,
+            inputs=inputs,
+            on_progress=lambda done: bar.update(task, completed=done),
+        )
+    if as_json:
+        _print_json(to_json(result))
+    else:
+        render(result, out)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="A name from `edgeks models`, or package.module:callable.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")] = Path("model.pt"),
+    data: Annotated[str, typer.Option(help="digits, cifar10:DIR, cifar100:DIR or folder:DIR.")] = "digits",
+    size: Annotated[int | None, typer.Option(help="Resize every image to SIZE × SIZE.")] = None,
+    config: Annotated[
+        list[str] | None, typer.Option("--set", help="Config of the network, such as dim=64.", metavar="KEY=VALUE")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 64,
+    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.01,
+    optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
+    schedule: Annotated[str, typer.Option(help="cosine or milestones.")] = "cosine",
+    milestones: Annotated[str, typer.Option(help="Epochs after which lr is multiplied by gamma: 80,120.")] = "",
+    gamma: Annotated[float, typer.Option(help="Factor at a milestone.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Of kernels and matrices.")] = 0.01,
+    momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
+    augment: Annotated[list[str] | None, typer.Option(help="crop, flip; may be given several times.")] = None,
+    validation: Annotated[float, typer.Option(help="Share held out to choose the best epoch.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Default: torch's choice.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train a network and write a checkpoint that `edgeks export` needs nothing else for."""
+    from edgeks.pipeline import TrainJob
+    from edgeks.pipeline import train as run_train
+    from edgeks.train.data import load_dataset
+    from edgeks.train.progress import progress_for
+    from edgeks.train.settings import TrainSettings
+
+    settings = TrainSettings(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        optimizer=optimizer,  # type: ignore[arg-type]  # TrainSettings checks the choices
+        schedule=schedule,  # type: ignore[arg-type]
+        milestones=_whole_numbers(milestones),
+        gamma=gamma,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        augment=tuple(augment or ()),  # type: ignore[arg-type]
+        validation=validation,
+        seed=seed,
+        threads=threads,
+        device=device,
+    )
+    job = TrainJob(model, _config(config or []), load_dataset(data, size), settings)
+    checkpoint = run_train(job, output, resume=resume, progress=progress_for(err, quiet=quiet))
+    accuracy = 100 * checkpoint.metrics["test_accuracy"]
+    out.print(f"{output}: test accuracy {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")
+
+
+@app.command()
+def share(
+    model: Annotated[Path, typer.Argument(help="Checkpoint: .pt or .safetensors.", metavar="MODEL.pt")],
+    groups: Annotated[
+        str | None, typer.Option(help="Tie layers: all, stage, a number of groups, or a plan (.json).")
+    ] = None,
+    init: Annotated[str, typer.Option(help="Start the shared kernel from the first layer, or the mean.")] = "first",
+    tie_bias: Annotated[bool, typer.Option("--tie-bias", help="Tie the layers' biases too.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The shared checkpoint to write.")] = None,
+    arch: ArchOption = None,
+    input_shape: Annotated[str | None, typer.Option("--input", help="For stage: CxHxW.", metavar="CxHxW")] = None,
+    trust: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which layers share a kernel, or tie layers of an unshared network by a plan (and then fine-tune it)."""
+    from edgeks.checkpoint import load_checkpoint, shared_by
+    from edgeks.samples import parse_input_shape
+    from edgeks.sharing.report import plan_json, plan_table
+    from edgeks.sharing.torch import discover
+
+    checkpoint = load_checkpoint(model, arch, trust=trust)
+    if groups is not None:
+        shape = parse_input_shape(input_shape) if input_shape else None
+        checkpoint = shared_by(checkpoint, groups, init=init, tie_bias=tie_bias, input_shape=shape, out=output)
+    elif output is not None:
+        raise ConfigError("-o without --groups would write nothing new; add --groups all, stage, a number or a plan")
+    plan = discover(checkpoint.model)
+    if as_json:
+        _print_json(plan_json(plan))
+    else:
+        out.print(plan_table(plan))
+        if output:
+            out.print(f"{output}: written; its accuracy is lost until it is fine-tuned")
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's TOML file, or a shipped one: quickstart.")],
+    folder: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder. Default: runs/RECIPE.")] = None,
+    data: Annotated[str | None, typer.Option(help="Instead of the recipe's data: cifar10:DIR …")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a recipe: train → export → footprint → accuracy → bench. Finished stages are not run again."""
+    from dataclasses import replace
+
+    from edgeks.pipeline import run_recipe
+    from edgeks.recipe import load_recipe
+
+    chosen = load_recipe(recipe)
+    if data:
+        chosen = replace(chosen, data=data)
+    folder = folder or Path("runs") / chosen.name
+    summary = run_recipe(chosen, folder, _RunLines())
+    if as_json:
+        _print_json(summary.to_json())
+    else:
+        _print_summary(summary, folder)
+
+
+@app.command()
+def targets(as_json: JsonOption = False) -> None:
+    """List the targets that an export can be made for."""
+    from dataclasses import asdict
+
+    from edgeks.target import catalogue, load_target, target_names
+
+    found = [load_target(name) for name in target_names()]
+    if as_json:
+        _print_json({"schema": "edgeks.targets/1", "targets": [asdict(target) for target in found]})
+        return
+    table = Table(title=f"targets, from {catalogue('export')}", title_justify="left")
+    for column in ("target", "format", "int8", "threads", "flash budget", "RAM budget", "description"):
+        table.add_column(column, overflow="fold")
+    for target in found:
+        int8 = f"{target.int8.form}, {target.int8.activations} × {target.int8.weights}"
+        budgets = (target.flash_budget_bytes, target.ram_budget_bytes)
+        flash, ram = ("–" if b is None else f"{b / 1e6:g} MB" for b in budgets)
+        table.add_row(target.name, target.format, int8, str(target.session.threads), flash, ram, target.description)
+    out.print(table)
+
+
+@app.command()
+def models(as_json: JsonOption = False) -> None:
+    """List the networks of the zoo, with their parameters (each shared kernel counted once)."""
+    from dataclasses import asdict
+
+    from edgeks.models.zoo import describe
+
+    rows = describe()
+    if as_json:
+        _print_json({"schema": "edgeks.models/1", "models": [asdict(row) for row in rows]})
+        return
+    table = Table(title="models", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    table.add_column("parameters", justify="right")
+    table.add_column("description", overflow="fold")
+    for row in rows:
+        table.add_row(row.name, f"{row.parameters:,}", row.description)
+    out.print(table)
+
+
+class _RunLines:
+    """One line per stage of a recipe."""
+
+    def stage(self, name: str, reused: bool | None) -> None:
+        if reused is None:
+            err.print(f"[dim]…[/] {name}", highlight=False)
+        elif reused:
+            err.print(f"[green]✓[/] {name}: reused, nothing it depends on has changed", highlight=False)
+        else:
+            err.print(f"[green]✓[/] {name}", highlight=False)
+
+    def training(self) -> TrainingProgress:
+        from edgeks.train.progress import progress_for
+
+        return progress_for(err)
+
+
+def _print_export(report: ExportReport) -> None:
+    proof, rows = report.proof, report.ledger.rows
+    table = Table(title="sharing ledger", title_justify="left")
+    for column, justify in (("step", "left"), ("kernels", "right"), ("layers", "right"), ("copies", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("constant bytes", justify="right")
+    table.add_column("what it did", overflow="fold")
+    for row in rows:
+        table.add_row(row.step, str(row.kernels), str(row.layers), str(row.copies), f"{row.constant_bytes:,}", row.note)
+    out.print(table)
+    out.print(
+        f"[bold]{report.path}[/]: {report.file_bytes:,} bytes, {report.precision}"
+        f"{f' {report.form}' if report.precision == 'int8' else ''} for {report.target}",
+        highlight=False,
+    )
+    layers = rows[-1].layers
+    out.print(
+        f"  exactly once: {proof.kernels_stored} kernels for {layers} layers "
+        f"({len(proof.groups)} sharing groups + {len(proof.unshared)} unshared layers), proven on the file",
+        highlight=False,
+    )
+    out.print(f"  parity with torch on {report.samples}:", highlight=False)
+    out.print(f"    as the file says:  {report.parity}", highlight=False)
+    out.print(f"    on this CPU:       {report.parity_here}", highlight=False)
+    out.print(f"  ledger: {report.ledger_path}", highlight=False)
+    for warning in report.warnings:
+        out.print(f"[yellow]warning:[/] {warning}", highlight=False)
+
+
+def _print_summary(summary: Summary, folder: Path) -> None:
+    from edgeks.summary import HEADINGS
+
+    table = Table(
+        title=f"{summary.recipe}: test accuracy in torch {100 * summary.torch_accuracy:.2f} %", title_justify="left"
+    )
+    table.add_column("")
+    for row in summary.rows:
+        table.add_column(row.artefact, justify="right")
+    for index, heading in enumerate(HEADINGS[1:], start=1):
+        table.add_row(heading, *(row.cells()[index] for row in summary.rows))
+    out.print(table)
+    out.print(f"p50 on {summary.cpu}; everything is in {folder}/, the page is {folder}/summary.md", highlight=False)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    typer.echo(json.dumps(content, indent=1))
+
+
+def _config(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs → config; a value is JSON where it can be read as JSON, else text."""
+    config: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set {pair}: legal: KEY=VALUE, such as dim=64")
+        try:
+            config[key] = json.loads(value)
+        except json.JSONDecodeError:
+            config[key] = value
+    return config
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(f"--milestones {text}: legal: whole numbers with commas, such as 80,120") from error
+
+
+def main() -> NoReturn:
+    """Entry point: run the command line; errors become one line and an exit code."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    code = 0
+    try:
+        result = app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="edgeks")
+        code = result if isinstance(result, int) else 0
+    except EdgeksError as error:
+        if debug:
+            raise
+        _complain(f"error: {error}")
+        code = error.exit_code
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "edgeks"
+        _complain(f"error: {error.format_message()} (see `{where} --help`)")
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted; what was finished stays")
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}; --debug shows where")
+        code = 1
+    sys.exit(code)
+
+
+def _complain(message: str) -> None:
+    err.print(message, style="red", highlight=False, soft_wrap=True, markup=False)

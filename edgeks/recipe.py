@@ -1,0 +1,116 @@
+"""Recipe: one train → quantise → export → audit → bench run. One TOML file in `pipelines/` each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+from edgeks.errors import ConfigError
+from edgeks.target import FORMS, Int8Form, Target, catalogue, load_target
+from edgeks.toml_table import Table
+from edgeks.train.settings import TrainSettings
+
+PRECISIONS = ("fp32", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to train, on what, how, and what to make of it. `data_size` None: the data set's own image size."""
+
+    path: Path
+    description: str
+    architecture: str
+    config: dict[str, Any]
+    data: str
+    data_size: int | None
+    training: TrainSettings
+    target: Target
+    precisions: tuple[str, ...]
+    form: Int8Form
+    bench_runs: int
+    bench_warmup: int
+
+    @property
+    def name(self) -> str:
+        """The file's name without ending."""
+        return self.path.stem
+
+
+def recipe_names() -> list[str]:
+    """Names of all shipped recipes."""
+    return sorted(path.stem for path in catalogue("pipelines").glob("*.toml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Recipe from a TOML path, or a shipped one by name or by its path in the repository (`pipelines/quickstart.toml`).
+
+    Raises:
+        ConfigError: no such recipe, malformed TOML, or a wrong key or value.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return read_recipe(path)
+    if path.stem in recipe_names() and str(path.parent) in (".", "pipelines"):
+        return read_recipe(catalogue("pipelines") / f"{path.stem}.toml")
+    raise ConfigError(f"no recipe {name!r}; legal: the path of a .toml file, or one of {', '.join(recipe_names())}")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """TOML file → Recipe (see `pipelines/quickstart.toml` for every key)."""
+    root = Table.read(path)
+    description = root.text("description")
+
+    model = root.table("model")
+    architecture = model.text("architecture")
+    config = model.table("config").values()
+    model.finish()
+
+    data = root.table("data")
+    source = data.text("source")
+    size = data.integer("size", minimum=4, maximum=4096) if data.has("size") else None
+    data.finish()
+
+    training = _training(path, root.table("train").values())
+
+    export = root.table("export")
+    target = load_target(export.text("target", default="onnx"))
+    precisions = export.texts("precisions", default=PRECISIONS, choices=PRECISIONS)
+    if not precisions:
+        raise export.error("precisions", [], "fp32, int8 or both")
+    form = cast(Int8Form, export.text("form", default=target.int8.form, choices=FORMS))
+    export.finish()
+
+    bench = root.table("bench")
+    runs = bench.integer("runs", default=200, minimum=1, maximum=1_000_000)
+    warmup = bench.integer("warmup", default=20, maximum=1_000_000)
+    bench.finish()
+    root.finish()
+    return Recipe(
+        path=path,
+        description=description,
+        architecture=architecture,
+        config=config,
+        data=source,
+        data_size=size,
+        training=training,
+        target=target,
+        precisions=tuple(precision for precision in PRECISIONS if precision in precisions),
+        form=form,
+        bench_runs=runs,
+        bench_warmup=warmup,
+    )
+
+
+def _training(path: Path, values: dict[str, Any]) -> TrainSettings:
+    legal = [field.name for field in fields(TrainSettings)]
+    for key in values:
+        if key not in legal:
+            raise ConfigError(f"{path}: unknown key 'train.{key}'; legal keys here: {', '.join(legal)}")
+    if "epochs" not in values:
+        raise ConfigError(f"{path}: key 'train.epochs' is missing; legal: a whole number")
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    try:
+        return TrainSettings(**plain)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -1,0 +1,138 @@
+"""What a run has shown, as a table, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgeks.recipe import Recipe
+from edgeks.run_folder import RunFolder
+
+SCHEMA = "edgeks.summary/1"
+HEADINGS = (
+    "artefact",
+    "test accuracy",
+    "SQNR",
+    "kernels stored",
+    "file bytes",
+    "unshared file",
+    "ratio",
+    "peak activations",
+    "p50",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRow:
+    """One artefact. Accuracy is a share 0…1 on the test images, run in ONNX Runtime."""
+
+    artefact: str
+    accuracy: float
+    test_images: int
+    sqnr_db: float
+    kernels_stored: int
+    sharing_groups: int
+    unshared_layers: int
+    layers: int
+    file_bytes: int
+    unshared_file_bytes: int | None
+    peak_activation_bytes: int | None
+    p50_ms: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """File bytes of the same network with every kernel stored per layer, over this file's."""
+        return None if self.unshared_file_bytes is None else self.unshared_file_bytes / self.file_bytes
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, in the order of `HEADINGS`."""
+        return (
+            self.artefact,
+            f"{100 * self.accuracy:.2f} %",
+            f"{self.sqnr_db:.1f} dB",
+            f"{self.kernels_stored} = {self.sharing_groups} groups + {self.unshared_layers} unshared",
+            f"{self.file_bytes:,}",
+            "–" if self.unshared_file_bytes is None else f"{self.unshared_file_bytes:,}",
+            "–" if self.ratio is None else f"{self.ratio:.2f} ×",
+            "–" if self.peak_activation_bytes is None else f"{self.peak_activation_bytes:,} B",
+            "–" if self.p50_ms is None else f"{self.p50_ms:.3f} ms",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A finished run. `torch_accuracy` is the trained network's own, on the same test images."""
+
+    recipe: str
+    description: str
+    data: str
+    target: str
+    torch_accuracy: float
+    cpu: str
+    rows: tuple[SummaryRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; bytes, shares and milliseconds as numbers."""
+        data = asdict(self)
+        for row, made in zip(data["rows"], self.rows, strict=True):
+            row["ratio"] = made.ratio
+        return {"schema": SCHEMA, **data}
+
+    def to_markdown(self) -> str:
+        """The page that a run leaves in its folder."""
+        lines = [
+            f"# {self.recipe}",
+            "",
+            self.description,
+            "",
+            f"Data: {self.data}, {self.rows[0].test_images:,} test images. Target: {self.target}. "
+            f"Test accuracy in torch: {100 * self.torch_accuracy:.2f} %.",
+            "",
+            f"| {' | '.join(HEADINGS)} |",
+            f"|{'---|' * len(HEADINGS)}",
+            *(f"| {' | '.join(row.cells())} |" for row in self.rows),
+            "",
+            "Kernels stored: one per sharing group and one per unshared layer, proven on the written file. SQNR:",
+            "outputs against torch on real samples. Ratio: the same network exported with a kernel per layer, over",
+            f"this file. p50: ONNX Runtime on {self.cpu}; no board is involved.",
+            "",
+        ]
+        return "\n".join(lines)
+
+
+def summarise(recipe: Recipe, runs: RunFolder, metrics: dict[str, float], shared: bool) -> Summary:
+    """Finished stages of a run → Summary, from the files that they left."""
+    rows, cpu = [], "this machine"
+    for precision in recipe.precisions:
+        artefact = f"{precision}.onnx"
+        ledger = runs.read_json(f"{artefact}.ledger.json")
+        accuracy = runs.read_json(f"{precision}.accuracy.json")
+        bench = runs.read_json(f"{precision}.bench.json")
+        arena = runs.read_json(f"{precision}.footprint.json")["activations"]
+        groups, unshared = ledger["plan"]["groups"], ledger["plan"]["unshared"]
+        cpu = bench["facts"].get("cpu") or cpu
+        rows.append(
+            SummaryRow(
+                artefact=artefact,
+                accuracy=accuracy["accuracy"],
+                test_images=accuracy["images"],
+                sqnr_db=ledger["parity"]["sqnr_db"],
+                kernels_stored=ledger["kernels_stored"],
+                sharing_groups=len(groups),
+                unshared_layers=len(unshared),
+                layers=sum(len(kernel["layers"]) for kernel in groups + unshared),
+                file_bytes=(runs.path / artefact).stat().st_size,
+                unshared_file_bytes=(runs.path / f"unshared_{artefact}").stat().st_size if shared else None,
+                peak_activation_bytes=arena["peak_bytes"],
+                p50_ms=bench["latency"]["p50_ms"],
+            )
+        )
+    return Summary(
+        recipe=recipe.name,
+        description=recipe.description,
+        data=recipe.data,
+        target=recipe.target.name,
+        torch_accuracy=metrics["test_accuracy"],
+        cpu=cpu,
+        rows=tuple(rows),
+    )

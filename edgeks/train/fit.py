@@ -1,0 +1,302 @@
+"""Training a network: pytorch-ignite's engine, seeded, resumable to the same bits."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Accuracy, Loss
+from ignite.metrics.metric import MetricUsage
+from torch import Tensor, nn
+
+from edgeks.errors import CheckFailed, CheckpointError, ConfigError, DataError
+from edgeks.preprocessing import Preprocessing
+from edgeks.train.batches import Batches, Normalise, epoch_seed
+from edgeks.train.dataset import Dataset, Images, Labels, stratified_split
+from edgeks.train.progress import EpochRecord, NoProgress, TrainingProgress
+from edgeks.train.resume import Fingerprint, TrainState, read_state, write_state
+from edgeks.train.settings import TrainSettings
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What a training gave. Accuracies are shares 0…1; `test_accuracy` is that of the epoch that was kept.
+
+    `validation_accuracy` is None when nothing was held out: then `best_epoch` is the last one.
+    """
+
+    best_epoch: int
+    test_accuracy: float
+    validation_accuracy: float | None
+    history: tuple[EpochRecord, ...]
+
+    def metrics(self) -> dict[str, float | int | None]:
+        """Plain figures of the epoch that was kept, for checkpoints and reports."""
+        kept = self.history[self.best_epoch - 1]
+        return {
+            "epochs": len(self.history),
+            "best_epoch": self.best_epoch,
+            "train_loss": kept.train_loss,
+            "train_accuracy": kept.train_accuracy,
+            "validation_accuracy": self.validation_accuracy,
+            "test_accuracy": self.test_accuracy,
+        }
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    settings: TrainSettings,
+    *,
+    last: Path,
+    resume: bool = False,
+    progress: TrainingProgress | None = None,
+) -> FitResult:
+    """Train `model` in place; it ends with the weights of the best epoch, in evaluation mode, on the CPU.
+
+    After every epoch the state is written to `last`, whole or not at all. With `resume` and such a file, training goes
+    on after the epoch that it holds and ends with the same bits as a training that was never interrupted (on the same
+    machine with the same number of threads). Without `resume` the file is overwritten.
+
+    The best epoch is the one with the highest accuracy on the images held out for validation, the later one of equals.
+
+    Raises:
+        DataError: network and data do not fit together.
+        CheckpointError: `last` is damaged, or was written under other settings, data or network.
+        ConfigError: the device is not there.
+        CheckFailed: the training diverged.
+    """
+    progress = progress or NoProgress()
+    device = _device(settings.device)
+    with _threads(settings.threads), torch.random.fork_rng(devices=[]):
+        _check_fits(model, dataset)
+        try:
+            training = _Training(model.to(device), dataset, settings, last, progress)
+            if resume and last.exists():
+                training.go_on_from(read_state(last, training.fingerprint))
+            training.run()
+        finally:
+            progress.stop()
+            model.to("cpu").eval()
+        best = training.best()
+        model.load_state_dict(best.best)
+        test_accuracy = evaluate(model.to(device), dataset.test_images, dataset.test_labels, dataset.preprocessing)
+        model.to("cpu")
+    kept = best.history[best.best_epoch - 1]
+    return FitResult(best.best_epoch, test_accuracy, kept.validation_accuracy, tuple(best.history))
+
+
+def evaluate(model: nn.Module, images: Images, labels: Labels, preprocessing: Preprocessing) -> float:
+    """Share 0…1 of the images (uint8 N×C×H×W) whose highest logit is their label's. Leaves the mode as it was."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    normalise = Normalise(preprocessing, device)
+    was_training = model.training
+    model.eval()
+    right = 0
+    with torch.inference_mode():
+        for start in range(0, len(images), EVALUATION_BATCH):
+            batch = slice(start, start + EVALUATION_BATCH)
+            logits = model(normalise(torch.from_numpy(images[batch]).to(device)))
+            right += int((logits.argmax(1).cpu() == torch.from_numpy(labels[batch])).sum())
+    model.train(was_training)
+    return right / len(images)
+
+
+class _Training:
+    """The engine with its optimiser, schedule, metrics and handlers."""
+
+    def __init__(
+        self, model: nn.Module, dataset: Dataset, settings: TrainSettings, last: Path, progress: TrainingProgress
+    ) -> None:
+        self.fingerprint = Fingerprint.of(model, dataset, settings)
+        self._model, self._settings, self._last, self._progress = model, settings, last, progress
+        self._preprocessing = dataset.preprocessing
+        train, held_out = np.arange(len(dataset.train_labels)), np.arange(0)
+        if settings.validation > 0:
+            train, held_out = stratified_split(dataset.train_labels, settings.validation, settings.seed)
+        self._validation = (dataset.train_images[held_out], dataset.train_labels[held_out])
+        device = next(model.parameters()).device
+        self._batches = Batches(
+            torch.from_numpy(dataset.train_images[train]).to(device),
+            torch.from_numpy(dataset.train_labels[train]).to(device),
+            dataset.preprocessing,
+            batch_size=settings.batch_size,
+            augment=settings.augment,
+            seed=settings.seed,
+        )
+        self._optimizer = _optimizer(model, settings)
+        self._scheduler = _scheduler(self._optimizer, settings, len(self._batches))
+        self._loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+        self._state: TrainState | None = None
+        self._engine = self._make_engine()
+
+    def go_on_from(self, state: TrainState) -> None:
+        """Take over a state that was read from disk."""
+        try:
+            self._model.load_state_dict(state.model)
+            self._optimizer.load_state_dict(state.optimizer)
+            self._scheduler.load_state_dict(state.scheduler)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{self._last}: the state does not fit the network; train without resuming"
+            ) from error
+        self._state = state
+
+    def run(self) -> None:
+        """All epochs that are left."""
+        epochs, length = self._settings.epochs, len(self._batches)
+        done = self._state.epoch if self._state else 0
+        self._progress.start(epochs * length, done * length, epochs)
+        if done < epochs:
+            self._engine.load_state_dict({"epoch": done, "max_epochs": epochs, "epoch_length": length})
+            self._engine.run(self._batches)
+
+    def best(self) -> TrainState:
+        """The state after the last epoch; it holds the best weights."""
+        if self._state is None:
+            raise RuntimeError("best() before run()")
+        return self._state
+
+    def _make_engine(self) -> Engine:
+        engine = Engine(self._step)
+        engine.logger = logging.getLogger("edgeks.train")
+        engine.logger.addHandler(logging.NullHandler())  # errors reach the user as exceptions, not as log lines as well
+        engine.logger.propagate = False
+        running = MetricUsage(Events.EPOCH_STARTED, Events.ITERATION_COMPLETED, Events.ITERATION_COMPLETED)
+        Loss(self._loss).attach(engine, "loss", running)
+        Accuracy().attach(engine, "accuracy", running)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._report)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        return engine
+
+    def _step(self, engine: Engine, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        self._optimizer.zero_grad(set_to_none=True)
+        logits = self._model(images)
+        loss = self._loss(logits, labels)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise CheckFailed(
+                f"training diverged in epoch {engine.state.epoch}: the loss is {value}; lower lr "
+                f"(now {self._settings.lr:g}), or look for broken images or labels"
+            )
+        loss.backward()
+        self._optimizer.step()
+        self._scheduler.step()
+        return logits.detach(), labels
+
+    def _start_epoch(self, engine: Engine) -> None:
+        self._model.train()
+        self._batches.epoch = engine.state.epoch
+        torch.manual_seed(epoch_seed(self._settings.seed, engine.state.epoch))  # for a network with dropout
+
+    def _report(self, engine: Engine) -> None:
+        metrics = engine.state.metrics
+        self._progress.iteration(engine.state.epoch, engine.state.iteration, metrics["loss"], metrics["accuracy"])
+
+    def _end_epoch(self, engine: Engine) -> None:
+        """Validate, keep the best weights, write the state, and only then report."""
+        epoch, metrics = engine.state.epoch, engine.state.metrics
+        accuracy = None
+        if len(self._validation[0]):
+            accuracy = evaluate(self._model, *self._validation, self._preprocessing)
+        record = EpochRecord(epoch, metrics["loss"], metrics["accuracy"], accuracy)
+        before = self._state
+        weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._model.state_dict().items()}
+        is_best = before is None or accuracy is None or accuracy >= _best_accuracy(before)
+        self._state = TrainState(
+            epoch=epoch,
+            model=weights,
+            optimizer=self._optimizer.state_dict(),
+            scheduler=self._scheduler.state_dict(),
+            history=[*(before.history if before else []), record],
+            best_epoch=epoch if before is None or is_best else before.best_epoch,
+            best=weights if before is None or is_best else before.best,
+        )
+        write_state(self._last, self._state, self.fingerprint)
+        self._progress.epoch(record)
+
+
+def _best_accuracy(state: TrainState) -> float:
+    return state.history[state.best_epoch - 1].validation_accuracy or 0.0
+
+
+def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """AdamW or SGD; weight decay on kernels and matrices only. A shared kernel is one parameter: it is stepped once."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, settings: TrainSettings, iterations: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule, stepped after every iteration; `iterations` is the length of an epoch."""
+    if settings.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * iterations)
+    stones = [stone * iterations for stone in settings.milestones]
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, stones, gamma=settings.gamma)
+
+
+def _check_fits(model: nn.Module, dataset: Dataset) -> None:
+    """One training image through the network.
+
+    Raises:
+        DataError: the network does not take the images, or has not one logit for each class.
+    """
+    p = dataset.preprocessing
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise DataError("the network has no parameters that could be trained")
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            logits = model(Normalise(p, torch.device("cpu"))(torch.from_numpy(dataset.train_images[:1])))
+    except Exception as error:  # the network may be the user's own code
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(
+            f"{dataset.name}: the network does not take images of {p.channels}×{p.height}×{p.width} ({reason}); "
+            "choose in_channels, patch_size and image size to match"
+        ) from error
+    finally:
+        model.train(was_training)
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (1, len(p.classes)):
+        raise DataError(
+            f"{dataset.name}: the network gives {shape} for one image; legal: (1, {len(p.classes)}), a logit for each "
+            f"of the {len(p.classes)} classes; set the network's classes to match"
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("training: device is 'cuda', and torch finds no CUDA device; legal here: auto, cpu")
+    return torch.device(name)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """torch computes with `count` threads inside (None: as before)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

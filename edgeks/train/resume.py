@@ -1,0 +1,127 @@
+"""The state of a training after an epoch, on disk: what it takes to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeks.atomic_write import atomic_write
+from edgeks.errors import CheckpointError
+from edgeks.train.dataset import Dataset
+from edgeks.train.progress import EpochRecord
+from edgeks.train.settings import TrainSettings
+
+VERSION = 1
+SPEED_ONLY = ("threads", "device")
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What must be equal for a training to be continued: settings (without those of speed), data, network."""
+
+    settings: dict[str, Any]
+    data: str
+    network: str
+
+    @classmethod
+    def of(cls, model: nn.Module, dataset: Dataset, settings: TrainSettings) -> Fingerprint:
+        """Fingerprint of a training that is about to start."""
+        plain = {key: value for key, value in settings.to_dict().items() if key not in SPEED_ONLY}
+        return cls(plain, dataset.fingerprint(), _network_fingerprint(model))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainState:
+    """After `epoch` finished epochs. `best` is the state dict of epoch `best_epoch`, on the CPU."""
+
+    epoch: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    history: list[EpochRecord]
+    best_epoch: int
+    best: dict[str, Tensor]
+
+
+def write_state(path: Path, state: TrainState, fingerprint: Fingerprint) -> None:
+    """State → file, whole or not at all."""
+    content = {
+        "version": VERSION,
+        "fingerprint": asdict(fingerprint),
+        "epoch": state.epoch,
+        "model": state.model,
+        "optimizer": state.optimizer,
+        "scheduler": state.scheduler,
+        "history": [asdict(record) for record in state.history],
+        "best_epoch": state.best_epoch,
+        "best": state.best,
+    }
+    with atomic_write(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_state(path: Path, fingerprint: Fingerprint) -> TrainState:
+    """File → state, without executing code from it.
+
+    Raises:
+        CheckpointError: the file is damaged, or was written by another training: the message says what differs.
+    """
+    try:
+        opened = path.open("rb")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        with opened:
+            content = torch.load(opened, map_location="cpu", weights_only=True)
+        if content["version"] != VERSION:
+            raise CheckpointError(f"{path}: training state of version {content['version']!r}; legal: {VERSION}")
+        written = Fingerprint(**content["fingerprint"])
+        state = TrainState(
+            epoch=content["epoch"],
+            model=content["model"],
+            optimizer=content["optimizer"],
+            scheduler=content["scheduler"],
+            history=[EpochRecord(**record) for record in content["history"]],
+            best_epoch=content["best_epoch"],
+            best=content["best"],
+        )
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged file can raise anything
+        raise CheckpointError(
+            f"{path}: not a training state of edgeks, or damaged; delete it, or train without resuming"
+        ) from error
+    difference = _difference(written, fingerprint)
+    if difference:
+        raise CheckpointError(
+            f"{path}: was written by a training with {difference}; give the same again, or train without resuming"
+        )
+    return state
+
+
+def _difference(written: Fingerprint, now: Fingerprint) -> str:
+    """What differs, in words; empty: nothing."""
+    keys = sorted({*written.settings, *now.settings})
+    differing = [key for key in keys if written.settings.get(key) != now.settings.get(key)]
+    if differing:
+        found = ", ".join(f"{k} {written.settings.get(k)!r} (now {now.settings.get(k)!r})" for k in differing)
+        return f"other settings: {found}"
+    if written.network != now.network:
+        return "another network"
+    return "other data" if written.data != now.data else ""
+
+
+def _network_fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and types of parameters and buffers, and which names are the same tensor."""
+    first_name: dict[int, str] = {}
+    rows = []
+    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+        alias_of = first_name.setdefault(id(tensor), name)
+        rows.append([name, list(tensor.shape), str(tensor.dtype), alias_of])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -1,0 +1,121 @@
+"""TrainSettings: how a network is trained. Everything that decides the result, and nothing else but speed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from edgeks.errors import ConfigError
+
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["cosine", "milestones"]
+Augmentation = Literal["crop", "flip"]
+
+_WHOLE = {"epochs": (1, 100_000), "batch_size": (1, 65_536), "seed": (0, 2**31 - 1), "threads": (1, 1024)}
+_NUMBERS = {
+    "lr": (1e-9, 1e3),
+    "weight_decay": (0.0, 10.0),
+    "momentum": (0.0, 0.9999),
+    "gamma": (1e-6, 1.0),
+    "label_smoothing": (0.0, 0.99),
+    "validation": (0.0, 0.5),
+}
+_CHOICES = {"optimizer": ("adamw", "sgd"), "schedule": ("cosine", "milestones"), "device": ("auto", "cpu", "cuda")}
+AUGMENTATIONS = ("crop", "flip")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How a network is trained.
+
+    `schedule` "cosine" lowers `lr` to 0 over all iterations; "milestones" multiplies it by `gamma` after each of the
+    epochs in `milestones`. `momentum` is SGD's (AdamW has torch's default betas). Weight decay spares biases and BN.
+
+    `augment`: "crop" shifts each image by up to an eighth of its side (4 pixels of 32), black filling in; "flip"
+    mirrors half of the images left to right.
+
+    `validation` is the share of the training images that is held out to choose the best epoch, so that the test images
+    are looked at once, at the end. 0: all images are trained on and the last epoch is kept.
+
+    `threads` (None: torch's own choice) and `device` decide about speed; on another device or with another number of
+    threads sums are rounded differently.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of bounds.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    lr: float = 0.01
+    optimizer: Optimizer = "adamw"
+    schedule: Schedule = "cosine"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    label_smoothing: float = 0.0
+    augment: tuple[Augmentation, ...] = ()
+    validation: float = 0.1
+    seed: int = 0
+    threads: int | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for key, (low, high) in _WHOLE.items():
+            value = getattr(self, key)
+            if not (key == "threads" and value is None) and not _is_whole(value, low, high):
+                raise ConfigError(f"training: {key} is {value!r}; legal: a whole number, {low} to {high}")
+        for key, (lowest, highest) in _NUMBERS.items():
+            value = getattr(self, key)
+            if not _is_number(value) or not lowest <= value <= highest:
+                raise ConfigError(f"training: {key} is {value!r}; legal: a number from {lowest:g} to {highest:g}")
+        for key, choices in _CHOICES.items():
+            value = getattr(self, key)
+            if value not in choices:
+                raise ConfigError(f"training: {key} is {value!r}; legal: {', '.join(choices)}")
+        self._check_lists()
+
+    def _check_lists(self) -> None:
+        if not isinstance(self.augment, tuple) or not all(a in AUGMENTATIONS for a in self.augment):
+            raise ConfigError(f"training: augment is {self.augment!r}; legal: a list of {', '.join(AUGMENTATIONS)}")
+        stones = self.milestones
+        rising = isinstance(stones, tuple) and all(_is_whole(s, 1, self.epochs - 1) for s in stones)
+        if not rising or list(stones) != sorted(set(stones)):
+            raise ConfigError(
+                f"training: milestones is {stones!r}; legal: a rising list of epochs, each 1 to {self.epochs - 1}"
+            )
+        if bool(stones) != (self.schedule == "milestones"):
+            raise ConfigError(
+                f"training: schedule is {self.schedule!r} and milestones is {list(stones)!r}; legal: milestones for "
+                "the schedule 'milestones', and none for 'cosine'"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and text, for JSON and checkpoints."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainSettings:
+        """Inverse of `to_dict`; keys that are missing have their defaults.
+
+        Raises:
+            ConfigError: an unknown key, a missing `epochs`, or an illegal value.
+        """
+        legal = [field.name for field in fields(cls)]
+        for key in data:
+            if key not in legal:
+                raise ConfigError(f"training: unknown key {key!r}; legal: {', '.join(legal)}")
+        if "epochs" not in data:
+            raise ConfigError("training: epochs is missing; legal: a whole number, 1 or more")
+        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**arguments)
+
+
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

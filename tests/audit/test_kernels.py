@@ -1,0 +1,103 @@
+"""Kernels are found behind every op that takes one, with the nodes that read them."""
+
+import numpy as np
+import pytest
+import small_graphs as graphs
+from onnx import TensorProto, helper
+
+from edgeks.audit.kernels import WEIGHT_INPUTS, list_kernels
+
+KERNEL_BYTES = 8 * 8 * 9
+
+
+def rows(path):
+    return {kernel.name: (kernel.layers, kernel.dtype, kernel.stored_bytes) for kernel in list_kernels(path)}
+
+
+@pytest.mark.parametrize("build", [graphs.fp32_shared, graphs.qdq, graphs.qoperator, graphs.loop, graphs.public_chain])
+def test_the_graphs_of_these_tests_are_real_files(build, tmp_path):
+    graphs.check_runs(graphs.save(build(), tmp_path / "net.onnx"))
+
+
+def test_fp32_shared_kernel_has_all_its_layers(tmp_path):
+    assert rows(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx")) == {
+        "kernel": (graphs.layer_names(4), "float32", 4 * KERNEL_BYTES),
+        "head.weight": (("head",), "float32", 4 * 8 * 5),
+    }
+
+
+def test_int8_kernel_is_followed_through_dequantize_linear(tmp_path):
+    path = graphs.save(graphs.qdq(), tmp_path / "net.onnx")
+    assert rows(path) == {"kernel": (graphs.layer_names(4), "int8", KERNEL_BYTES)}
+    (kernel,) = list_kernels(path)
+    assert [reader.dequantizers for reader in kernel.readers] == [(f"{n}.weight",) for n in graphs.layer_names(4)]
+
+
+def test_qoperator_kernel_is_read_directly(tmp_path):
+    assert rows(graphs.save(graphs.qoperator(), tmp_path / "net.onnx")) == {
+        "kernel": (graphs.layer_names(4), "int8", KERNEL_BYTES),
+        "head.weight": (("head",), "int8", 40),
+    }
+
+
+def test_bodies_of_loop_and_if_read_kernels_of_the_graph_around_them(tmp_path):
+    found = rows(graphs.save(graphs.loop(), tmp_path / "net.onnx"))
+    assert found == {"kernel": (("body.conv", "then.Conv"), "float32", 4 * KERNEL_BYTES)}
+
+
+def test_constant_nodes_and_transparent_chains(tmp_path):
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=graphs.initializer("", graphs.kernel(1, (6, 8)))),
+        helper.make_node("Identity", ["w"], ["w1"], "identity"),
+        helper.make_node("Transpose", ["w1"], ["w2"], "transpose", perm=[1, 0]),
+        helper.make_node("Cast", ["w2"], ["w3"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["x"], ["t"], "nhwc", perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", ["t", "w3"], ["y"], "linear"),
+    ]
+    path = graphs.save(graphs.model(nodes, [], 1, [1, 6, 6, 6]), tmp_path / "net.onnx")
+    graphs.check_runs(path)
+    (kernel,) = list_kernels(path)
+    assert (kernel.layers, kernel.shape) == (("linear",), (6, 8))
+    np.testing.assert_array_equal(kernel.values(), graphs.kernel(1, (6, 8)))  # output channels first already
+
+
+def test_values_have_output_channels_first_and_the_zero_point_subtracted(tmp_path):
+    codes, _ = graphs.quantised_kernel()
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["xq", "xs", "xz"], "quantize"),
+        helper.make_node("ConvInteger", ["xq", "conv", "xz", "z"], ["y"], "conv"),
+    ]
+    constants = [
+        graphs.initializer("conv", (codes.astype(np.int16) + 128).astype(np.uint8)),
+        graphs.initializer("z", np.uint8(128)),
+    ]
+    proto = graphs.model(nodes, constants, 1, [1, 8, 4, 4], output_type=TensorProto.INT32)
+    path = graphs.save(proto, tmp_path / "net.onnx")
+    graphs.check_runs(path)
+    (kernel,) = list_kernels(path)
+    np.testing.assert_array_equal(kernel.values(), codes)
+
+
+@pytest.mark.parametrize("op", sorted(WEIGHT_INPUTS))
+def test_every_row_of_the_table_finds_its_kernel(op, tmp_path):
+    index = WEIGHT_INPUTS[op][0].index
+    inputs = [f"a{position}" for position in range(index)] + ["kernel"]
+    graph_inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in inputs[:-1]]
+    graph = helper.make_graph(
+        [helper.make_node(op, inputs, ["y"], "layer")],
+        "net",
+        graph_inputs,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [graphs.initializer("kernel", graphs.kernel())],
+    )
+    path = graphs.save(helper.make_model(graph, opset_imports=graphs.OPSETS), tmp_path / "net.onnx")
+    assert list(rows(path)) == ["kernel"]
+
+
+def test_activations_and_vectors_are_no_kernels(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "x"], ["m"], "attention"),
+        helper.make_node("Mul", ["m", "factor"], ["y"], "scale"),
+    ]
+    proto = graphs.model(nodes, [graphs.initializer("factor", graphs.kernel(1, (8, 1, 1)))], 1, [1, 8, 6, 6])
+    assert rows(graphs.save(proto, tmp_path / "net.onnx")) == {}

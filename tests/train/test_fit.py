@@ -1,0 +1,284 @@
+"""Training: it learns, keeps the best epoch, resumes to the same bits, and says clearly what is wrong."""
+
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from edgeks.errors import CheckFailed, CheckpointError, ConfigError, DataError, OutputError
+from edgeks.models.zoo import build
+from edgeks.train.data import load_dataset
+from edgeks.train.fit import evaluate, fit
+from edgeks.train.progress import BarProgress, LineProgress, NoProgress, progress_for
+from edgeks.train.settings import TrainSettings
+
+CONFIG = {"dim": 16, "depth": 3, "kernel_size": 3, "patch_size": 1, "kernels": 2, "in_channels": 1}
+SETTINGS = TrainSettings(epochs=4, batch_size=16, lr=0.02, augment=("crop",), threads=1)
+
+
+def network(seed=0):
+    return build("convmixer", CONFIG, seed)
+
+
+def some_digits():
+    whole = load_dataset("digits")
+    return replace(
+        whole,
+        train_images=whole.train_images[:400],
+        train_labels=whole.train_labels[:400],
+        test_images=whole.test_images[:100],
+        test_labels=whole.test_labels[:100],
+    )
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return some_digits()
+
+
+@pytest.fixture(scope="module")
+def straight(digits, tmp_path_factory):
+    """Four epochs in one go: network, result and state file."""
+    model, last = network(), tmp_path_factory.mktemp("straight") / "last.pt"
+    return model, fit(model, digits, SETTINGS, last=last), last
+
+
+def assert_same_weights(one, other):
+    first, second = one.state_dict(), other.state_dict()
+    assert list(first) == list(second)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+class StopAt(NoProgress):
+    """Breaks the training off in the middle of an epoch."""
+
+    def __init__(self, iteration):
+        self.at = iteration
+
+    def iteration(self, epoch, done, loss, accuracy):
+        if done == self.at:
+            raise KeyboardInterrupt
+
+
+def test_it_learns_and_ends_in_evaluation_mode(digits, straight):
+    model, result, _ = straight
+    assert not model.training
+    assert result.test_accuracy > 0.4  # a guess: 0.1
+    assert result.test_accuracy == evaluate(model, digits.test_images, digits.test_labels, digits.preprocessing)
+    assert result.history[-1].train_loss < result.history[0].train_loss
+    assert [record.epoch for record in result.history] == [1, 2, 3, 4]
+    best = max(record.validation_accuracy for record in result.history)
+    assert result.history[result.best_epoch - 1].validation_accuracy == best == result.validation_accuracy
+    assert result.metrics()["test_accuracy"] == result.test_accuracy
+
+
+def test_sharing_survives_training(straight):
+    model, _, _ = straight
+    assert len({id(block.depthwise.weight) for block in model.blocks}) == 1
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in network().parameters())
+
+
+def test_the_same_seed_gives_the_same_bits(digits, straight, tmp_path):
+    again = network()
+    torch.manual_seed(99)  # the global generator has no say
+    assert fit(again, digits, SETTINGS, last=tmp_path / "last.pt") == straight[1]
+    assert_same_weights(again, straight[0])
+    other = network()
+    fit(other, digits, replace(SETTINGS, seed=1), last=tmp_path / "last.pt")
+    assert not torch.equal(other.head.weight, again.head.weight)
+
+
+@pytest.mark.parametrize("stop_at", [5, 23, 50])  # there are 23 iterations an epoch
+def test_resumed_after_an_interruption_to_the_same_bits(digits, straight, tmp_path, stop_at):
+    last = tmp_path / "last.pt"
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), digits, SETTINGS, last=last, progress=StopAt(stop_at))
+    assert last.exists() == (stop_at > 23)
+    model = network()
+    assert fit(model, digits, SETTINGS, last=last, resume=True) == straight[1]
+    assert_same_weights(model, straight[0])
+
+
+def test_resumed_with_sgd_milestones_and_dropout(digits, tmp_path):
+    def dropout_network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 10))
+
+    settings = TrainSettings(
+        epochs=4, lr=0.1, optimizer="sgd", schedule="milestones", milestones=(1, 3), gamma=0.5, validation=0, threads=1
+    )
+    one, two = dropout_network(), dropout_network()
+    result = fit(one, digits, settings, last=tmp_path / "one.pt")
+    assert (result.best_epoch, result.validation_accuracy) == (4, None)
+    with pytest.raises(KeyboardInterrupt):
+        fit(two, digits, settings, last=tmp_path / "two.pt", progress=StopAt(16))
+    fit(two, digits, settings, last=tmp_path / "two.pt", resume=True)
+    assert_same_weights(one, two)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from test_fit import SETTINGS, network, some_digits
+from edgeks.train.fit import fit
+from edgeks.train.progress import NoProgress
+class Slow(NoProgress):
+    def iteration(self, epoch, done, loss, accuracy):
+        if epoch == 3:
+            print("in epoch 3", flush=True)
+            time.sleep(60)
+fit(network(), some_digits(), SETTINGS, last=Path(sys.argv[1]), progress=Slow())
+"""
+
+
+def test_resumed_after_sigkill_to_the_same_bits(digits, straight, tmp_path):
+    last = tmp_path / "last.pt"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen([sys.executable, "-c", KILLED, last], stdout=subprocess.PIPE, env=environment) as child:
+        assert child.stdout.readline() == b"in epoch 3\n"
+        child.send_signal(signal.SIGKILL)
+    assert torch.load(last, weights_only=True)["epoch"] == 2
+    model = network()
+    assert fit(model, digits, SETTINGS, last=last, resume=True) == straight[1]
+    assert_same_weights(model, straight[0])
+
+
+def test_resuming_a_finished_training_trains_no_more(digits, straight):
+    model, before = network(1), straight[2].stat().st_mtime_ns
+    assert fit(model, digits, SETTINGS, last=straight[2], resume=True, progress=StopAt(1)) == straight[1]
+    assert straight[2].stat().st_mtime_ns == before
+    assert_same_weights(model, straight[0])
+
+
+def test_without_resume_an_old_state_is_not_used(digits, straight, tmp_path):
+    last = tmp_path / "last.pt"
+    last.write_bytes(b"something else")
+    model = network()
+    assert fit(model, digits, SETTINGS, last=last) == straight[1]
+
+
+def test_resume_refuses_another_training(digits, straight):
+    last = straight[2]
+    with pytest.raises(CheckpointError, match=r"other settings: epochs 4 \(now 5\), lr 0\.02 \(now 0\.01\); give"):
+        fit(network(), digits, replace(SETTINGS, epochs=5, lr=0.01), last=last, resume=True)
+    with pytest.raises(CheckpointError, match="by a training with other data"):
+        fit(network(), replace(digits, test_images=digits.test_images ^ 1), SETTINGS, last=last, resume=True)
+    unshared = build("convmixer", {**CONFIG, "kernels": 0})
+    with pytest.raises(CheckpointError, match="by a training with another network"):
+        fit(unshared, digits, SETTINGS, last=last, resume=True)
+
+
+def test_speed_settings_may_change_on_resume(digits, straight):
+    settings = replace(SETTINGS, threads=2, device="auto")
+    assert fit(network(), digits, settings, last=straight[2], resume=True).best_epoch == straight[1].best_epoch
+
+
+class Hostile:
+    def __reduce__(self):
+        return (os.mkdir, ("executed",))
+
+
+@pytest.mark.parametrize("content", ["truncated", "text", "empty", "hostile", "other"])
+def test_a_damaged_state_is_refused(digits, straight, tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    last = tmp_path / "last.pt"
+    whole = straight[2].read_bytes()
+    other = io.BytesIO()
+    torch.save({"version": 1}, other)
+    last.write_bytes(
+        {
+            "truncated": whole[: len(whole) // 2],
+            "text": b"no state",
+            "empty": b"",
+            "hostile": pickle.dumps(Hostile()),
+            "other": other.getvalue(),
+        }[content]
+    )
+    with pytest.raises(CheckpointError, match=r"last\.pt: not a training state of edgeks, or damaged; delete it"):
+        fit(network(), digits, SETTINGS, last=last, resume=True)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_divergence_is_one_line_with_advice(digits, tmp_path, capfd):
+    settings = replace(SETTINGS, lr=1000.0, optimizer="sgd")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10))
+    with pytest.raises(CheckFailed, match=r"diverged in epoch \d+: the loss is (nan|inf); lower lr \(now 1000\)"):
+        fit(model, digits, settings, last=tmp_path / "last.pt")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_network_and_data_that_do_not_fit(digits, tmp_path):
+    colour = build("convmixer", {**CONFIG, "in_channels": 3})
+    with pytest.raises(DataError, match=r"digits: the network does not take images of 1×8×8"):
+        fit(colour, digits, SETTINGS, last=tmp_path / "last.pt")
+    classes = build("convmixer", {**CONFIG, "classes": 7})
+    with pytest.raises(DataError, match=r"gives \(1, 7\) for one image; legal: \(1, 10\)"):
+        fit(classes, digits, SETTINGS, last=tmp_path / "last.pt")
+    with pytest.raises(DataError, match="no parameters that could be trained"):
+        fit(nn.Flatten(), digits, SETTINGS, last=tmp_path / "last.pt")
+    with pytest.raises(OutputError, match="does not exist"):
+        fit(network(), digits, replace(SETTINGS, epochs=1), last=tmp_path / "nowhere" / "last.pt")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there(digits, tmp_path):
+    with pytest.raises(ConfigError, match="device is 'cuda', and torch finds no CUDA device; legal here: auto, cpu"):
+        fit(network(), digits, replace(SETTINGS, device="cuda"), last=tmp_path / "last.pt")
+
+
+def test_weight_decay_and_threads_are_applied(digits, straight, tmp_path):
+    before = torch.get_num_threads()
+    model = network()
+    fit(model, digits, replace(SETTINGS, weight_decay=5.0, epochs=2), last=tmp_path / "last.pt")
+    assert model.head.weight.norm() < straight[0].head.weight.norm()
+    assert torch.get_num_threads() == before
+
+
+def test_evaluate_counts_and_leaves_the_mode(digits):
+    class Constant(nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.one_hot(torch.full((len(x),), 3), 10).float()
+
+    model = Constant().train()
+    accuracy = evaluate(model, digits.train_images, digits.train_labels, digits.preprocessing)
+    assert accuracy == np.mean(digits.train_labels == 3)
+    assert model.training
+
+
+def test_plain_lines_without_a_terminal(digits, tmp_path):
+    out = io.StringIO()
+    progress = progress_for(Console(file=out, width=20))
+    assert isinstance(progress, LineProgress)
+    result = fit(network(), digits, replace(SETTINGS, epochs=2), last=tmp_path / "last.pt", progress=progress)
+    record = result.history[0]
+    first, second = out.getvalue().splitlines()
+    assert first == (
+        f"epoch 1/2  loss {record.train_loss:.4f}  accuracy {record.train_accuracy:.2%}"
+        f"  validation {record.validation_accuracy:.2%}"
+    )
+    assert second.startswith("epoch 2/2")
+
+
+def test_a_bar_on_a_terminal(digits, tmp_path):
+    out = io.StringIO()
+    progress = progress_for(Console(file=out, force_terminal=True, width=120))
+    assert isinstance(progress, BarProgress)
+    fit(network(), digits, replace(SETTINGS, epochs=2), last=tmp_path / "last.pt", progress=progress)
+    assert "100%" in out.getvalue()
+    assert "epoch 2/2" in out.getvalue()
+    assert "loss" in out.getvalue()
+    assert "validation" in out.getvalue()
+
+
+def test_quiet_says_nothing():
+    assert isinstance(progress_for(Console(force_terminal=True), quiet=True), NoProgress)
