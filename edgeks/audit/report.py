@@ -138,7 +138,7 @@ def _verdicts(footprint: Footprint) -> Iterator[Text]:
         yield Text.assemble(head, f" {footprint.target}: {parts}.")
     elif footprint.ram_bytes is not None:
         yield Text(
-            f"RAM estimate {_mb(footprint.ram_bytes)}: unique constants + peak activations, without the runtime."
+            f"RAM estimate {_mb(footprint.ram_bytes)}: constants + peak activations, without the runtime."
         )
     scaled = footprint.flash.scaled_copies
     if scaled:

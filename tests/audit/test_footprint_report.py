@@ -79,7 +79,7 @@ def test_budgets_that_hold(path):
     result.require_fit()
     assert [check.resource for check in result.budgets] == ["flash", "ram"]
     assert "fits rpi-zero-2w" in text_of(result)
-    assert result.ram_bytes == result.flash.unique_bytes + result.arena.peak.peak_bytes
+    assert result.ram_bytes == result.flash.constant_bytes + result.arena.peak.peak_bytes
 
 
 @pytest.mark.parametrize(("resource", "key"), [("flash", "flash_budget_bytes"), ("ram", "ram_budget_bytes")])
