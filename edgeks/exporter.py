@@ -8,18 +8,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from edgeks.atomic_write import atomic_write
 from edgeks.audit.proof import Proof, prove_exactly_once
 from edgeks.checkpoint import Checkpoint
-from edgeks.errors import DataError, ParityFailed
+from edgeks.errors import DataError, ParityFailed, SharingBroken
 from edgeks.formats.onnx import REFERENCE, open_session, run, simplify, write_onnx
-from edgeks.graph.from_torch import capture, graph_plan
+from edgeks.graph.from_torch import capture, graph_plan, torch_outputs
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
@@ -35,11 +32,11 @@ from edgeks.graph.passes.to_qoperator import to_qoperator
 from edgeks.parity import Parity, compare
 from edgeks.quant.calibrate import calibrate
 from edgeks.samples import Samples, load_samples
+from edgeks.sharing.plan import SharingPlan
 from edgeks.sharing.torch import discover
 from edgeks.target import Int8Form, Target
 
 PARITY_SAMPLES = 64
-TORCH_BATCH = 16
 # ONNX Runtime's rewrites may differ from the file's own arithmetic by this much before the report mentions it.
 NOTABLE_DB = 1.0
 
@@ -94,7 +91,7 @@ def export(
     ledger_path = out.with_name(out.name + ".ledger.json")
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:
         on_step("running torch")
-        reference = _torch_outputs(checkpoint.model, samples.inputs[:PARITY_SAMPLES])
+        reference = torch_outputs(checkpoint.model, samples.inputs[:PARITY_SAMPLES])
         on_step("capturing the graph")
         model, ledger = float_graph(checkpoint.model, samples, target.opset, run_simplifier=run_simplifier)
         if int8:
@@ -102,7 +99,7 @@ def export(
             quantise(model, ledger, samples, target, chosen_form)
         on_step("proving and comparing")
         write_onnx(model, temporary, _metadata(checkpoint))
-        proof = prove_exactly_once(temporary, ledger.plan)
+        proof = _prove(temporary, out, ledger.plan)
         inputs = samples.inputs[: len(reference)]
         parity = compare(reference, run(open_session(temporary, REFERENCE), inputs))
         parity_here = compare(reference, run(open_session(temporary, target.session), inputs))
@@ -137,7 +134,7 @@ def float_graph(
     model: nn.Module, samples: Samples, opset: int, *, run_simplifier: bool = False
 ) -> tuple[ir.Model, Ledger]:
     """Module → float graph, tidied, and its ledger with one verified row per step."""
-    graph = capture(model, torch.from_numpy(samples.inputs[:1]), opset)
+    graph = capture(model, samples.inputs[:1], opset)
     note = tie_initializers(graph, discover(model))
     ledger = Ledger(graph_plan(graph, model))
     ledger.record("capture", graph, f"{len(graph.graph)} nodes from torch.onnx.export")
@@ -168,28 +165,12 @@ def quantise(graph: ir.Model, ledger: Ledger, samples: Samples, target: Target, 
         ledger.run("to_qoperator", graph, lambda: to_qoperator(graph))
 
 
-def _torch_outputs(model: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """First output of the network, sample by sample in small batches."""
-    outputs = []
-    with torch.inference_mode():
-        for start in range(0, len(inputs), TORCH_BATCH):
-            try:
-                result = model(torch.from_numpy(inputs[start : start + TORCH_BATCH]))
-            except Exception as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                shape = "×".join(map(str, inputs.shape[1:]))
-                raise DataError(f"the network does not take inputs of {shape}: {reason[:300]}") from error
-            while isinstance(result, list | tuple) and result:
-                result = result[0]
-            if not isinstance(result, torch.Tensor):
-                raise DataError(
-                    f"the network returns a {type(result).__name__}; legal: a tensor, or a tuple of tensors"
-                )
-            outputs.append(result.numpy())
-    joined = np.concatenate(outputs)
-    if not np.isfinite(joined).all():
-        raise DataError("the network's own outputs in torch are NaN or infinite on these samples")
-    return joined
+def _prove(written: Path, out: Path, plan: SharingPlan) -> Proof:
+    """The proof on the file as written, its errors naming the file that the user asked for."""
+    try:
+        return prove_exactly_once(written, plan)
+    except SharingBroken as error:
+        raise SharingBroken(str(error).replace(str(written), str(out))) from error
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, object]:

@@ -31,7 +31,9 @@ class BudgetCheck:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """`ram_bytes` = constant bytes (copies included: a runtime loads them all) + peak activation bytes: an estimate without the runtime's own memory.
+    """`ram_bytes` is an estimate: constants (copies included: a runtime loads them all) and peak activations.
+
+    The runtime's own memory is not in it.
 
     `budgets` is empty where no target was given.
     """

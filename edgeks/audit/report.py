@@ -137,9 +137,7 @@ def _verdicts(footprint: Footprint) -> Iterator[Text]:
         parts = "; ".join(_budget(check) for check in footprint.budgets)
         yield Text.assemble(head, f" {footprint.target}: {parts}.")
     elif footprint.ram_bytes is not None:
-        yield Text(
-            f"RAM estimate {_mb(footprint.ram_bytes)}: constants + peak activations, without the runtime."
-        )
+        yield Text(f"RAM estimate {_mb(footprint.ram_bytes)}: constants + peak activations, without the runtime.")
     scaled = footprint.flash.scaled_copies
     if scaled:
         wasted = sum(copies.wasted_bytes for copies in scaled)

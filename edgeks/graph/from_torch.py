@@ -6,20 +6,23 @@ import ast
 import logging
 import warnings
 
+import numpy as np
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
-from edgeks.errors import GraphError, SharingBroken
+from edgeks.errors import DataError, GraphError, SharingBroken
 from edgeks.graph.kernels import WEIGHT_INPUT, array, kernel_reads, readers
 from edgeks.sharing.plan import Bias, SharingGroup, SharingPlan
 from edgeks.sharing.torch import discover, group_name, named_plan
 
 INPUT_NAME, OUTPUT_NAME = "input", "output"
+TORCH_BATCH = 16
 
 
-def capture(model: nn.Module, example_input: Tensor, opset: int) -> ir.Model:
-    """Module in eval mode → graph for exactly the shape of `example_input` (N×C×H×W); BN stays a node.
+def capture(model: nn.Module, example: NDArray[np.float32], opset: int) -> ir.Model:
+    """Module in eval mode → graph for exactly the shape of `example` (N×C×H×W); BN stays a node.
 
     Nodes that read a kernel are named after their layer (`conv`, `conv#2` … where a module is called again).
 
@@ -32,7 +35,7 @@ def capture(model: nn.Module, example_input: Tensor, opset: int) -> ir.Model:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 model.eval(),
-                (example_input,),
+                (torch.from_numpy(example),),
                 dynamo=True,
                 optimize=False,
                 opset_version=opset,
@@ -46,7 +49,7 @@ def capture(model: nn.Module, example_input: Tensor, opset: int) -> ir.Model:
             cause = cause.__cause__  # type: ignore[assignment]
         reason = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
         raise GraphError(
-            f"the network cannot be traced by torch.export for an input of shape {tuple(example_input.shape)}: "
+            f"the network cannot be traced by torch.export for an input of shape {example.shape}: "
             f"{type(cause).__name__}: {reason[:300]}"
         ) from error
     if program is None:
@@ -54,6 +57,34 @@ def capture(model: nn.Module, example_input: Tensor, opset: int) -> ir.Model:
     graph_model = program.model
     _name_nodes(graph_model)
     return graph_model
+
+
+def torch_outputs(model: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Samples N×C×H×W → the network's first output, N×…, in small batches.
+
+    Raises:
+        DataError: the network does not take the samples, or gives no tensor, or NaN or infinity.
+    """
+    outputs = []
+    with torch.inference_mode():
+        for start in range(0, len(inputs), TORCH_BATCH):
+            try:
+                result = model(torch.from_numpy(inputs[start : start + TORCH_BATCH]))
+            except Exception as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                shape = "×".join(map(str, inputs.shape[1:]))
+                raise DataError(f"the network does not take inputs of {shape}: {reason[:300]}") from error
+            while isinstance(result, list | tuple) and result:
+                result = result[0]
+            if not isinstance(result, torch.Tensor):
+                raise DataError(
+                    f"the network returns a {type(result).__name__}; legal: a tensor, or a tuple of tensors"
+                )
+            outputs.append(result.numpy())
+    joined = np.concatenate(outputs)
+    if not np.isfinite(joined).all():
+        raise DataError("the network's own outputs in torch are NaN or infinite on these samples")
+    return joined
 
 
 def graph_plan(graph_model: ir.Model, model: nn.Module) -> SharingPlan:
