@@ -1,3 +1,79 @@
-"""edgeks: kernel-sharing CNNs from PyTorch to a board, every shared kernel stored exactly once."""
+"""edgeks: kernel-sharing CNNs from PyTorch to a board, every shared kernel stored exactly once.
+
+What the commands do, as functions; each is imported when it is first used, so `edgeks.footprint` never loads torch:
+
+    checkpoint = edgeks.load_checkpoint(Path("model.pt"))
+    report = edgeks.export(checkpoint, Path("model.onnx"), edgeks.load_target("onnx"), int8=True)
+    print(edgeks.footprint(report.path).flash.saved_bytes)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeks.audit.footprint import footprint
+    from edgeks.audit.proof import prove_exactly_once
+    from edgeks.bench.local import bench as bench_file
+    from edgeks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from edgeks.exporter import export
+    from edgeks.pipeline import run_recipe, train_checkpoint
+    from edgeks.recipe import load_recipe
+    from edgeks.sharing.plan import SharingGroup, SharingPlan
+    from edgeks.sharing.torch import apply_plan, discover, plan_sharing, untied
+    from edgeks.target import load_target
 
 __version__ = "0.1.0"
+
+# Public name → module and the name there. `bench` and `train` are rooms of the house, so their functions say of what.
+_PUBLIC = {
+    "Checkpoint": ("edgeks.checkpoint", "Checkpoint"),
+    "SharingGroup": ("edgeks.sharing.plan", "SharingGroup"),
+    "SharingPlan": ("edgeks.sharing.plan", "SharingPlan"),
+    "apply_plan": ("edgeks.sharing.torch", "apply_plan"),
+    "bench_file": ("edgeks.bench.local", "bench"),
+    "discover": ("edgeks.sharing.torch", "discover"),
+    "export": ("edgeks.exporter", "export"),
+    "footprint": ("edgeks.audit.footprint", "footprint"),
+    "load_checkpoint": ("edgeks.checkpoint", "load_checkpoint"),
+    "load_recipe": ("edgeks.recipe", "load_recipe"),
+    "load_target": ("edgeks.target", "load_target"),
+    "plan_sharing": ("edgeks.sharing.torch", "plan_sharing"),
+    "prove_exactly_once": ("edgeks.audit.proof", "prove_exactly_once"),
+    "run_recipe": ("edgeks.pipeline", "run_recipe"),
+    "save_checkpoint": ("edgeks.checkpoint", "save_checkpoint"),
+    "train_checkpoint": ("edgeks.pipeline", "train_checkpoint"),
+    "untied": ("edgeks.sharing.torch", "untied"),
+}
+
+__all__ = [
+    "Checkpoint",
+    "SharingGroup",
+    "SharingPlan",
+    "apply_plan",
+    "bench_file",
+    "discover",
+    "export",
+    "footprint",
+    "load_checkpoint",
+    "load_recipe",
+    "load_target",
+    "plan_sharing",
+    "prove_exactly_once",
+    "run_recipe",
+    "save_checkpoint",
+    "train_checkpoint",
+    "untied",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'edgeks' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

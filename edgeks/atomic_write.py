@@ -20,11 +20,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder does not exist, or cannot be written.
     """
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; name a file")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist; create it or choose another -o")
     try:
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder; name a file")
+        if path.exists() and not path.is_file():  # renaming over /dev/null would replace the device
+            raise OutputError(f"{path}: is a device or a pipe; name a file")
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: the folder {path.parent} does not exist; create it or choose another -o")
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
     except OSError as error:

@@ -10,7 +10,9 @@ import importlib
 import pickle
 import re
 import sys
+import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -101,23 +103,24 @@ def build_architecture(arch: str) -> nn.Module:
     if ":" not in arch:
         return zoo.build(*zoo.architecture(arch, {}))
     module_name, _, attribute = arch.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    _import_from_current_folder()
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise CheckpointError(
             f"--arch {arch}: no module {error.name!r}; it must be importable from the current folder or PYTHONPATH"
         ) from error
+    except (Exception, SystemExit) as error:  # SystemExit: a script without an `if __name__` guard
+        raise CheckpointError(f"--arch {arch}: importing {module_name!r} failed: {error!r}") from error
+    try:
+        factory = getattr(module, attribute)
     except AttributeError as error:
         raise CheckpointError(f"--arch {arch}: module {module_name!r} has no {attribute!r}") from error
-    except Exception as error:
-        raise CheckpointError(f"--arch {arch}: importing {module_name!r} failed: {error!r}") from error
     if not callable(factory):
         raise CheckpointError(f"--arch {arch}: {attribute!r} is a {type(factory).__name__}, not a callable")
     try:
         model = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CheckpointError(f"--arch {arch}: calling {attribute!r} without arguments failed: {error!r}") from error
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"--arch {arch}: {attribute!r} returned a {type(model).__name__}, not an nn.Module")
@@ -153,10 +156,7 @@ def load_tensors(path: Path, model: nn.Module, tensors: Mapping[str, Tensor]) ->
                 f"{path}: tensor {name!r} has shape {tuple(tensor.shape)}; "
                 f"the architecture has {tuple(own[name].shape)}"
             )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(
-                f"{path}: tensor {name!r} holds NaN or infinity; the training diverged or the file is damaged"
-            )
+        _check_numbers(path, name, tensor)
     for names in names_of.values():
         given = [name for name in names if name in tensors]
         for name in given[1:]:
@@ -171,40 +171,56 @@ def load_tensors(path: Path, model: nn.Module, tensors: Mapping[str, Tensor]) ->
 
 
 def _from_own(path: Path, content: Mapping[str, Any], arch: str | None) -> Checkpoint:
-    if content.get("version") != VERSION:
-        raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}; this edgeks reads {VERSION}")
-    name, config = content.get("architecture"), content.get("config") or {}
+    version = content.get("version")
+    if version.__class__ is not int or version != VERSION:
+        raise CheckpointError(f"{path}: checkpoint version {version!r}; this edgeks reads {VERSION}")
+    name: str | None = _field(path, content, "architecture", str)
+    config: dict[str, Any] = _field(path, content, "config", dict) or {}
+    plan_text: str | None = _field(path, content, "plan", str)
+    preprocessing_data: dict[str, Any] | None = _field(path, content, "preprocessing", dict)
+    metrics: dict[str, Any] = _field(path, content, "metrics", dict) or {}
+    calibration: Tensor | None = _field(path, content, "calibration", Tensor)
+    for key, value in metrics.items():
+        if not isinstance(key, str) or not isinstance(value, int | float):
+            raise CheckpointError(f"{path}: metric {key!r} is a {type(value).__name__}; legal: a name and a number")
     if arch is None and name is None:
         raise CheckpointError(f"{path}: names no architecture; pass --arch package.module:callable")
     try:
         model = build_architecture(arch) if arch else _build_named(str(name), config)
-        plan = SharingPlan.from_json(content["plan"]) if content.get("plan") else None
+        plan = SharingPlan.from_json(plan_text) if plan_text is not None else None
         if plan:
             apply_plan(model, plan)
-        preprocessing = Preprocessing.from_dict(content["preprocessing"]) if content.get("preprocessing") else None
-        metrics = {str(key): float(value) for key, value in (content.get("metrics") or {}).items()}
-        calibration = content.get("calibration")
+        preprocessing = Preprocessing.from_dict(preprocessing_data) if preprocessing_data is not None else None
+        images = None if calibration is None else _calibration_images(calibration, preprocessing)
     except EdgeksError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: malformed checkpoint ({error})") from error
-    if calibration is not None:
-        fits = isinstance(calibration, Tensor) and calibration.dtype == torch.uint8 and calibration.dim() == 4
-        if not fits or preprocessing is None:
-            raise CheckpointError(f"{path}: the calibration sample must be uint8 N×C×H×W and needs preprocessing")
-        calibration = calibration.numpy()
-        preprocessing.normalise(calibration[:1])
     load_tensors(path, model, _tensors(path, content.get("state_dict")))
     loaded = Checkpoint(
         model=model.float().eval(),
-        architecture=None if name is None else str(name),
-        config=dict(config),
+        architecture=name,
+        config=config,
         plan=plan,
         preprocessing=preprocessing,
-        metrics=metrics,
-        calibration=calibration,
+        metrics={key: float(value) for key, value in metrics.items()},
+        calibration=images,
     )
     return _checked(path, loaded)
+
+
+def _field(path: Path, content: Mapping[str, Any], key: str, legal: type) -> Any:
+    """Entry of a checkpoint: of the type it has to have, or None."""
+    value = content.get(key)
+    if value is not None and not isinstance(value, legal):
+        raise CheckpointError(f"{path}: malformed: {key!r} is a {type(value).__name__}; legal: {legal.__name__}")
+    return value
+
+
+def _calibration_images(sample: Tensor, preprocessing: Preprocessing | None) -> NDArray[np.uint8]:
+    if preprocessing is None or sample.dtype != torch.uint8 or sample.dim() != 4 or sample.layout != torch.strided:
+        raise CheckpointError("the calibration sample must be uint8 N×C×H×W and needs preprocessing")
+    images: NDArray[np.uint8] = sample.numpy()
+    preprocessing.normalise(images[:1])
+    return images
 
 
 def _build_named(name: str, config: Mapping[str, Any]) -> nn.Module:
@@ -236,9 +252,22 @@ def _from_state_dict(path: Path, content: Mapping[str, Any], arch: str | None) -
 
 def _checked(path: Path, checkpoint: Checkpoint) -> Checkpoint:
     for name, tensor in checkpoint.model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{path}: tensor {name!r} holds NaN or infinity")
+        if isinstance(tensor, Tensor):  # a module's extra state can be anything
+            _check_numbers(path, name, tensor)
     return checkpoint
+
+
+def _check_numbers(path: Path, name: str, tensor: Tensor) -> None:
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not plain or tensor.is_complex() or tensor.dtype.itemsize < 2 and tensor.is_floating_point():
+        raise CheckpointError(
+            f"{path}: tensor {name!r} is {tensor.dtype}, {tensor.layout}, on {tensor.device}; legal: a dense tensor of "
+            "real numbers (float64, float32, float16, bfloat16 or integers)"
+        )
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(
+            f"{path}: tensor {name!r} holds NaN or infinity; the training diverged or the file is damaged"
+        )
 
 
 def _tensors(path: Path, content: object) -> dict[str, Tensor]:
@@ -246,7 +275,8 @@ def _tensors(path: Path, content: object) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: holds no state dict (a mapping of names to tensors)")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor: not a state dict")
+            what = type(value).__name__ if isinstance(name, str) else f"{type(name).__name__}, not a name"
+            raise CheckpointError(f"{path}: entry {name!r} is a {what}; legal: a state dict, names to tensors")
     return dict(content)
 
 
@@ -265,11 +295,19 @@ def _read(path: Path, trust: bool) -> object:
     if head[:2] == b"PK":
         _check_archive(path)
     elif head[:1] != b"\x80":  # neither a zip archive nor a pickle of protocol 2 or later
-        raise CheckpointError(
-            f"{path}: not a PyTorch file (begins with {head!r}); save one with torch.save(model.state_dict(), …)"
-        )
+        raise CheckpointError(f"{path}: not a PyTorch file: {_what_else(path, head)}")
+    if trust:
+        _import_from_current_folder()
     try:
-        return torch.load(path, map_location="cpu", weights_only=not trust)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on old formats, which the user cannot act on
+            return torch.load(path, map_location="cpu", weights_only=not trust)
+    except (AttributeError, ModuleNotFoundError) as error:
+        if not trust:
+            raise CheckpointError(f"{path}: cannot be read, damaged or truncated ({error})") from error
+        raise CheckpointError(
+            f"{path}: needs code that cannot be imported from the current folder or PYTHONPATH ({error})"
+        ) from error
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|global|class) `?([\w.]+)", str(error))
         what = f"a pickled {found.group(1)}" if found else "a pickled Python object"
@@ -281,21 +319,44 @@ def _read(path: Path, trust: bool) -> object:
         raise CheckpointError(f"{path}: cannot be read, damaged or truncated ({reason[:160]})") from error
 
 
+def _what_else(path: Path, head: bytes) -> str:
+    if not head:
+        return "the file is empty"
+    if path.suffix.lower() in (".onnx", ".tflite"):
+        return (
+            f"a {path.suffix} file is already exported; `edgeks footprint` audits and `edgeks bench` times .onnx files"
+        )
+    return f"begins with {head!r}; save one with torch.save(model.state_dict(), …)"
+
+
+def _import_from_current_folder() -> None:
+    if "" not in sys.path:  # the console script's own folder stands there instead
+        sys.path.insert(0, "")
+
+
 def _check_archive(path: Path) -> None:
     """A torch archive stores its tensors uncompressed; one that grows when read is an attack or damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: truncated or damaged: its archive has no readable end ({error})") from error
-    if sum(entry.file_size for entry in entries) > 2 * path.stat().st_size + 1_000_000:
-        raise CheckpointError(
-            f"{path}: its archive unpacks to far more than the file's size; torch.save writes no such file"
-        )
+            if sum(entry.file_size for entry in entries) > 2 * path.stat().st_size + 1_000_000:
+                raise CheckpointError(
+                    f"{path}: its archive unpacks to far more than the file's size; torch.save writes no such file"
+                )
+            damaged = archive.testzip()  # torch does not compare the checksums
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path}: truncated or damaged: its archive cannot be read ({error})") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path}: damaged: entry {damaged!r} does not match its checksum; copy the file again")
     names = [entry.filename for entry in entries]
     if any(name.endswith("constants.pkl") for name in names):
         raise CheckpointError(
             f"{path}: is a TorchScript archive; {TWO_WAYS_OUT.partition(', or')[0].removeprefix('either ')}"
+        )
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise CheckpointError(
+            f"{path}: is a zip archive that torch.save did not write (such as a .pt2 of torch.export); "
+            f"{TWO_WAYS_OUT.partition(', or')[0].removeprefix('either ')}"
         )
 
 
@@ -321,10 +382,12 @@ def shared_by(
     if groups.endswith(".json"):
         try:
             plan = SharingPlan.from_json(Path(groups).read_text(encoding="utf-8"))
+        except PlanError as error:
+            raise PlanError(f"{groups}: {error}") from error
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"{groups}: cannot be read as a sharing plan ({error})") from error
     else:
-        scheme = int(groups) if groups.isdigit() else groups
+        scheme = int(groups) if re.fullmatch("[0-9]{1,9}", groups) else groups
         plan = plan_sharing(checkpoint.model, scheme, tie_bias=tie_bias, example_input=example)
     apply_plan(checkpoint.model, plan, init)  # type: ignore[arg-type]  # apply_plan checks it
     shared = replace(checkpoint, plan=discover(checkpoint.model), metrics={})

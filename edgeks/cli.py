@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import click
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from edgeks import __version__
-from edgeks.errors import ConfigError, EdgeksError
+from edgeks.errors import ConfigError, EdgeksError, OutputError
+from edgeks.terminal import table
 
 if TYPE_CHECKING:
     from edgeks.exporter import ExportReport
@@ -31,8 +30,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-out = Console()
-err = Console(stderr=True)
+PIPE_WIDTH = 100  # where there is no terminal to ask
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, highlight=False)
 
 ArchOption = Annotated[
     str | None,
@@ -91,9 +91,11 @@ def export(
     if chosen_form and not int8:
         raise ConfigError(f"--form {form} is about int8: add --int8")
     shape = parse_input_shape(input_shape) if input_shape else None
-    path = output or model.with_name(f"{model.stem}_{'int8' if int8 else 'fp32'}.onnx")
     with err.status("loading the checkpoint") as status:
         checkpoint = load_checkpoint(model, arch, trust=trust)
+        path = output or model.with_name(f"{model.stem}_{'int8' if int8 else 'fp32'}.onnx")
+        if path.exists() and path.samefile(model):
+            raise OutputError(f"-o {path}: is the checkpoint itself, which the export would replace; name another file")
         report = run_export(
             checkpoint,
             path,
@@ -193,8 +195,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train a network and write a checkpoint that `edgeks export` needs nothing else for."""
-    from edgeks.pipeline import TrainJob
-    from edgeks.pipeline import train as run_train
+    from edgeks.pipeline import TrainJob, train_checkpoint
     from edgeks.train.data import load_dataset
     from edgeks.train.progress import progress_for
     from edgeks.train.settings import TrainSettings
@@ -216,7 +217,7 @@ def train(
         device=device,
     )
     job = TrainJob(model, _config(config or []), load_dataset(data, size), settings)
-    checkpoint = run_train(job, output, resume=resume, progress=progress_for(err, quiet=quiet))
+    checkpoint = train_checkpoint(job, output, resume=resume, progress=progress_for(err, quiet=quiet))
     accuracy = 100 * checkpoint.metrics["test_accuracy"]
     out.print(f"{output}: test accuracy {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")
 
@@ -291,15 +292,17 @@ def targets(as_json: JsonOption = False) -> None:
     if as_json:
         _print_json({"schema": "edgeks.targets/1", "targets": [asdict(target) for target in found]})
         return
-    table = Table(title=f"targets, from {catalogue('export')}", title_justify="left")
-    for column in ("target", "format", "int8", "threads", "flash budget", "RAM budget", "description"):
-        table.add_column(column, overflow="fold")
+    rows = table(
+        f"targets, from {catalogue('export')}",
+        left=("target", "format"),
+        right=("threads", "flash", "RAM"),
+        last="description",
+    )
     for target in found:
-        int8 = f"{target.int8.form}, {target.int8.activations} × {target.int8.weights}"
         budgets = (target.flash_budget_bytes, target.ram_budget_bytes)
         flash, ram = ("–" if b is None else f"{b / 1e6:g} MB" for b in budgets)
-        table.add_row(target.name, target.format, int8, str(target.session.threads), flash, ram, target.description)
-    out.print(table)
+        rows.add_row(target.name, target.format, str(target.session.threads), flash, ram, target.description)
+    out.print(rows)
 
 
 @app.command()
@@ -309,17 +312,14 @@ def models(as_json: JsonOption = False) -> None:
 
     from edgeks.models.zoo import describe
 
-    rows = describe()
+    found = describe()
     if as_json:
-        _print_json({"schema": "edgeks.models/1", "models": [asdict(row) for row in rows]})
+        _print_json({"schema": "edgeks.models/1", "models": [asdict(row) for row in found]})
         return
-    table = Table(title="models", title_justify="left")
-    table.add_column("name", no_wrap=True)
-    table.add_column("parameters", justify="right")
-    table.add_column("description", overflow="fold")
-    for row in rows:
-        table.add_row(row.name, f"{row.parameters:,}", row.description)
-    out.print(table)
+    rows = table("models", left=("name",), right=("parameters",), last="description")
+    for row in found:
+        rows.add_row(row.name, f"{row.parameters:,}", row.description)
+    out.print(rows)
 
 
 class _RunLines:
@@ -327,11 +327,11 @@ class _RunLines:
 
     def stage(self, name: str, reused: bool | None) -> None:
         if reused is None:
-            err.print(f"[dim]…[/] {name}", highlight=False)
+            err.print(f"[dim]…[/] {name}")
         elif reused:
-            err.print(f"[green]✓[/] {name}: reused, nothing it depends on has changed", highlight=False)
+            err.print(f"[green]✓[/] {name}: reused, nothing it depends on has changed")
         else:
-            err.print(f"[green]✓[/] {name}", highlight=False)
+            err.print(f"[green]✓[/] {name}")
 
     def training(self) -> TrainingProgress:
         from edgeks.train.progress import progress_for
@@ -341,46 +341,37 @@ class _RunLines:
 
 def _print_export(report: ExportReport) -> None:
     proof, rows = report.proof, report.ledger.rows
-    table = Table(title="sharing ledger", title_justify="left")
-    for column, justify in (("step", "left"), ("kernels", "right"), ("layers", "right"), ("copies", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    table.add_column("constant bytes", justify="right")
-    table.add_column("what it did", overflow="fold")
-    for row in rows:
-        table.add_row(row.step, str(row.kernels), str(row.layers), str(row.copies), f"{row.constant_bytes:,}", row.note)
-    out.print(table)
+    form = f" {report.form}" if report.precision == "int8" else ""
+    out.print(f"[bold]{report.path}[/]: {report.file_bytes:,} bytes, {report.precision}{form} for {report.target}")
     out.print(
-        f"[bold]{report.path}[/]: {report.file_bytes:,} bytes, {report.precision}"
-        f"{f' {report.form}' if report.precision == 'int8' else ''} for {report.target}",
-        highlight=False,
+        f"exactly once  {proof.kernels_stored} kernels for {rows[-1].layers} layers "
+        f"({len(proof.groups)} sharing groups + {len(proof.unshared)} unshared), proven on the file"
     )
-    layers = rows[-1].layers
-    out.print(
-        f"  exactly once: {proof.kernels_stored} kernels for {layers} layers "
-        f"({len(proof.groups)} sharing groups + {len(proof.unshared)} unshared layers), proven on the file",
-        highlight=False,
-    )
-    out.print(f"  parity with torch on {report.samples}:", highlight=False)
-    out.print(f"    as the file says:  {report.parity}", highlight=False)
-    out.print(f"    on this CPU:       {report.parity_here}", highlight=False)
-    out.print(f"  ledger: {report.ledger_path}", highlight=False)
+    out.print(f"parity        {report.parity}, against torch")
+    if report.parity_here != report.parity:
+        out.print(f"on this CPU   {report.parity_here}")
+    out.print(f"samples       {report.samples}")
+    out.print(f"ledger        {report.ledger_path}")
     for warning in report.warnings:
-        out.print(f"[yellow]warning:[/] {warning}", highlight=False)
+        out.print(f"[yellow]warning[/]       {warning}")
+    steps = table(
+        "\nsharing ledger", left=("step",), right=("kernels", "layers", "copies", "bytes"), last="what it did"
+    )
+    for row in rows:
+        figures = (row.kernels, row.layers, row.copies, f"{row.constant_bytes:,}")
+        steps.add_row(row.step, *map(str, figures), row.note)
+    out.print(steps)
 
 
 def _print_summary(summary: Summary, folder: Path) -> None:
     from edgeks.summary import HEADINGS
 
-    table = Table(
-        title=f"{summary.recipe}: test accuracy in torch {100 * summary.torch_accuracy:.2f} %", title_justify="left"
-    )
-    table.add_column("")
-    for row in summary.rows:
-        table.add_column(row.artefact, justify="right")
+    title = f"{summary.recipe}: test accuracy in torch {100 * summary.torch_accuracy:.2f} %"
+    rows = table(title, left=("",), right=tuple(row.artefact for row in summary.rows))
     for index, heading in enumerate(HEADINGS[1:], start=1):
-        table.add_row(heading, *(row.cells()[index] for row in summary.rows))
-    out.print(table)
-    out.print(f"p50 on {summary.cpu}; everything is in {folder}/, the page is {folder}/summary.md", highlight=False)
+        rows.add_row(heading, *(row.cells()[index] for row in summary.rows))
+    out.print(rows)
+    out.print(f"p50 on {summary.cpu}; everything is in {folder}/, the page is {folder}/summary.md")
 
 
 def _print_json(content: dict[str, Any]) -> None:
@@ -422,11 +413,13 @@ def main() -> NoReturn:
             raise
         _complain(f"error: {error}")
         code = error.exit_code
-    except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "edgeks"
-        _complain(f"error: {error.format_message()} (see `{where} --help`)")
+    except typer.TyperException as error:  # a wrong option or argument
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context else "edgeks"
+        if error.format_message():  # empty after `edgeks` alone, which has printed the help
+            _complain(f"error: {' '.join(error.format_message().split())} (see `{where} --help`)")
         code = 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted; what was finished stays")
         code = 130
     except BrokenPipeError:

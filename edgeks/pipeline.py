@@ -54,7 +54,7 @@ class TrainJob:
     settings: TrainSettings
 
 
-def train(job: TrainJob, out: Path, *, resume: bool, progress: TrainingProgress) -> Checkpoint:
+def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: TrainingProgress) -> Checkpoint:
     """Train and write the checkpoint `out`; the state after each epoch lies in `out`.resume until then.
 
     Raises:
@@ -66,7 +66,9 @@ def train(job: TrainJob, out: Path, *, resume: bool, progress: TrainingProgress)
         architecture, config = job.architecture, dict[str, Any]()
         model = build_architecture(architecture)
     else:
-        architecture, config = zoo.architecture(job.architecture, job.config)
+        p = job.dataset.preprocessing
+        fitting = {"in_channels": p.channels, "classes": len(p.classes)}  # unless the config says otherwise
+        architecture, config = zoo.architecture(job.architecture, {**fitting, **job.config})
         model = zoo.build(architecture, config, seed=job.settings.seed)
     result = fit(model, job.dataset, job.settings, last=last, resume=resume, progress=progress)
     metrics = {key: float(value) for key, value in result.metrics().items() if value is not None}
@@ -139,7 +141,7 @@ class _Run:
         }
 
         def action() -> None:
-            train(job, self._runs.path / MODEL, resume=True, progress=self._progress.training())
+            train_checkpoint(job, self._runs.path / MODEL, resume=True, progress=self._progress.training())
 
         self._stage("train", inputs, (MODEL,), action)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeks.errors import DataError
 
 MAX_SIZE = 1 << 16
+MIN_STD = 1e-6  # of pixels in 0…1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,14 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width"):
             size = getattr(self, name)
-            if not isinstance(size, int) or not 1 <= size <= MAX_SIZE:
+            if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MAX_SIZE:
                 raise DataError(f"preprocessing: {name} is {size!r}; legal: a whole number, 1 to {MAX_SIZE}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) != self.channels or not all(np.isfinite(v) for v in values):
                 raise DataError(f"preprocessing: {name} is {values!r}; it needs {self.channels} finite numbers")
-        if min(self.std) <= 0:
-            raise DataError(f"preprocessing: std is {self.std!r}; every value must be above 0")
+        if min(self.std) < MIN_STD:
+            raise DataError(f"preprocessing: std is {self.std!r}; every value must be {MIN_STD:g} or more")
 
     def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """N×C×H×W bytes → float32 of the same shape, as the network takes them."""
@@ -68,5 +69,5 @@ class Preprocessing:
                 std=tuple(float(v) for v in data["std"]),
                 classes=tuple(str(v) for v in data["classes"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: a tensor's
             raise DataError(f"preprocessing is malformed: {error!r}") from error

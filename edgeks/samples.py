@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,10 @@ def load_samples(
         raise DataError(
             "the network's input size is unknown: pass --input CxHxW (such as 3x32x32), or --calib with real samples"
         )
+    if RANDOM_SAMPLES * 4 * math.prod(shape) > MAX_ARRAY_BYTES:
+        raise DataError(
+            f"inputs of {_dims(shape)} are too large to make up: pass --calib with real samples, or a smaller --input"
+        )
     noise = np.random.default_rng(0).standard_normal((RANDOM_SAMPLES, *shape)).astype(np.float32)
     return Samples(noise, f"{RANDOM_SAMPLES} samples of random noise", real=False)
 
@@ -96,13 +101,16 @@ def _read_array(path: Path) -> NDArray[np.float32]:
             if len(stored.files) != 1:
                 raise DataError(f"--calib {path}: holds {len(stored.files)} arrays; legal: exactly one, N×C×H×W")
             array = stored[stored.files[0]]
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, MemoryError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive can raise anything
         raise DataError(f"--calib {path}: not a readable .npz of plain numbers ({error})") from error
     if array.ndim != RANK or array.dtype.kind not in "fiu" or not len(array):
         raise DataError(f"--calib {path}: {array.dtype} array of shape {_dims(array.shape)}; legal: numbers, N×C×H×W")
-    inputs: NDArray[np.float32] = array.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # becomes infinity, which is refused next
+        inputs: NDArray[np.float32] = array.astype(np.float32)
     if not np.isfinite(inputs).all():
-        raise DataError(f"--calib {path}: holds NaN or infinity")
+        raise DataError(f"--calib {path}: holds NaN, infinity or numbers beyond float32")
     return inputs
 
 

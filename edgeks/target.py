@@ -122,7 +122,10 @@ def read_target(path: Path) -> Target:
     threads = session_table.integer("threads", default=1, minimum=1, maximum=1024)
     level = session_table.text("graph_optimization", default="all", choices=OPTIMISATION_LEVELS)
     disabled = session_table.texts("disabled_optimizers")
-    config = tuple((key, str(value)) for key, value in session_table.table("config").scalars().items())
+    config = tuple(
+        (key, str(int(value) if isinstance(value, bool) else value))
+        for key, value in session_table.table("config").scalars().items()
+    )
     session_table.finish()
 
     parity = root.table("parity")

@@ -22,6 +22,7 @@ from edgeks.audit.footprint import BudgetCheck, Footprint
 SCHEMA = "edgeks.footprint/1"
 WIDTH = 100
 ROWS_SHOWN = 8
+MIN_WIDTH = {column: len("000.0 kB") for column in ("bytes", "stored", "saved", "wasted")} | {"share": 7, "type": 7}
 NAME_WIDTH = 28
 
 
@@ -160,10 +161,11 @@ def _tables(footprint: Footprint) -> Iterator[Table]:
     flash = footprint.flash
     yield _bytes_table(flash)
     if flash.shared:
-        table = _table("sharing groups", "kernel", "shape", "type", "layers", "stored", "saved")
+        table = _table("sharing groups", "kernel", "shape", "type", "stored", "saved", "layers")
         for kernel in flash.shared[:ROWS_SHOWN]:
-            cells = (_shape(kernel.shape), kernel.dtype, f"{len(kernel.layers)}: {kernel.layers[0]} …")
-            _add_row(table, kernel.constant, *cells, _kb(kernel.stored_bytes), _kb(kernel.saved_bytes))
+            figures = (_kb(kernel.stored_bytes), _kb(kernel.saved_bytes))
+            layers = f"{len(kernel.layers)}: {kernel.layers[0]} …"
+            _add_row(table, kernel.constant, _shape(kernel.shape), kernel.dtype, *figures, layers)
         yield _with_rest(table, len(flash.shared))
     copies = [copy for copy in flash.copies if copy.kind == "scaled" or copy.wasted_bytes >= 1000]
     if copies:
@@ -199,12 +201,19 @@ def _bytes_table(flash: Flash) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
     for column in columns:
         number = column in ("bytes", "share", "stored", "saved", "wasted", "nodes", "constants", "copies")
         right = number and not (column == "constants" and columns[0] == "constants")
         table.add_column(
-            column, justify="right" if right else "left", overflow="ellipsis", no_wrap=True, max_width=NAME_WIDTH
+            column,
+            justify="right" if right else "left",
+            overflow="ellipsis",
+            no_wrap=True,
+            min_width=MIN_WIDTH.get(column),  # a narrow terminal cuts names short, never figures
+            max_width=NAME_WIDTH,
         )
     return table
 

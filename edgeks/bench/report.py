@@ -70,7 +70,7 @@ def _answer(result: BenchResult, latency: Latency) -> Text:
 
 
 def _latency_table(result: BenchResult, latency: Latency) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     cells = {
         "load": result.load_ms,
         "first": result.first_inference_ms,
@@ -82,7 +82,7 @@ def _latency_table(result: BenchResult, latency: Latency) -> Table:
         "max": latency.max_ms,
     }
     for name in cells:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, min_width=len("0.000 ms"))
     table.add_row(*("–" if value is None else _ms(value) for value in cells.values()))
     return table
 

@@ -33,8 +33,13 @@ class SharingGroup:
             raise PlanError(f"sharing group {self.name!r} has no layers")
         if self.bias not in ("none", "own", "shared"):
             raise PlanError(f"sharing group {self.name!r}: bias {self.bias!r} is not one of none, own, shared")
-        if any(not isinstance(size, int) or size < 1 for size in self.kernel_shape):
-            raise PlanError(f"sharing group {self.name!r}: kernel shape {self.kernel_shape} has a size below 1")
+        if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in self.kernel_shape):
+            raise PlanError(
+                f"sharing group {self.name!r}: kernel shape {self.kernel_shape}; legal: whole numbers of 1 or more"
+            )
+        if len(set(self.layers)) != len(self.layers):
+            twice = next(layer for layer in self.layers if self.layers.count(layer) > 1)
+            raise PlanError(f"sharing group {self.name!r} lists layer {twice!r} twice")
 
     @property
     def kernel_bytes(self) -> int:
@@ -93,7 +98,7 @@ class SharingPlan:
         """
         try:
             data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise PlanError(f"sharing plan is not JSON: {error}") from error
         if not isinstance(data, dict) or data.get("version") != PLAN_VERSION:
             raise PlanError(f'sharing plan must be a JSON object with "version": {PLAN_VERSION}')

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from edgeks.sharing.plan import SharingGroup, SharingPlan
+from edgeks.terminal import table
 
 SCHEMA = "edgeks.plan/1"
 SHOWN_LAYERS = 3
@@ -17,23 +18,21 @@ def plan_table(plan: SharingPlan) -> Table:
     """One row per sharing group, one for all layers that own their kernel, and the totals (fp32 bytes)."""
     stored = sum(kernel.stored_bytes for kernel in plan.kernels)
     saved = sum(group.saved_bytes for group in plan.groups)
-    table = Table(
-        title=f"{len(plan.groups)} sharing groups, {len(plan.unshared)} unshared layers", title_justify="left"
+    rows = table(
+        f"{len(plan.groups)} sharing groups, {len(plan.unshared)} unshared layers",
+        left=("group", "kernel", "layers", "bias"),
+        right=("bytes stored", "bytes saved"),
     )
-    for column in ("group", "kernel", "layers", "bias"):
-        table.add_column(column, overflow="fold")
-    table.add_column("bytes stored", justify="right")
-    table.add_column("bytes saved", justify="right")
     for group in plan.groups:
-        table.add_row(
+        rows.add_row(
             group.name, _shape(group), _layers(group), group.bias, f"{group.stored_bytes:,}", f"{group.saved_bytes:,}"
         )
     if plan.unshared:
         owned = sum(kernel.stored_bytes for kernel in plan.unshared)
-        table.add_row("(unshared)", "", f"{len(plan.unshared)} layers, a kernel each", "", f"{owned:,}", "0")
-    table.add_section()
-    table.add_row("total", "", f"{plan.layer_count} layers", "", f"{stored:,}", f"{saved:,}", style="bold")
-    return table
+        rows.add_row("(unshared)", "", str(len(plan.unshared)), "", f"{owned:,}", "0")
+    rows.add_section()
+    rows.add_row("total", "", str(plan.layer_count), "", f"{stored:,}", f"{saved:,}", style="bold")
+    return rows
 
 
 def plan_json(plan: SharingPlan) -> dict[str, Any]:
@@ -50,6 +49,9 @@ def _shape(group: SharingGroup) -> str:
 
 
 def _layers(group: SharingGroup) -> str:
+    """How many, and which where the group's name does not tell."""
+    if "*" not in group.name and "…" not in group.name:
+        return str(len(group.layers))
     names = list(group.layers)
     if len(names) > SHOWN_LAYERS:
         names = [names[0], "…", names[-1]]

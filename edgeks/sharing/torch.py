@@ -27,11 +27,14 @@ def discover(model: nn.Module) -> SharingPlan:
     """Module → its sharing plan, by parameter identity (Conv1d, Conv2d, Linear).
 
     A module registered under several names is one layer per name. A module that `forward` calls several times is one
-    layer here; the exported graph, which knows the calls, lists it once per call.
+    layer here; the exported graph, which knows the calls, lists it once per call. A layer whose weight is computed
+    (weight_norm and other parametrisations) owns its kernel.
     """
     layers_of: dict[int, list[tuple[str, Layer]]] = {}
     for name, layer in _layers(model):
-        layers_of.setdefault(id(layer.weight), []).append((name, layer))
+        # A computed weight is a new tensor at every access: its id says nothing, the module's does.
+        identity = id(layer.weight) if _holds_weight(layer) else id(layer)
+        layers_of.setdefault(identity, []).append((name, layer))
     kernels = [_group([name for name, _ in found], [layer for _, layer in found]) for found in layers_of.values()]
     return named_plan(kernels)
 
@@ -64,19 +67,23 @@ def plan_sharing(
     Raises:
         PlanError: unknown scheme or layer, layers that are not isomorphic, or nothing to share.
     """
-    if not isinstance(scheme, str | int):
+    if isinstance(scheme, list | tuple):
         return _explicit_plan(model, scheme, tie_bias)
-    calls = _calls(model, example_input) if example_input is not None else None
-    if scheme == "stage" and calls is None:
-        raise PlanError("scheme 'stage' groups layers by feature-map size and needs an example input")
-    if isinstance(scheme, str) and scheme not in ("all", "stage"):
+    if isinstance(scheme, bool) or not (isinstance(scheme, int) or scheme in ("all", "stage")):
         raise PlanError(
             f"unknown sharing scheme {scheme!r}; legal: all, stage, a number of groups, or a list of layers"
         )
     if isinstance(scheme, int) and scheme < 1:
         raise PlanError(f"number of sharing groups is {scheme}; legal: 1 or more")
+    calls = _calls(model, example_input) if example_input is not None else None
+    if scheme == "stage" and calls is None:
+        raise PlanError("scheme 'stage' groups layers by feature-map size and needs an example input")
 
-    convolutions = [(name, layer) for name, layer in _layers(model) if not isinstance(layer, nn.Linear)]
+    convolutions = [
+        (name, layer)
+        for name, layer in _layers(model)
+        if not isinstance(layer, nn.Linear) and _holds_weight(layer)  # a computed weight cannot be tied
+    ]
     if calls is not None:
         convolutions = sorted((c for c in convolutions if c[0] in calls), key=lambda c: list(calls).index(c[0]))
     classes: dict[object, list[tuple[str, Layer]]] = {}
@@ -100,6 +107,7 @@ def apply_plan(model: nn.Module, plan: SharingPlan, init: Init = "first") -> nn.
     """Unshared model → the layers of each group hold one Parameter; in place, and returned.
 
     The kernel starts as the first layer's or as the mean of all layers'. Biases are tied where the group says `shared`.
+    What is tied is trainable unless all that it replaces is frozen (`requires_grad` False).
 
     Raises:
         PlanError: a layer is unknown, or not isomorphic to its group.
@@ -109,6 +117,12 @@ def apply_plan(model: nn.Module, plan: SharingPlan, init: Init = "first") -> nn.
     resolved = [(group, [_layer(model, name) for name in group.layers]) for group in plan.groups]
     for group, layers in resolved:  # everything is checked before anything is changed
         _check_isomorphic(group.layers, layers)
+        for name, layer in zip(group.layers, layers, strict=True):
+            if not _holds_weight(layer):
+                raise PlanError(
+                    f"the weight of layer {name!r} is computed by a parametrisation (such as weight_norm) and cannot "
+                    "be tied; remove it first, with torch.nn.utils.parametrize.remove_parametrizations"
+                )
         if tuple(layers[0].weight.shape) != group.kernel_shape:
             raise PlanError(
                 f"group {group.name!r} plans a kernel of shape {group.kernel_shape}; layer {group.layers[0]!r} has "
@@ -126,20 +140,13 @@ def apply_plan(model: nn.Module, plan: SharingPlan, init: Init = "first") -> nn.
 def untied(model: nn.Module) -> nn.Module:
     """Model → an independent copy in which every layer owns its kernel and bias (same function, nothing shared)."""
     twin = copy.deepcopy(model)
+    _separate(twin, {id(twin)})
     seen: set[int] = set()
-    for parent in list(twin.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, LAYER_TYPES):
-                if id(child) in seen:  # one module under several names
-                    child = copy.deepcopy(child)
-                    setattr(parent, name, child)
-                seen.add(id(child))
-    seen.clear()
     for _, layer in _layers(twin):
         for kind in ("weight", "bias"):
-            parameter = getattr(layer, kind)
+            parameter = layer._parameters.get(kind)
             if parameter is not None and id(parameter) in seen:
-                parameter = nn.Parameter(parameter.detach().clone())
+                parameter = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
                 setattr(layer, kind, parameter)
             seen.add(id(parameter))
     return twin
@@ -162,6 +169,23 @@ def group_name(layers: Sequence[str]) -> str:
         else:
             columns.append("*")
     return ".".join(columns)
+
+
+def _separate(parent: nn.Module, seen: set[int]) -> None:
+    """Give every name below `parent` a module of its own, where one module has several names."""
+    for name, child in list(parent._modules.items()):
+        if child is None:
+            continue
+        if id(child) in seen:
+            child = copy.deepcopy(child)
+            setattr(parent, name, child)
+        seen.add(id(child))
+        _separate(child, seen)
+
+
+def _holds_weight(layer: Layer) -> bool:
+    """Whether the weight is a Parameter of the layer, not computed at every access."""
+    return layer._parameters.get("weight") is not None
 
 
 def _layers(model: nn.Module) -> list[tuple[str, Layer]]:
@@ -212,6 +236,8 @@ def _group(names: Sequence[str], layers: Sequence[Layer], tie_bias: bool | None 
 def _explicit_plan(model: nn.Module, scheme: Sequence[Sequence[str]], tie_bias: bool) -> SharingPlan:
     groups = []
     for names in scheme:
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise PlanError(f"found {names!r} in a list of sharing groups; legal: a list of layer names per group")
         if len(names) < 2:
             raise PlanError(f"a sharing group needs at least 2 layers, found {list(names)!r}")
         layers = [_layer(model, name) for name in names]
@@ -221,7 +247,8 @@ def _explicit_plan(model: nn.Module, scheme: Sequence[Sequence[str]], tie_bias: 
 
 
 def _contiguous(members: list[tuple[str, Layer]], parts: int) -> list[list[tuple[str, Layer]]]:
-    """Cut into `parts` contiguous runs, the earlier ones longer by one where it does not divide."""
+    """Cut into `parts` contiguous runs (at most one per member), the earlier longer by one where it does not divide."""
+    parts = min(parts, len(members))
     length, longer = divmod(len(members), parts)
     runs, start = [], 0
     for index in range(parts):
@@ -234,7 +261,7 @@ def _contiguous(members: list[tuple[str, Layer]], parts: int) -> list[list[tuple
 def _tie(layers: Sequence[Layer], kind: Literal["weight", "bias"], init: Init) -> None:
     parameters = [getattr(layer, kind) for layer in layers]
     start = parameters[0] if init == "first" else torch.stack([p.detach() for p in parameters]).mean(0)
-    kernel = nn.Parameter(start.detach().clone())
+    kernel = nn.Parameter(start.detach().clone(), requires_grad=any(p.requires_grad for p in parameters))
     for layer in layers:
         setattr(layer, kind, kernel)
 
@@ -255,6 +282,10 @@ def _calls(model: nn.Module, example_input: Tensor) -> dict[str, tuple[int, ...]
         model.eval()
         with torch.no_grad():
             model(example_input)
+    except Exception as error:
+        shape = "×".join(map(str, example_input.shape))
+        reason = str(error).partition("\n")[0][:300] or type(error).__name__
+        raise PlanError(f"the model does not take the example input of {shape}: {reason}") from error
     finally:
         model.train(training)
         for handle in handles:
