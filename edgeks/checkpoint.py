@@ -124,6 +124,8 @@ def build_architecture(arch: str) -> nn.Module:
         raise CheckpointError(f"--arch {arch}: calling {attribute!r} without arguments failed: {error!r}") from error
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"--arch {arch}: {attribute!r} returned a {type(model).__name__}, not an nn.Module")
+    if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise CheckpointError(f"--arch {arch}: has lazy layers, whose shapes are unknown; give every layer its sizes")
     return model
 
 
@@ -259,7 +261,7 @@ def _checked(path: Path, checkpoint: Checkpoint) -> Checkpoint:
 
 def _check_numbers(path: Path, name: str, tensor: Tensor) -> None:
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-    if not plain or tensor.is_complex() or tensor.dtype.itemsize < 2 and tensor.is_floating_point():
+    if not plain or tensor.is_complex() or (tensor.dtype.itemsize < 2 and tensor.is_floating_point()):
         raise CheckpointError(
             f"{path}: tensor {name!r} is {tensor.dtype}, {tensor.layout}, on {tensor.device}; legal: a dense tensor of "
             "real numbers (float64, float32, float16, bfloat16 or integers)"

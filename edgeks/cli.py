@@ -219,7 +219,7 @@ def train(
     job = TrainJob(model, _config(config or []), load_dataset(data, size), settings)
     checkpoint = train_checkpoint(job, output, resume=resume, progress=progress_for(err, quiet=quiet))
     accuracy = 100 * checkpoint.metrics["test_accuracy"]
-    out.print(f"{output}: test accuracy {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")
+    _say(f"{output}: test accuracy {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")
 
 
 @app.command()
@@ -254,7 +254,7 @@ def share(
     else:
         out.print(plan_table(plan))
         if output:
-            out.print(f"{output}: written; its accuracy is lost until it is fine-tuned")
+            _say(f"{output}: written; its accuracy is lost until it is fine-tuned")
 
 
 @app.command()
@@ -293,7 +293,7 @@ def targets(as_json: JsonOption = False) -> None:
         _print_json({"schema": "edgeks.targets/1", "targets": [asdict(target) for target in found]})
         return
     rows = table(
-        f"targets, from {catalogue('export')}",
+        "targets",
         left=("target", "format"),
         right=("threads", "flash", "RAM"),
         last="description",
@@ -303,6 +303,7 @@ def targets(as_json: JsonOption = False) -> None:
         flash, ram = ("–" if b is None else f"{b / 1e6:g} MB" for b in budgets)
         rows.add_row(target.name, target.format, str(target.session.threads), flash, ram, target.description)
     out.print(rows)
+    _say(f"from {catalogue('export')}; copy one, change it, and pass its path to --target")
 
 
 @app.command()
@@ -342,18 +343,18 @@ class _RunLines:
 def _print_export(report: ExportReport) -> None:
     proof, rows = report.proof, report.ledger.rows
     form = f" {report.form}" if report.precision == "int8" else ""
-    out.print(f"[bold]{report.path}[/]: {report.file_bytes:,} bytes, {report.precision}{form} for {report.target}")
-    out.print(
+    _say(f"[bold]{report.path}[/]: {report.file_bytes:,} bytes, {report.precision}{form} for {report.target}")
+    _say(
         f"exactly once  {proof.kernels_stored} kernels for {rows[-1].layers} layers "
         f"({len(proof.groups)} sharing groups + {len(proof.unshared)} unshared), proven on the file"
     )
-    out.print(f"parity        {report.parity}, against torch")
+    _say(f"parity        {report.parity}, against torch")
     if report.parity_here != report.parity:
-        out.print(f"on this CPU   {report.parity_here}")
-    out.print(f"samples       {report.samples}")
-    out.print(f"ledger        {report.ledger_path}")
+        _say(f"on this CPU   {report.parity_here}")
+    _say(f"samples       {report.samples}")
+    _say(f"ledger        {report.ledger_path}")
     for warning in report.warnings:
-        out.print(f"[yellow]warning[/]       {warning}")
+        _say(f"[yellow]warning[/]       {warning}")
     steps = table(
         "\nsharing ledger", left=("step",), right=("kernels", "layers", "copies", "bytes"), last="what it did"
     )
@@ -371,7 +372,12 @@ def _print_summary(summary: Summary, folder: Path) -> None:
     for index, heading in enumerate(HEADINGS[1:], start=1):
         rows.add_row(heading, *(row.cells()[index] for row in summary.rows))
     out.print(rows)
-    out.print(f"p50 on {summary.cpu}; everything is in {folder}/, the page is {folder}/summary.md")
+    _say(f"p50 on {summary.cpu}; everything is in {folder}/, the page is {folder}/summary.md")
+
+
+def _say(line: str) -> None:
+    """A line that no width breaks, so that a path in it can be copied."""
+    out.print(line, soft_wrap=True)
 
 
 def _print_json(content: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from edgeks.graph.passes.quantize_kernels import quantize_kernels
 from edgeks.graph.passes.tidy import tidy
 from edgeks.graph.passes.tie_initializers import tie_initializers
 from edgeks.graph.passes.to_qoperator import to_qoperator
+from edgeks.graph.passes.transpose_kernels import transpose_kernels
 from edgeks.parity import Parity, compare
 from edgeks.quant.calibrate import calibrate
 from edgeks.samples import Samples, load_samples
@@ -135,10 +136,13 @@ def float_graph(
 ) -> tuple[ir.Model, Ledger]:
     """Module → float graph, tidied, and its ledger with one verified row per step."""
     graph = capture(model, samples.inputs[:1], opset)
-    note = tie_initializers(graph, discover(model))
-    ledger = Ledger(graph_plan(graph, model))
-    ledger.record("capture", graph, f"{len(graph.graph)} nodes from torch.onnx.export")
-    ledger.run("tie_initializers", graph, lambda: note)
+    captured = f"{len(graph.graph)} nodes from torch.onnx.export"
+    transposed = transpose_kernels(graph)
+    tied = tie_initializers(graph, discover(model))
+    ledger = Ledger(graph_plan(graph, model))  # only now does every layer read its kernel
+    ledger.record("capture", graph, captured)
+    ledger.run("transpose_kernels", graph, lambda: transposed)
+    ledger.run("tie_initializers", graph, lambda: tied)
     ledger.run("name_kernels", graph, lambda: name_kernels(graph, ledger.plan))
     ledger.run("tidy", graph, lambda: tidy(graph))
     ledger.run("normalise_batch_norm", graph, lambda: normalise_batch_norm(graph))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,7 +98,8 @@ def simplify(model: ir.Model) -> tuple[ir.Model, str]:
     import onnxsim  # here, since it takes a second to load and few exports ask for it
 
     before = len(model.graph)
-    proto, same = onnxsim.simplify(to_proto(model), check_n=1, skip_fuse_bn=True)
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports its own check there, where --json goes
+        proto, same = onnxsim.simplify(to_proto(model), check_n=1, skip_fuse_bn=True)
     if not same:
         return model, "onnxsim's result computes something else; not used"
     simplified = ir.from_proto(proto)

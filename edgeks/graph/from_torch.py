@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import logging
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -29,10 +32,8 @@ def capture(model: nn.Module, example: NDArray[np.float32], opset: int) -> ir.Mo
     Raises:
         GraphError: torch.export cannot trace the network, or its result is not a graph of one tensor input.
     """
-    _quiet_exporter()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 model.eval(),
                 (torch.from_numpy(example),),
@@ -141,6 +142,18 @@ def _module_scope(node: ir.Node) -> tuple[str, str]:
     return lists[0], lists[1]
 
 
-def _quiet_exporter() -> None:
-    """The exporter logs that torchvision is missing, which no network here needs."""
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns, logs and prints, hundreds of lines where it cannot trace; the error says it in one."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

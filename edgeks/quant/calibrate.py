@@ -34,12 +34,12 @@ def calibrate(model: ir.Model, names: Sequence[str], samples: NDArray[np.float32
     size = int(feed.shape[0])
     for start in range(0, len(samples) - size + 1, size):
         batch = samples[start : start + size]
-        found = dict(zip(wanted, session.run(wanted, {feed.name: batch}), strict=True))
+        found = dict(zip(wanted, session.run(wanted, {feed.name: batch}), strict=True)) if wanted else {}
         found[feed.name] = batch
         for name in names:
-            low[name] = min(low[name], float(found[name].min()))
-            high[name] = max(high[name], float(found[name].max()))
-    ranges = {name: Range(low[name], high[name]) for name in names}
+            low[name] = np.minimum(low[name], found[name].min())  # keeps a NaN, which min() would drop
+            high[name] = np.maximum(high[name], found[name].max())
+    ranges = {name: Range(float(low[name]), float(high[name])) for name in names}
     for name, seen in ranges.items():
         if not (np.isfinite(seen.low) and np.isfinite(seen.high)):
             raise DataError(f"activation {name!r} is not finite on the calibration samples; check the samples' scale")

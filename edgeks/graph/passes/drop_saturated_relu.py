@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import array, required
+from edgeks.graph.kernels import array, required, sole_use
 from edgeks.graph.passes.quantize_activations import FUSED, LIMITS
 
 
@@ -16,7 +16,7 @@ def drop_saturated_relu(model: ir.Model) -> str:
         if quantize.op_type != "QuantizeLinear":
             continue
         node = required(quantize.inputs[0]).producer()
-        if node is None or node.op_type not in FUSED or len(node.outputs[0].uses()) != 1:
+        if node is None or node.op_type not in FUSED or sole_use(node.outputs[0]) is None:
             continue
         scale, zero_point = array(required(quantize.inputs[1])), array(required(quantize.inputs[2]))
         lowest, highest = ((limit - float(zero_point)) * float(scale) for limit in LIMITS[zero_point.dtype.name])

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants_ir
 
-from edgeks.graph.kernels import WEIGHT_INPUT, array, new_initializer
+from edgeks.graph.kernels import WEIGHT_INPUT, array
 
 FOLD_INPUT_LIMIT = 1 << 16
 FOLD_OUTPUT_LIMIT = 1 << 20
@@ -16,7 +16,6 @@ FOLD_OUTPUT_LIMIT = 1 << 20
 def tidy(model: ir.Model) -> str:
     """Fold constant sub-graphs (never a kernel), drop no-ops, all-zero biases, doc strings and metadata."""
     before = len(model.graph)
-    _transpose_kernels_once(model)
     fold_constants_ir(
         model,
         input_size_limit=FOLD_INPUT_LIMIT,
@@ -38,24 +37,6 @@ def _computes_from_kernel(node: ir.Node) -> bool:
         v is not None and v.is_initializer() and v.shape is not None and len(v.shape) > 1 for v in node.inputs
     )
     return reads_weight and node.op_type not in ("Shape", "Size")
-
-
-def _transpose_kernels_once(model: ir.Model) -> None:
-    """Transpose(kernel) → MatMul, per layer: store the transposed kernel once, if all its uses agree."""
-    for kernel in list(model.graph.initializers.values()):
-        nodes = [node for node, _ in kernel.uses()]
-        if not nodes or any(node.op_type != "Transpose" for node in nodes):
-            continue
-        orders = {tuple(node.attributes.get_ints("perm", tuple(reversed(range(array(kernel).ndim))))) for node in nodes}
-        if len(orders) != 1:
-            continue
-        transposed = new_initializer(
-            model, f"{kernel.name}_t", np.ascontiguousarray(array(kernel).transpose(orders.pop()))
-        )
-        for node in nodes:
-            node.outputs[0].replace_all_uses_with(transposed)
-            model.graph.remove(node, safe=True)
-        model.graph.initializers.pop(str(kernel.name))
 
 
 def _drop_default_attributes(model: ir.Model) -> None:

@@ -44,7 +44,11 @@ def to_qoperator(model: ir.Model) -> str:
         replace_node(model, quantize, [qlinear])
         model.graph.remove(conv, safe=True)
         dead = [weight_dq, bias_dq, input_dq]
-        model.graph.remove([n for n in dead if n is not None and not n.outputs[0].uses()], safe=True)
+        model.graph.remove([n for n in dead if n is not None and _unread(n.outputs[0])], safe=True)
         done += 1
     drop_unused_initializers(model)
     return f"{done} QLinearConv"
+
+
+def _unread(value: ir.Value) -> bool:
+    return not value.uses() and not value.is_graph_output()
