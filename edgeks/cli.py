@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+INTERRUPTED = 130
 PIPE_WIDTH = 100  # where there is no terminal to ask
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
@@ -90,11 +92,13 @@ def export(
     chosen_form = parse_form(form) if form else None
     if chosen_form and not int8:
         raise ConfigError(f"--form {form} is about int8: add --int8")
+    if min_sqnr is not None and math.isnan(min_sqnr):  # would accept anything
+        raise ConfigError("--min-sqnr nan: legal: a number of dB")
     shape = parse_input_shape(input_shape) if input_shape else None
     with err.status("loading the checkpoint") as status:
         checkpoint = load_checkpoint(model, arch, trust=trust)
         path = output or model.with_name(f"{model.stem}_{'int8' if int8 else 'fp32'}.onnx")
-        if path.exists() and path.samefile(model):
+        if path.resolve() == model.resolve():
             raise OutputError(f"-o {path}: is the checkpoint itself, which the export would replace; name another file")
         report = run_export(
             checkpoint,
@@ -414,6 +418,8 @@ def main() -> NoReturn:
     try:
         result = app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="edgeks")
         code = result if isinstance(result, int) else 0
+        if code == INTERRUPTED:  # typer turns KeyboardInterrupt into this code, without a word
+            _complain("interrupted; what was finished stays")
     except EdgeksError as error:
         if debug:
             raise
@@ -427,9 +433,14 @@ def main() -> NoReturn:
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted; what was finished stays")
-        code = 130
+        code = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a path that even asking about fails: too long, forbidden, a dead mount
+        if debug:
+            raise
+        _complain(f"error: {error.filename or 'a file'}: cannot be used ({error.strerror or error})")
+        code = 2
     except Exception as error:
         if debug:
             raise

@@ -74,7 +74,11 @@ def read_recipe(path: Path) -> Recipe:
     training = _training(path, root.table("train").values())
 
     export = root.table("export")
-    target = load_target(export.text("target", default="onnx"))
+    target_name = export.text("target", default="onnx")
+    try:
+        target = load_target(target_name)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: key 'export.target': {error}") from error
     precisions = export.texts("precisions", default=PRECISIONS, choices=PRECISIONS)
     if not precisions:
         raise export.error("precisions", [], "fp32, int8 or both")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def parse_input_shape(text: str) -> tuple[int, int, int]:
         DataError: it is not three sizes.
     """
     parts = text.lower().replace("×", "x").split("x")
-    if len(parts) != 3 or not all(p.isdigit() and 0 < int(p) <= 1 << 16 for p in parts):
+    if len(parts) != 3 or not all(re.fullmatch("[0-9]{1,9}", p) and 0 < int(p) <= 1 << 16 for p in parts):
         raise DataError(f"--input {text}: legal: channels x height x width, such as 3x32x32")
     channels, height, width = (int(p) for p in parts)
     return channels, height, width
@@ -105,6 +106,8 @@ def _read_array(path: Path) -> NDArray[np.float32]:
         raise
     except Exception as error:  # a damaged archive can raise anything
         raise DataError(f"--calib {path}: not a readable .npz of plain numbers ({error})") from error
+    if not isinstance(array, np.ndarray):  # an entry that is no .npy comes as bytes
+        raise DataError(f"--calib {path}: not a readable .npz of plain numbers: {stored.files[0]!r} is no array")
     if array.ndim != RANK or array.dtype.kind not in "fiu" or not len(array):
         raise DataError(f"--calib {path}: {array.dtype} array of shape {_dims(array.shape)}; legal: numbers, N×C×H×W")
     with np.errstate(over="ignore", invalid="ignore"):  # becomes infinity, which is refused next

@@ -16,6 +16,7 @@ FORMS: tuple[Int8Form, ...] = ("qdq", "qoperator")
 OPTIMISATION_LEVELS = ("disabled", "basic", "extended", "all")
 MEGABYTE = 1_000_000
 MAX_BOARD_MB = 1 << 24
+MAX_OPTION_TEXT = 1000  # ONNX Runtime refuses session options that are much longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,9 @@ def read_target(path: Path) -> Target:
         (key, str(int(value) if isinstance(value, bool) else value))
         for key, value in session_table.table("config").scalars().items()
     )
+    for key, value in config:
+        if not key or len(key) > MAX_OPTION_TEXT or len(value) > MAX_OPTION_TEXT:
+            raise session_table.error("config", {key: value}, f"keys and values of up to {MAX_OPTION_TEXT} characters")
     session_table.finish()
 
     parity = root.table("parity")

@@ -103,7 +103,8 @@ class Table:
         return found
 
     def has(self, key: str) -> bool:
-        """Whether `key` is present and not yet taken."""
+        """Whether `key` is present and not yet taken; it is a legal key either way."""
+        self._know(key)
         return key in self._left
 
     def finish(self) -> None:
@@ -120,8 +121,12 @@ class Table:
     def _full(self, key: str) -> str:
         return f"{self._name}.{key}" if self._name else key
 
+    def _know(self, key: str) -> None:
+        if key not in self._known:
+            self._known.append(key)
+
     def _take(self, key: str, default: object, legal: str) -> object:
-        self._known.append(key)
+        self._know(key)
         value = self._left.pop(key, default)
         if value is None:
             raise ConfigError(f"{self._path}: key {self._full(key)!r} is missing; legal: {legal}")

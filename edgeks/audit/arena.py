@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import GraphProto, NodeProto
 
@@ -249,4 +249,11 @@ class _GraphLiveness:
             maker = self._producer.get(name)
             made_by = f"made by {maker.op_type} {node_label(maker)!r}" if maker is not None else "a graph input"
             raise _UnknownSize(f"the file does not say the size of {name!r}, {made_by}")
-        return self._sizes[name]
+        return replace(self._sizes[name], made_by=self._made_by(name))
+
+    def _made_by(self, name: str) -> str:
+        """The named node that computes `name`, seen through quantisation, which has no name in compact files."""
+        node = self._producer.get(name)
+        while node is not None and not node.name and node.input:
+            node = self._producer.get(node.input[0])
+        return node.name if node is not None else ""

@@ -93,7 +93,13 @@ def _arena_json(arena: Arena) -> dict[str, Any]:
         "node": peak.node if peak else None,
         "op_type": peak.op_type if peak else None,
         "alive": [
-            {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype, "bytes": tensor.size_bytes}
+            {
+                "name": tensor.name,
+                "made_by": tensor.made_by,
+                "shape": list(tensor.shape),
+                "dtype": tensor.dtype,
+                "bytes": tensor.size_bytes,
+            }
             for tensor in (peak.alive if peak else ())
         ],
         "notes": list(arena.notes),
@@ -182,7 +188,7 @@ def _tables(footprint: Footprint) -> Iterator[Table]:
     if peak and peak.alive:
         table = _table("activations alive at the peak", "activation", "shape", "type", "bytes")
         for tensor in peak.alive[:ROWS_SHOWN]:
-            _add_row(table, tensor.name, _shape(tensor.shape), tensor.dtype, _kb(tensor.size_bytes))
+            _add_row(table, tensor.made_by or tensor.name, _shape(tensor.shape), tensor.dtype, _kb(tensor.size_bytes))
         yield _with_rest(table, len(peak.alive))
 
 

@@ -37,12 +37,16 @@ TWINS: dict[str, tuple[str, tuple[int, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """One tensor that is made at run time, with the shape and type that the graph gives it."""
+    """One tensor that is made at run time, with the shape and type that the graph gives it.
+
+    `made_by` names the node that computes it; empty for a graph input, and until the liveness tells.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     size_bytes: int
+    made_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

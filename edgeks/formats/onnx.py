@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import edgeks
 from edgeks.errors import GraphError, ModelFileError
+from edgeks.formats.compact_names import compact_names
 from edgeks.target import Session
 
 MAX_PROTO_BYTES = 2**31 - 1
@@ -55,7 +56,9 @@ def to_proto(model: ir.Model, metadata: Mapping[str, Any] | None = None) -> onnx
 
 def write_onnx(model: ir.Model, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
     """Graph → file at `path` (a temporary one: the caller renames it)."""
-    path.write_bytes(to_proto(model, metadata).SerializeToString())
+    proto = to_proto(model, metadata)
+    compact_names(proto)
+    path.write_bytes(proto.SerializeToString())
 
 
 def open_session(model: Path | bytes, options: Session) -> ort.InferenceSession:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import array, kernel_reads, new_initializer, required, sole_use
+from edgeks.graph.kernels import KernelRead, array, kernel_reads, new_initializer, required, sole_use
 from edgeks.graph.passes.global_average_pool import replace_node
 from edgeks.graph.passes.normalise_batch_norm import drop_unused_initializers
 
 
 def to_qoperator(model: ir.Model) -> str:
-    """Quantize(Conv(DQ x, DQ W, DQ b)) → QLinearConv(x, W, b). Other ops stay QDQ, which runtimes fuse."""
+    """Quantize(Conv(DQ x, DQ W, DQ b)) → QLinearConv(x, W, b). Other ops stay QDQ, which runtimes fuse.
+
+    So do all layers of a kernel of which one does not have this form (a Clip that saturation does not do, a float
+    input): a kernel is read in one way.
+    """
     done = 0
     zero_points: dict[np.dtype[np.generic], ir.Value] = {}
-    for read in list(kernel_reads(model)):
-        conv, weight_dq = read.node, read.dequantize
-        input_dq = required(conv.inputs[0]).producer()
-        if conv.op_type != "Conv" or weight_dq is None or input_dq is None or input_dq.op_type != "DequantizeLinear":
+    reads = list(kernel_reads(model))
+    mixed = {read.kernel for read in reads if _integer_form(read) is None}
+    for read in reads:
+        form = None if read.kernel in mixed else _integer_form(read)
+        if form is None:
             continue
-        quantize, _ = sole_use(conv.outputs[0]) or (None, 0)
-        if quantize is None or quantize.op_type != "QuantizeLinear":
-            continue
+        conv, (input_dq, weight_dq, quantize) = read.node, form
         codes = array(read.kernel)
         if codes.dtype not in zero_points:
             content = np.array(128 if codes.dtype == np.uint8 else 0, codes.dtype)
@@ -48,6 +51,17 @@ def to_qoperator(model: ir.Model) -> str:
         done += 1
     drop_unused_initializers(model)
     return f"{done} QLinearConv"
+
+
+def _integer_form(read: KernelRead) -> tuple[ir.Node, ir.Node, ir.Node] | None:
+    """DequantizeLinear of the input, of the kernel, and the QuantizeLinear behind the Conv, where there are all three."""
+    input_dq = required(read.node.inputs[0]).producer()
+    quantize, _ = sole_use(read.node.outputs[0]) or (None, 0)
+    if read.node.op_type != "Conv" or read.dequantize is None or input_dq is None or quantize is None:
+        return None
+    if input_dq.op_type != "DequantizeLinear" or quantize.op_type != "QuantizeLinear":
+        return None
+    return input_dq, read.dequantize, quantize
 
 
 def _unread(value: ir.Value) -> bool:

@@ -31,6 +31,4 @@ def test_group_kernels_are_renamed_and_a_name_that_is_taken_is_left():
     )
     assert name_kernels(model, plan) == "2 constants named after their group"
     assert set(model.graph.initializers) == {"a-b.weight", "a-b.bias", "W", "c-d.weight"}
-    np.testing.assert_array_equal(
-        model.graph.initializers["a-b.weight"].const_value.numpy(), normal(4, 4, 1, 1)
-    )
+    np.testing.assert_array_equal(model.graph.initializers["a-b.weight"].const_value.numpy(), normal(4, 4, 1, 1))

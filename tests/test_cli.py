@@ -1,0 +1,379 @@
+"""The command line: arguments, and what a user with a bad input sees: one line, exit code 2, and no file."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from networks import randomise_batch_norm, smooth_samples
+from PIL import Image
+
+from edgeks import cli
+from edgeks.checkpoint import Checkpoint, save_checkpoint
+from edgeks.models.zoo import architecture, build
+from edgeks.preprocessing import Preprocessing
+
+CONFIG = {"dim": 8, "depth": 2, "kernel_size": 3, "patch_size": 1, "kernels": 2, "in_channels": 1}
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory):
+    """A trained-like small checkpoint that exports."""
+    torch.set_num_threads(2)
+    arch, full = architecture("convmixer", CONFIG)
+    model = randomise_batch_norm(build(arch, full, seed=0), smooth_samples((16, 1, 8, 8)))
+    images = (smooth_samples((16, 1, 8, 8), seed=1) * 60 + 128).clamp(0, 255).to(torch.uint8).numpy()
+    preprocessing = Preprocessing(1, 8, 8, (0.5,), (0.25,), tuple("0123456789"))
+    path = tmp_path_factory.mktemp("good") / "model.pt"
+    save_checkpoint(path, Checkpoint(model, arch, full, None, preprocessing, {"test_accuracy": 0.9}, images))
+    return path
+
+
+@pytest.fixture
+def model(good, tmp_path):
+    """A copy of the good checkpoint, alone in the test's folder."""
+    return Path(shutil.copy(good, tmp_path))
+
+
+@pytest.fixture
+def edgeks(monkeypatch, capfd, caplog):
+    """Run the command line in this process → (exit code, stdout, stderr); nothing may warn or log beside."""
+
+    def run(*arguments):
+        handler = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(sys, "argv", ["edgeks", *map(str, arguments)])
+        capfd.readouterr()
+        caplog.clear()
+        with warnings.catch_warnings(record=True) as warned, pytest.raises(SystemExit) as done:
+            warnings.simplefilter("default")
+            cli.main()
+        signal.signal(signal.SIGTERM, handler)
+        out, err = capfd.readouterr()
+        # Python shows a DeprecationWarning of a library to nobody, and everything else on stderr.
+        assert not [w for w in warned if not issubclass(w.category, DeprecationWarning | ResourceWarning)]
+        assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+        return done.value.code, out, err
+
+    return run
+
+
+def names(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def refuses(edgeks, tmp_path):
+    """Assert that `edgeks …` ends with one line that says `message`, exit code 2, and no new file."""
+
+    def check(message, *arguments, code=2):
+        before = names(tmp_path)
+        found, out, err = edgeks(*arguments)
+        assert found == code, err
+        assert out == ""
+        assert err.count("\n") == 1 and err.endswith("\n"), err
+        assert err.startswith("error: ")
+        assert message in err
+        assert "Traceback" not in err
+        assert names(tmp_path) == before
+
+    return check
+
+
+# ── what works ──
+
+
+def test_export_writes_the_model_its_ledger_and_nothing_else(edgeks, model, tmp_path):
+    code, out, err = edgeks("export", model, "--int8")
+    assert (code, err) == (0, "")
+    assert "exactly once" in out and "SQNR" in out
+    assert names(tmp_path) == ["model.pt", "model_int8.onnx", "model_int8.onnx.ledger.json"]
+    onnx.checker.check_model(onnx.load(tmp_path / "model_int8.onnx"))
+
+
+def test_bytes_of_an_export_do_not_depend_on_what_stood_there(edgeks, model, tmp_path):
+    old = tmp_path / "out.onnx"
+    old.write_bytes(b"old")
+    assert edgeks("export", model, "-o", old)[0] == 0
+    first = old.read_bytes()
+    assert edgeks("export", model, "-o", old, "--json")[0] == 0
+    assert old.read_bytes() == first
+
+
+def test_share_shows_and_ties(edgeks, model, tmp_path):
+    code, out, _ = edgeks("share", model)
+    assert code == 0 and "2 sharing groups" in out
+    arch, full = architecture("convmixer", {**CONFIG, "kernels": 0})
+    save_checkpoint(tmp_path / "u.pt", Checkpoint(build(arch, full, seed=0), arch, full))
+    assert edgeks("share", tmp_path / "u.pt", "--groups", "all", "-o", tmp_path / "s.pt")[0] == 0
+    assert '"groups": [' in edgeks("share", tmp_path / "s.pt", "--json")[1]
+
+
+# ── arguments ──
+
+
+def test_alone_it_prints_the_help(edgeks):
+    code, out, err = edgeks()
+    assert code == 2
+    assert "Usage: edgeks" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize("command", ["export", "footprint", "bench", "train", "share", "run", "targets", "models"])
+def test_every_command_has_help(edgeks, command):
+    code, out, err = edgeks(command, "--help")
+    assert (code, err) == (0, "")
+    assert f"edgeks {command}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["--nonsense"], "No such option: --nonsense"),
+        (["export"], "Missing argument 'MODEL.pt'. (see `edgeks export --help`)"),
+        (["export", "m.pt", "--int9"], "No such option: --int9"),
+        (["export", "m.pt", "--target"], "Option '--target' requires an argument"),
+        (["export", "m.pt", "more"], "unexpected extra argument"),
+        (["export", "m.pt", "--min-sqnr", "high"], "valid number"),
+        (["bench", "m.onnx", "--runs", "many"], "valid integer"),
+        (["export", "m.pt", "--min-sqnr", "nan"], "--min-sqnr nan: legal: a number of dB"),
+        (["export", "m.pt", "--fp32", "--int8"], "--fp32 and --int8 exclude each other"),
+        (["export", "m.pt", "--form", "qdq"], "--form qdq is about int8: add --int8"),
+        (["export", "m.pt", "--int8", "--form", "QDQ"], "unknown int8 form 'QDQ'; legal: qdq, qoperator"),
+        (["export", "m.pt", "--input", "32"], "--input 32: legal: channels x height x width"),
+        (["export", "m.pt", "--target", "rpi"], "unknown target 'rpi'; legal: onnx, onnx-x64, rpi-4"),
+        (["export", "m.pt", "--target", "none.toml"], "none.toml: cannot be read"),
+        (["export", "m.pt"], "m.pt: no such file"),
+        (["export", "x" * 300], "xxx: cannot be used (File name too long)"),
+        (["export", "m.pt", "--target", "x" * 300], "unknown target 'xxx"),
+        (["run", "x" * 300 + ".toml"], "cannot be used (File name too long)"),
+        (["export", "."], ".: is a folder"),
+        (["export", "/"], "/: is a folder"),
+        (["export", ""], "is a folder"),
+        (["share", "m.pt"], "m.pt: no such file"),
+        (["footprint", "m.onnx"], "m.onnx"),
+        (["bench", "m.onnx"], "m.onnx"),
+        (["run", "nope"], "no recipe 'nope'"),
+        (["train", "convmixer_48_6_2k", "--set", "dim"], "--set dim: legal: KEY=VALUE"),
+        (["train", "convmixer_48_6_2k", "--milestones", "a"], "--milestones a: legal: whole numbers"),
+        (["train", "convmixer_48_6_2k", "--epochs", "0"], "epochs is 0"),
+        (["train", "nope"], "unknown model 'nope'; legal: convmixer"),
+        (["train", "convmixer_48_6_2k", "--data", "mnist"], "mnist"),
+    ],
+)
+def test_arguments_that_cannot_be(refuses, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    refuses(message, *arguments)
+
+
+# ── bad checkpoints ──
+
+
+def test_files_that_are_no_checkpoint(refuses, model, tmp_path):
+    whole = model.read_bytes()
+    for content, message in [
+        (whole[:-1], "truncated or damaged"),
+        (whole[: len(whole) // 2], "truncated or damaged"),
+        (b"", "the file is empty"),
+        (b"just text\n", "not a PyTorch file: begins with b'just'"),
+    ]:
+        model.write_bytes(content)
+        refuses(message, "export", model)
+        refuses(message, "export", model, "--int8", "-o", tmp_path / "out.onnx")
+    torch.save(build("convmixer", CONFIG), model)
+    refuses("would execute code from the file: either save model.state_dict()", "export", model)
+    refuses("no such file", "export", tmp_path / "none.pt")
+
+
+def test_an_exported_file_is_not_exported_again(refuses, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x0a\x12\x06edgeks")
+    refuses("a .onnx file is already exported", "export", tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("head.weight", None, "tensor 'head.weight' is missing"),
+        ("head.weight", lambda t: t[:3], "'head.weight' has shape (3, 8); the architecture has (10, 8)"),
+        ("head.weight", lambda t: t * float("nan"), "'head.weight' holds NaN or infinity"),
+        ("more.weight", lambda t: torch.zeros(3), "'more.weight' is not in the architecture"),
+    ],
+)
+def test_tensors_that_do_not_fit(refuses, model, name, change, message):
+    content = torch.load(model, weights_only=True)
+    tensors = content["state_dict"]
+    if change is None:
+        del tensors[name]
+    else:
+        tensors[name] = change(tensors.get(name))
+    torch.save(content, model)
+    refuses(message, "export", model)
+
+
+def test_architectures_that_cannot_be(refuses, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    (tmp_path / "cli_net.py").write_text("from torch import nn\ndef fails():\n    raise OSError('no\\nfile')\n")
+    torch.save(torch.load(model, weights_only=True)["state_dict"], "sd.pt")
+    refuses("is a plain state dict of", "export", "sd.pt")
+    for arch, message in [
+        ("resnet50", "unknown model 'resnet50'; legal: convmixer"),
+        ("not_a_module_here:Net", "no module 'not_a_module_here'"),
+        ("cli_net:Net", "module 'cli_net' has no 'Net'"),
+        ("cli_net:nn", "'nn' is a module, not a callable"),
+        ("cli_net:fails", "calling 'fails' without arguments failed: OSError"),
+    ]:
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        refuses(message, "export", "sd.pt", "--arch", arch)
+
+
+# ── bad calibration data ──
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ([np.zeros((4, 3, 8, 8), np.float32)], "shape 4×3×8×8; the network takes N×1×8×8"),
+        ([np.zeros((4, 64), np.float32)], "legal: numbers, N×C×H×W"),
+        ([np.zeros((4, 1, 8, 8))] * 2, "holds 2 arrays; legal: exactly one"),
+        ([np.full((4, 1, 8, 8), None)], "not a readable .npz of plain numbers"),
+        ([np.full((4, 1, 8, 8), np.nan)], "holds NaN"),
+        ([np.full((4, 1, 8, 8), 1e300)], "beyond float32"),
+    ],
+)
+def test_calibration_arrays_that_do_not_fit(refuses, model, tmp_path, arrays, message):
+    np.savez(tmp_path / "calib.npz", *arrays)
+    refuses(message, "export", model, "--int8", "--calib", tmp_path / "calib.npz")
+
+
+def test_calibration_folders_that_do_not_fit(refuses, model, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    refuses("holds no image", "export", model, "--int8", "--calib", folder)
+    Image.new("L", (8, 8)).save(folder / "a.png")
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:40])
+    refuses("b.png: cannot be decoded", "export", model, "--int8", "--calib", folder)
+    refuses("no such file or folder", "export", model, "--int8", "--calib", tmp_path / "none")
+
+
+def test_no_calibration_data(refuses, model, tmp_path):
+    content = torch.load(model, weights_only=True)
+    content["calibration"] = None
+    torch.save(content, model)
+    refuses("int8 needs calibration data and this checkpoint carries none; pass --calib", "export", model, "--int8")
+    torch.save(build("convmixer_48_6_2k", {}, seed=0).state_dict(), tmp_path / "sd.pt")
+    plain = ("export", tmp_path / "sd.pt", "--arch", "convmixer_48_6_2k")
+    refuses("input size is unknown: pass --input CxHxW", *plain, "--int8")
+    refuses("int8 needs calibration data", *plain, "--int8", "--input", "3x8x8")
+    refuses("the network does not take inputs of 4×8×8", *plain, "--input", "4x8x8")
+
+
+# ── outputs and targets ──
+
+
+def test_outputs_that_cannot_be_written(refuses, model, tmp_path):
+    for output, message in [
+        (tmp_path / "none" / "out.onnx", "none does not exist; create it or choose another -o"),
+        (model / "out.onnx", "does not exist"),
+        (tmp_path, "is a folder; name a file"),
+        ("/proc/out.onnx", "cannot be written"),
+        (os.devnull, "is a device or a pipe"),
+        (model, "is the checkpoint itself"),
+        (tmp_path / ("x" * 300), "cannot be written (File name too long)"),
+    ]:
+        refuses(message, "export", model, "-o", output)
+    assert Path(os.devnull).is_char_device()
+
+
+def test_target_files_with_mistakes(refuses, model, tmp_path):
+    path = tmp_path / "mine.toml"
+    base = 'description = "mine"\nformat = "onnx"\nruntime = "onnxruntime"\n'
+    for text, message in [
+        ("[", "mine.toml: malformed TOML"),
+        (base + "[int8]\nfrom = 1", "unknown key 'int8.from'; legal keys here: form, activations, weights"),
+        (base + "[int8]\nform = 'qqq'", "key 'int8.form': found 'qqq'; legal: qdq, qoperator"),
+        (base + "[session]\nthreads = '2'", "key 'session.threads': found '2'; legal: a whole number"),
+    ]:
+        path.write_text(text)
+        refuses(message, "export", model, "--target", path)
+        refuses(message, "footprint", "none.onnx", "--target", path)
+
+
+def test_parity_below_the_threshold_leaves_no_file(refuses, model):
+    message = "below the 199 dB that target 'onnx' asks; no file was written"
+    refuses(message, "export", model, "--int8", "--min-sqnr", "199", code=1)
+
+
+# ── the process itself ──
+
+SLOW = """
+import os, time
+from pathlib import Path
+import torch
+from torch import nn
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+
+    def forward(self, x):
+        Path("running").touch()
+        time.sleep(60)
+        return self.conv(x)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_export_leaves_the_old_file(tmp_path, how):
+    (tmp_path / "slow_net.py").write_text(SLOW)
+    (tmp_path / "out.onnx").write_bytes(b"old")
+    torch.save(torch.nn.ModuleDict({"conv": torch.nn.Conv2d(1, 2, 3)}).state_dict(), tmp_path / "sd.pt")
+    # -P: as the console script, Python does not put the current folder on its path; --arch must find slow_net there.
+    command = [sys.executable, "-B", "-P", "-m", "edgeks", "export", "sd.pt", "--arch", "slow_net:Slow"]
+    process = subprocess.Popen(
+        [*command, "--input", "1x8x8", "-o", "out.onnx"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "running").exists():
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.05)
+        assert list(tmp_path.glob(".out.onnx.*.part"))  # in the middle of it
+        process.send_signal(how)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[how]
+    assert (tmp_path / "out.onnx").read_bytes() == b"old"
+    left = [name for name in names(tmp_path) if not name.endswith(".part")]
+    assert left == ["out.onnx", "running", "sd.pt", "slow_net.py"]
+    if how != signal.SIGKILL:
+        assert not list(tmp_path.glob(".*.part"))
+        assert err == ("" if how == signal.SIGTERM else "interrupted; what was finished stays\n")
+
+
+def test_stderr_of_the_real_process_is_one_line(model):
+    np.savez(model.parent / "c.npz", np.zeros((4, 3, 8, 8)))
+    command = [sys.executable, "-m", "edgeks", "export", str(model), "--int8", "--calib", "c.npz"]
+    done = subprocess.run(command, cwd=model.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: --calib c.npz: shape 4×3×8×8; the network takes N×1×8×8\n"
+
+
+def test_debug_shows_the_traceback(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["edgeks", "--debug", "export", str(tmp_path / "none.pt")])
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Exception, match="no such file"):
+        cli.main()
+    signal.signal(signal.SIGTERM, handler)

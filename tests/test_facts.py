@@ -1,0 +1,132 @@
+"""Facts about torch, onnxsim and ONNX Runtime that the design relies on: a release that changes one fails here."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import onnxsim
+import pytest
+import torch
+from networks import SharedConvs, small_checkpoint
+from onnx_text import graph_of, normal, run_graph
+
+from edgeks.exporter import export
+from edgeks.formats.onnx import LEVELS
+from edgeks.models.se_resnet import SEResNet
+from edgeks.target import load_target
+
+KERNEL_BYTES = 8 * 8 * 3 * 3
+
+
+def se_resnet():
+    return SEResNet(2, (1, 2), widths=(8, 16), stem_width=8, reduction=4)
+
+
+def optimised(path, tmp_path, disabled=()):
+    """The graph that ONNX Runtime makes of `path` at load, as it saves it."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = LEVELS["all"]
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(str(path), options, ["CPUExecutionProvider"], disabled_optimizers=list(disabled))
+    return onnx.load(tmp_path / "optimised.onnx")
+
+
+def constants_of_size(model, size):
+    return sum(int(np.prod(t.dims)) == size for t in model.graph.initializer)
+
+
+def kernel_reads(model):
+    """Name of the 3×3 kernel of every convolution (in ONNX Runtime's own layout a BN is a 1×1 one)."""
+    shapes = {t.name: list(t.dims) for t in model.graph.initializer}
+    found = [n.input[3 if n.op_type == "QLinearConv" else 1] for n in model.graph.node if "Conv" in n.op_type]
+    return [name for name in found if shapes[name][2:] == [3, 3]]
+
+
+def written(network, path, target="onnx", **options):
+    export(small_checkpoint(network), path, load_target(target), min_sqnr_db=-200, **options)
+    return path
+
+
+@pytest.mark.parametrize("network", [SharedConvs(8, (1, 1, 1, 1)), se_resnet()], ids=["chain", "SE-ResNet"])
+def test_the_target_s_session_options_keep_one_copy_in_ram_and_the_default_does_not(network, tmp_path):
+    path = written(network, tmp_path / "m.onnx")
+    options = load_target("onnx").session
+    assert options.graph_optimization == "all"
+    file = onnx.load(path)
+    layers, kernels = len(kernel_reads(file)), len(set(kernel_reads(file)))
+    assert kernels <= layers - 3
+    kept, folded = optimised(path, tmp_path, options.disabled_optimizers), optimised(path, tmp_path)
+    assert (len(kernel_reads(kept)), len(set(kernel_reads(kept)))) == (layers, kernels)
+    assert (len(kernel_reads(folded)), len(set(kernel_reads(folded)))) == (layers, layers)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_negative_and_zero_weight_scales_are_exact(depthwise):
+    groups = 4 if depthwise else 1
+    codes = np.random.default_rng(0).integers(-127, 128, (4, 4 // groups, 3, 3)).astype(np.int8)
+    scale = np.array([0.01, -0.02, 0.0, -0.005], np.float32)
+    text = """(float[1,4,6,6] x) => (float[1,4,4,4] y) {{
+        [q] xq = QuantizeLinear(x, s, z)
+        {}
+    }}"""
+    common = {"W": codes, "sw": scale, "s": np.float32(0.02), "so": np.float32(0.1), "z": np.array(0, np.int8)}
+    qlinear = graph_of(
+        text.format(
+            f"[c] yq = QLinearConv<group={groups}>(xq, s, z, W, sw, z, so, z) [d] y = DequantizeLinear(yq, so, z)"
+        ),
+        **common,
+    )
+    qdq = graph_of(
+        text.format(
+            f"""[xd] xf = DequantizeLinear(xq, s, z) [wd] w = DequantizeLinear<axis=0>(W, sw)
+            [c] yf = Conv<group={groups}>(xf, w) [q2] yq = QuantizeLinear(yf, so, z)
+            [d] y = DequantizeLinear(yq, so, z)"""
+        ),
+        **common,
+    )
+    x = normal(1, 4, 6, 6)
+    integers = np.clip(np.rint(x / np.float32(0.02)), -128, 127)
+    weight = torch.from_numpy(codes.astype(np.float64))
+    sums = torch.nn.functional.conv2d(torch.from_numpy(integers.astype(np.float64)), weight, groups=groups).numpy()
+    exact = sums * (0.02 * scale.astype(np.float64) / 0.1).reshape(1, 4, 1, 1)
+    expected = 0.1 * np.clip(np.rint(exact), -128, 127)
+    clear = np.abs(exact - np.floor(exact) - 0.5) > 1e-3  # not a rounding tie
+    for model in (qlinear, qdq):
+        np.testing.assert_allclose(run_graph(model, x)[0][clear], expected[clear], atol=1e-5)
+
+
+@pytest.mark.parametrize("optimise", [False, True])
+def test_the_dynamo_exporter_keeps_a_shared_parameter_as_one_initializer(optimise):
+    program = torch.onnx.export(
+        SharedConvs(8, (1, 1, 1)).eval(), (torch.zeros(1, 3, 8, 8),), dynamo=True, optimize=optimise, verbose=False
+    )
+    assert constants_of_size(program.model_proto, KERNEL_BYTES) == 1
+
+
+def test_onnxsim_keeps_one_copy_when_told_not_to_fold_bn_and_else_writes_one_per_layer(tmp_path):
+    model = onnx.load(written(SharedConvs(8, (1, 1, 1)), tmp_path / "m.onnx"))
+    assert constants_of_size(onnxsim.simplify(model, skip_fuse_bn=True)[0], KERNEL_BYTES) == 1
+    assert constants_of_size(onnxsim.simplify(model)[0], KERNEL_BYTES) == 3
+
+
+def test_onnx_runtime_runs_our_uint8_qdq_in_integers(tmp_path):
+    path = written(se_resnet(), tmp_path / "m.onnx", "onnx-x64", int8=True)
+    ours = Counter(node.op_type for node in onnx.load(path).graph.node)
+    found = Counter(node.op_type for node in optimised(path, tmp_path).graph.node)
+    assert found["QLinearConv"] == ours["Conv"] == 11
+    assert found["QLinearAdd"] == ours["Add"] == 4
+    assert found["QLinearMul"] == ours["Mul"] == 4
+    assert found["QLinearSigmoid"] == ours["Sigmoid"] == 4
+    assert found["QLinearGlobalAveragePool"] == ours["GlobalAveragePool"] == 5
+    assert found["QGemm"] == ours["Gemm"] == 9
+    assert not found["Conv"] and not found["Gemm"] and not found["MatMul"]
+
+
+@pytest.mark.parametrize("target", ["onnx", "onnx-x64"])
+def test_integer_convolutions_still_read_one_kernel_at_run_time(target, tmp_path):
+    path = written(SharedConvs(8, (1, 1, 1, 1)), tmp_path / "m.onnx", target, int8=True)
+    fused = optimised(path, tmp_path)
+    assert Counter(node.op_type for node in fused.graph.node)["QLinearConv"] == 5
+    assert len(set(kernel_reads(fused))) == 2
