@@ -46,9 +46,11 @@ def main() -> None:
     """Print the page."""
     target = load_target("onnx")
     print(
-        "# Sizes\n\n`python benchmarks/sizes.py > docs/results/sizes.md`: random weights, batch statistics that fit, 32×32."
+        "# Sizes\n\n`python benchmarks/sizes.py > docs/results/sizes.md`: random weights, batch statistics that fit, 32×32"
     )
-    print("SQNR is against torch on the calibration images; on random weights every quantiser is at its worst.\n")
+    print(
+        "images. SQNR is against torch on the calibration images; on random weights every quantiser is at its worst.\n"
+    )
     print("| network | form | kernels for layers | file bytes | unshared bytes | ratio | SQNR dB |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -63,9 +65,10 @@ def main() -> None:
                 ]
                 report, unshared = made
                 layers = report.ledger.rows[-1].layers
+                ratio = unshared.file_bytes / report.file_bytes
                 print(
                     f"| {name} | {label} | {report.proof.kernels_stored} for {layers} | {report.file_bytes:,} | "
-                    f"{unshared.file_bytes:,} | {unshared.file_bytes / report.file_bytes:.2f} | {report.parity.sqnr_db:.1f} |"
+                    f"{unshared.file_bytes:,} | {ratio:.2f} | {report.parity.sqnr_db:.1f} |"
                 )
 
 

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from edgeks.exporter import export
     from edgeks.pipeline import run_recipe, train_checkpoint
     from edgeks.recipe import load_recipe
+    from edgeks.share import share as share_checkpoint
     from edgeks.sharing.plan import SharingGroup, SharingPlan
     from edgeks.sharing.torch import apply_plan, discover, plan_sharing, untied
     from edgeks.target import load_target
 
 __version__ = "0.1.0"
 
-# Public name → module and the name there. `bench` and `train` are rooms of the house, so their functions say of what.
+# Public name → module and the name there. `bench`, `share` and `train` are modules, so their functions say of what.
 _PUBLIC = {
     "Checkpoint": ("edgeks.checkpoint", "Checkpoint"),
     "SharingGroup": ("edgeks.sharing.plan", "SharingGroup"),
@@ -44,6 +45,7 @@ _PUBLIC = {
     "run_recipe": ("edgeks.pipeline", "run_recipe"),
     "save_checkpoint": ("edgeks.checkpoint", "save_checkpoint"),
     "train_checkpoint": ("edgeks.pipeline", "train_checkpoint"),
+    "share_checkpoint": ("edgeks.share", "share"),
     "untied": ("edgeks.sharing.torch", "untied"),
 }
 
@@ -63,6 +65,7 @@ __all__ = [
     "prove_exactly_once",
     "run_recipe",
     "save_checkpoint",
+    "share_checkpoint",
     "train_checkpoint",
     "untied",
 ]

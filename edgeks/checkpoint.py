@@ -14,7 +14,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeks.atomic_write import atomic_write
-from edgeks.errors import CheckpointError, EdgeksError, PlanError
+from edgeks.errors import CheckpointError, EdgeksError
 from edgeks.models import zoo
 from edgeks.preprocessing import Preprocessing
 from edgeks.sharing.plan import SharingPlan
-from edgeks.sharing.torch import apply_plan, discover, plan_sharing
+from edgeks.sharing.torch import apply_plan
 
 FORMAT = "edgeks-checkpoint"
 VERSION = 1
@@ -360,39 +360,3 @@ def _check_archive(path: Path) -> None:
             f"{path}: is a zip archive that torch.save did not write (such as a .pt2 of torch.export); "
             f"{TWO_WAYS_OUT.partition(', or')[0].removeprefix('either ')}"
         )
-
-
-def shared_by(
-    checkpoint: Checkpoint,
-    groups: str,
-    *,
-    init: str = "first",
-    tie_bias: bool = False,
-    input_shape: tuple[int, int, int] | None = None,
-    out: Path | None = None,
-) -> Checkpoint:
-    """Tie the checkpoint's layers by `groups` (all, stage, a number, or the path of a plan) and write it to `out`.
-
-    Raises:
-        PlanError: unknown scheme, or a plan that does not fit the network.
-        OutputError: `out` cannot be written.
-    """
-    shape = input_shape
-    if shape is None and checkpoint.preprocessing:
-        shape = (checkpoint.preprocessing.channels, checkpoint.preprocessing.height, checkpoint.preprocessing.width)
-    example = torch.zeros(1, *shape) if shape else None
-    if groups.endswith(".json"):
-        try:
-            plan = SharingPlan.from_json(Path(groups).read_text(encoding="utf-8"))
-        except PlanError as error:
-            raise PlanError(f"{groups}: {error}") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise PlanError(f"{groups}: cannot be read as a sharing plan ({error})") from error
-    else:
-        scheme = int(groups) if re.fullmatch("[0-9]{1,9}", groups) else groups
-        plan = plan_sharing(checkpoint.model, scheme, tie_bias=tie_bias, example_input=example)
-    apply_plan(checkpoint.model, plan, init)  # type: ignore[arg-type]  # apply_plan checks it
-    shared = replace(checkpoint, plan=discover(checkpoint.model), metrics={})
-    if out is not None:
-        save_checkpoint(out, shared)
-    return shared

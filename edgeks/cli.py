@@ -18,8 +18,7 @@ from edgeks.errors import ConfigError, EdgeksError, OutputError
 from edgeks.terminal import table
 
 if TYPE_CHECKING:
-    from edgeks.exporter import ExportReport
-    from edgeks.summary import Summary
+    from edgeks.pipeline import StageState
     from edgeks.train.progress import TrainingProgress
 
 app = typer.Typer(
@@ -82,6 +81,7 @@ def export(
 ) -> None:
     """Write MODEL as ONNX, every shared kernel stored once; prove it on the file and compare with torch."""
     from edgeks.checkpoint import load_checkpoint
+    from edgeks.export_report import render as render_export
     from edgeks.exporter import export as run_export
     from edgeks.samples import parse_input_shape
     from edgeks.target import load_target, parse_form
@@ -115,7 +115,7 @@ def export(
     if as_json:
         typer.echo(report.ledger_path.read_text(encoding="utf-8"))
     else:
-        _print_export(report)
+        render_export(report, out)
 
 
 @app.command()
@@ -241,15 +241,16 @@ def share(
     as_json: JsonOption = False,
 ) -> None:
     """Show which layers share a kernel, or tie layers of an unshared network by a plan (and then fine-tune it)."""
-    from edgeks.checkpoint import load_checkpoint, shared_by
+    from edgeks.checkpoint import load_checkpoint
     from edgeks.samples import parse_input_shape
+    from edgeks.share import share as tie
     from edgeks.sharing.report import plan_json, plan_table
     from edgeks.sharing.torch import discover
 
     checkpoint = load_checkpoint(model, arch, trust=trust)
     if groups is not None:
         shape = parse_input_shape(input_shape) if input_shape else None
-        checkpoint = shared_by(checkpoint, groups, init=init, tie_bias=tie_bias, input_shape=shape, out=output)
+        checkpoint = tie(checkpoint, groups, init=init, tie_bias=tie_bias, input_shape=shape, out=output)
     elif output is not None:
         raise ConfigError("-o without --groups would write nothing new; add --groups all, stage, a number or a plan")
     plan = discover(checkpoint.model)
@@ -273,6 +274,7 @@ def run(
 
     from edgeks.pipeline import run_recipe
     from edgeks.recipe import load_recipe
+    from edgeks.summary import render as render_summary
 
     chosen = load_recipe(recipe)
     if data:
@@ -282,7 +284,7 @@ def run(
     if as_json:
         _print_json(summary.to_json())
     else:
-        _print_summary(summary, folder)
+        render_summary(summary, folder, out)
 
 
 @app.command()
@@ -328,55 +330,16 @@ def models(as_json: JsonOption = False) -> None:
 
 
 class _RunLines:
-    """One line per stage of a recipe."""
+    """A line when a stage of a recipe starts, and one when it is finished."""
 
-    def stage(self, name: str, reused: bool | None) -> None:
-        if reused is None:
-            err.print(f"[dim]…[/] {name}")
-        elif reused:
-            err.print(f"[green]✓[/] {name}: reused, nothing it depends on has changed")
-        else:
-            err.print(f"[green]✓[/] {name}")
+    def stage(self, name: str, state: StageState, detail: str) -> None:
+        mark = "[dim]…[/]" if state == "running" else "[green]✓[/]"
+        err.print(f"{mark} {name}{' (reused)' if state == 'reused' else ''}[dim]{'  ' + detail if detail else ''}[/]")
 
     def training(self) -> TrainingProgress:
         from edgeks.train.progress import progress_for
 
         return progress_for(err)
-
-
-def _print_export(report: ExportReport) -> None:
-    proof, rows = report.proof, report.ledger.rows
-    form = f" {report.form}" if report.precision == "int8" else ""
-    _say(f"[bold]{report.path}[/]: {report.file_bytes:,} bytes, {report.precision}{form} for {report.target}")
-    _say(
-        f"exactly once  {proof.kernels_stored} kernels for {rows[-1].layers} layers "
-        f"({len(proof.groups)} sharing groups + {len(proof.unshared)} unshared), proven on the file"
-    )
-    _say(f"parity        {report.parity}, against torch")
-    if report.parity_here != report.parity:
-        _say(f"on this CPU   {report.parity_here}")
-    _say(f"samples       {report.samples}")
-    _say(f"ledger        {report.ledger_path}")
-    for warning in report.warnings:
-        _say(f"[yellow]warning[/]       {warning}")
-    steps = table(
-        "\nsharing ledger", left=("step",), right=("kernels", "layers", "copies", "bytes"), last="what it did"
-    )
-    for row in rows:
-        figures = (row.kernels, row.layers, row.copies, f"{row.constant_bytes:,}")
-        steps.add_row(row.step, *map(str, figures), row.note)
-    out.print(steps)
-
-
-def _print_summary(summary: Summary, folder: Path) -> None:
-    from edgeks.summary import HEADINGS
-
-    title = f"{summary.recipe}: test accuracy in torch {100 * summary.torch_accuracy:.2f} %"
-    rows = table(title, left=("",), right=tuple(row.artefact for row in summary.rows))
-    for index, heading in enumerate(HEADINGS[1:], start=1):
-        rows.add_row(heading, *(row.cells()[index] for row in summary.rows))
-    out.print(rows)
-    _say(f"p50 on {summary.cpu}; everything is in {folder}/, the page is {folder}/summary.md")
 
 
 def _say(line: str) -> None:

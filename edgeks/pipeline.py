@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -34,11 +34,14 @@ MODEL, SUMMARY_JSON, SUMMARY_MD = "model.pt", "summary.json", "summary.md"
 CALIBRATION_IMAGES = 128
 
 
+StageState = Literal["running", "reused", "done"]
+
+
 class RunProgress(Protocol):
     """Told about a run as it goes."""
 
-    def stage(self, name: str, reused: bool | None) -> None:
-        """A stage begins (`reused` None), was found finished (True), or is finished now (False)."""
+    def stage(self, name: str, state: StageState, detail: str) -> None:
+        """A stage begins, was found finished, or is finished now; then `detail` says what came of it."""
 
     def training(self) -> TrainingProgress:
         """Who is told about the training."""
@@ -125,10 +128,20 @@ class _Run:
         write_text(self._runs.path / SUMMARY_MD, summary.to_markdown())
         return summary
 
-    def _stage(self, name: str, inputs: dict[str, Any], outputs: tuple[str, ...], action: Callable[[], None]) -> None:
-        self._progress.stage(name, None)
+    def _stage(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        outputs: tuple[str, ...],
+        action: Callable[[], None],
+        detail: Callable[[], str] = lambda: "",
+    ) -> None:
         stage = Stage(name, {"edgeks": edgeks.__version__, **inputs}, outputs, action)
-        self._progress.stage(name, self._runs.run(stage))
+        reused = self._runs.finished(stage)
+        if not reused:
+            self._progress.stage(name, "running", "")
+            self._runs.run(stage)
+        self._progress.stage(name, "reused" if reused else "done", detail())
 
     def _train(self) -> None:
         recipe = self._recipe
@@ -153,7 +166,12 @@ class _Run:
             out = self._runs.path / artefact
             export(checkpoint, out, recipe.target, int8=precision == "int8", form=recipe.form)
 
-        self._stage(f"export {artefact}", inputs, (artefact, f"{artefact}.ledger.json"), action)
+        def detail() -> str:
+            ledger = self._runs.read_json(f"{artefact}.ledger.json")
+            kernels = f"{ledger['kernels_stored']} kernels for {ledger['steps'][-1]['layers']} layers, proven"
+            return f"{ledger['file_bytes']:,} bytes; {kernels}; SQNR {ledger['parity']['sqnr_db']:.1f} dB"
+
+        self._stage(f"export {artefact}", inputs, (artefact, f"{artefact}.ledger.json"), action, detail)
 
     def _inspect(self, precision: str) -> None:
         """What the artefact takes, how right it is, and how long it runs: one JSON file each."""

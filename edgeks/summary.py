@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
 
 from edgeks.recipe import Recipe
 from edgeks.run_folder import RunFolder
+from edgeks.terminal import table
 
 SCHEMA = "edgeks.summary/1"
 HEADINGS = (
@@ -98,6 +103,17 @@ class Summary:
             "",
         ]
         return "\n".join(lines)
+
+
+def render(summary: Summary, folder: Path, console: Console) -> None:
+    """Print the table, one column per artefact."""
+    title = f"{summary.recipe}: test accuracy in torch {100 * summary.torch_accuracy:.2f} %"
+    rows = table(title, left=("",), right=tuple(row.artefact for row in summary.rows))
+    for index, heading in enumerate(HEADINGS[1:], start=1):
+        rows.add_row(heading, *(row.cells()[index] for row in summary.rows))
+    console.print(rows)
+    where = escape(str(folder))
+    console.print(f"p50 on {summary.cpu}; everything is in {where}/, the page is {where}/summary.md", soft_wrap=True)
 
 
 def summarise(recipe: Recipe, runs: RunFolder, metrics: dict[str, float], shared: bool) -> Summary:

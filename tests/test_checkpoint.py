@@ -14,10 +14,11 @@ import torch
 from networks import randomise_batch_norm, smooth_samples
 from torch import nn
 
-from edgeks.checkpoint import Checkpoint, build_architecture, load_checkpoint, save_checkpoint, shared_by
+from edgeks.checkpoint import Checkpoint, build_architecture, load_checkpoint, save_checkpoint
 from edgeks.errors import CheckpointError, OutputError, PlanError
 from edgeks.models.zoo import architecture, build
 from edgeks.preprocessing import Preprocessing
+from edgeks.share import share
 from edgeks.sharing.torch import discover, untied
 
 SIZES = {
@@ -95,7 +96,7 @@ def test_a_shared_kernel_is_stored_once(tmp_path):
 @pytest.mark.parametrize("groups", ["all", "stage", "2"])
 def test_shared_by_writes_a_checkpoint_that_loads_shared(tmp_path, groups):
     unshared = checkpoint(config={**SIZES["convmixer"], "in_channels": 1})
-    result = shared_by(unshared, groups, init="mean", tie_bias=True, out=tmp_path / "shared.pt")
+    result = share(unshared, groups, init="mean", tie_bias=True, out=tmp_path / "shared.pt")
     loaded = load_checkpoint(tmp_path / "shared.pt")
     plan = discover(loaded.model)
     assert plan == result.plan == loaded.plan
@@ -108,7 +109,7 @@ def test_shared_by_writes_a_checkpoint_that_loads_shared(tmp_path, groups):
 def test_shared_by_a_plan_file_and_what_it_refuses(tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text(checkpoint_plan := discover(checkpoint().model).to_json())
-    result = shared_by(checkpoint(config={**SIZES["convmixer"], "in_channels": 1}), str(plan))
+    result = share(checkpoint(config={**SIZES["convmixer"], "in_channels": 1}), str(plan))
     assert result.plan.to_json() == checkpoint_plan
     plan.write_text("{")
     for groups, message in [
@@ -119,7 +120,7 @@ def test_shared_by_a_plan_file_and_what_it_refuses(tmp_path):
         ("0", "legal: 1 or more"),
     ]:
         with pytest.raises(PlanError, match=message):
-            shared_by(checkpoint(), groups)
+            share(checkpoint(), groups)
 
 
 def test_save_where_it_cannot_be_written(tmp_path):

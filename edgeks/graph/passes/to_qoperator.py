@@ -54,7 +54,7 @@ def to_qoperator(model: ir.Model) -> str:
 
 
 def _integer_form(read: KernelRead) -> tuple[ir.Node, ir.Node, ir.Node] | None:
-    """DequantizeLinear of the input, of the kernel, and the QuantizeLinear behind the Conv, where there are all three."""
+    """DequantizeLinear of input and kernel, and the QuantizeLinear behind the Conv, where there are all three."""
     input_dq = required(read.node.inputs[0]).producer()
     quantize, _ = sole_use(read.node.outputs[0]) or (None, 0)
     if read.node.op_type != "Conv" or read.dequantize is None or input_dq is None or quantize is None:

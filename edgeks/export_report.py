@@ -1,0 +1,39 @@
+"""What an export wrote and proved, for the terminal: the answer first, then the ledger."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+from edgeks.exporter import ExportReport
+from edgeks.terminal import table
+
+
+def render(report: ExportReport, console: Console) -> None:
+    """Print the report. Lines are not broken, so that a path in them can be copied."""
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
+    proof, rows = report.proof, report.ledger.rows
+    form = f" {report.form}" if report.precision == "int8" else ""
+    what = f"{report.precision}{form} for {report.target}"
+    say(f"[bold]{escape(str(report.path))}[/]: {report.file_bytes:,} bytes, {what}")
+    say(
+        f"exactly once  {proof.kernels_stored} kernels for {rows[-1].layers} layers "
+        f"({len(proof.groups)} sharing groups + {len(proof.unshared)} unshared), proven on the file"
+    )
+    say(f"parity        {report.parity}, against torch")
+    if report.parity_here != report.parity:
+        say(f"on this CPU   {report.parity_here}")
+    say(f"samples       {escape(report.samples)}")
+    say(f"ledger        {escape(str(report.ledger_path))}")
+    for warning in report.warnings:
+        say(f"[yellow]warning[/]       {escape(warning)}")
+    steps = table(
+        "\nsharing ledger", left=("step",), right=("kernels", "layers", "copies", "bytes"), last="what it did"
+    )
+    for row in rows:
+        figures = (row.kernels, row.layers, row.copies, f"{row.constant_bytes:,}")
+        steps.add_row(row.step, *map(str, figures), escape(row.note))
+    console.print(steps)
