@@ -23,6 +23,11 @@ from edgeks.target import load_target
 NETWORKS = ("convmixer_283_4_2k", "convmixer_410_8_2k", "convmixer_384_20_2k", "se_resnet_d4_shared")
 FORMS = (("fp32", None), ("int8 QDQ", "qdq"), ("int8 QOperator", "qoperator"))
 SIZE, IMAGES = 32, 32
+PREAMBLE = """# Sizes
+
+`python benchmarks/sizes.py > docs/results/sizes.md`: random weights, batch statistics that fit, 32×32 images.
+SQNR is against torch on the calibration images; on random weights every quantiser is at its worst.
+"""
 
 
 def network(name: str) -> Checkpoint:
@@ -45,12 +50,7 @@ def network(name: str) -> Checkpoint:
 def main() -> None:
     """Print the page."""
     target = load_target("onnx")
-    print(
-        "# Sizes\n\n`python benchmarks/sizes.py > docs/results/sizes.md`: random weights, batch statistics that fit, 32×32"
-    )
-    print(
-        "images. SQNR is against torch on the calibration images; on random weights every quantiser is at its worst.\n"
-    )
+    print(PREAMBLE)
     print("| network | form | kernels for layers | file bytes | unshared bytes | ratio | SQNR dB |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

@@ -14,9 +14,10 @@ from torch import nn
 from edgeks.atomic_write import atomic_write
 from edgeks.audit.proof import Proof, prove_exactly_once
 from edgeks.checkpoint import Checkpoint
-from edgeks.errors import DataError, ParityFailed, SharingBroken
+from edgeks.errors import DataError, GraphError, ParityFailed, SharingBroken
 from edgeks.formats.onnx import REFERENCE, open_session, run, simplify, write_onnx
-from edgeks.graph.from_torch import capture, graph_plan, torch_outputs
+from edgeks.graph.from_torch import capture, graph_plan, torch_outputs, without_parametrizations
+from edgeks.graph.kernels import kernel_reads
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
@@ -30,6 +31,7 @@ from edgeks.graph.passes.tidy import tidy
 from edgeks.graph.passes.tie_initializers import tie_initializers
 from edgeks.graph.passes.to_qoperator import to_qoperator
 from edgeks.graph.passes.transpose_kernels import transpose_kernels
+from edgeks.graph.verify import verify
 from edgeks.parity import Parity, compare
 from edgeks.quant.calibrate import calibrate
 from edgeks.samples import Samples, load_samples
@@ -135,6 +137,7 @@ def float_graph(
     model: nn.Module, samples: Samples, opset: int, *, run_simplifier: bool = False
 ) -> tuple[ir.Model, Ledger]:
     """Module → float graph, tidied, and its ledger with one verified row per step."""
+    model = without_parametrizations(model)
     graph = capture(model, samples.inputs[:1], opset)
     captured = f"{len(graph.graph)} nodes from torch.onnx.export"
     transposed = transpose_kernels(graph)
@@ -148,7 +151,12 @@ def float_graph(
     ledger.run("normalise_batch_norm", graph, lambda: normalise_batch_norm(graph))
     ledger.run("global_average_pool", graph, lambda: global_average_pool(graph))
     if run_simplifier:
-        graph, note = simplify(graph)
+        simplified, note = simplify(graph)
+        try:
+            verify(simplified, ledger.plan, "onnxsim")
+            graph = simplified
+        except SharingBroken as error:
+            note = f"not used: {error}"
         ledger.run("onnxsim", graph, lambda: note)
     return graph, ledger
 
@@ -157,6 +165,11 @@ def quantise(graph: ir.Model, ledger: Ledger, samples: Samples, target: Target, 
     """Float graph → static int8 graph, in place (DESIGN.md §2 and §3)."""
     scheme = target.int8
     ledger.run("quantize_kernels", graph, lambda: quantize_kernels(graph, scheme.weights))
+    if all(read.dequantize is None for read in kernel_reads(graph)):
+        raise GraphError(
+            "int8: the network has no layer whose kernel can be quantised (Conv1d, Conv2d or Linear with a constant "
+            f"float32 kernel; {ledger.rows[-1].note}); export it as --fp32"
+        )
     ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
     placement = place_activations(graph)
     ranges = calibrate(graph, [str(value.name) for value in placement.ranged], samples.inputs)

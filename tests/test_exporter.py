@@ -224,8 +224,34 @@ def test_weights_of_another_type_are_refused_in_one_line(dtype, tmp_path):
 
 
 def test_a_network_without_kernels(tmp_path):
-    report = export(checkpoint_of(nn.ReLU(), (3, 6, 6)), tmp_path / "m.onnx", TARGETS["onnx"], int8=True)
+    checkpoint = checkpoint_of(nn.ReLU(), (3, 6, 6))
+    report = export(checkpoint, tmp_path / "m.onnx", TARGETS["onnx"])
     assert report.proof.kernels_stored == 0 and report.parity.sqnr_db == 200
+    with pytest.raises(GraphError, match="no layer whose kernel can be quantised"):
+        export(checkpoint, tmp_path / "m_int8.onnx", TARGETS["onnx"], int8=True)
+    assert not (tmp_path / "m_int8.onnx").exists()
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_weight_norm_is_resolved_into_plain_kernels(tmp_path, int8):
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    report = export(checkpoint_of(conv, (3, 6, 6)), tmp_path / "m.onnx", TARGETS["onnx"], int8=int8)
+    assert report.proof.kernels_stored == 1
+    assert nn.utils.parametrize.is_parametrized(conv)  # the network itself is left as it was
+
+
+def test_what_onnxsim_breaks_is_not_used(tmp_path):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x) + self.conv(x)  # onnxsim computes it once
+
+    report = export(checkpoint_of(Twice(), (3, 6, 6)), tmp_path / "m.onnx", TARGETS["onnx"], run_simplifier=True)
+    assert report.ledger.rows[-1].note.startswith("not used: after onnxsim")
+    assert [len(group.layers) for group in report.proof.groups] == [2]
 
 
 class Chain(nn.Module):

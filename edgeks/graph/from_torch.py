@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -14,6 +15,7 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils import parametrize
 
 from edgeks.errors import DataError, GraphError, SharingBroken
 from edgeks.graph.kernels import WEIGHT_INPUT, array, kernel_reads, readers
@@ -58,6 +60,17 @@ def capture(model: nn.Module, example: NDArray[np.float32], opset: int) -> ir.Mo
     graph_model = program.model
     _name_nodes(graph_model)
     return graph_model
+
+
+def without_parametrizations(model: nn.Module) -> nn.Module:
+    """weight_norm and the like → a copy whose kernels are plain Parameters of the same values; else `model` itself."""
+    if not any(parametrize.is_parametrized(module) for module in model.modules()):
+        return model
+    plain = copy.deepcopy(model)
+    for module in list(plain.modules()):
+        for name in list(getattr(module, "parametrizations", {})):
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    return plain
 
 
 def torch_outputs(model: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -154,9 +153,10 @@ def untied(model: nn.Module) -> nn.Module:
 
 def group_name(layers: Sequence[str]) -> str:
     """Layer names → one readable name: `blocks.0.pw`, `blocks.1.pw` → `blocks.0-1.pw`; other differences read `*`."""
-    parts = [re.split(r"[.]", layer) for layer in layers]
+    names = list(dict.fromkeys(layer.partition("#")[0] for layer in layers))  # `conv`, `conv#2`: one module, two calls
+    parts = [name.split(".") for name in names]
     if len({len(p) for p in parts}) != 1:
-        return f"{layers[0]}…{layers[-1]}"
+        return f"{names[0]}…{names[-1]}"
     columns = []
     for column in zip(*parts, strict=True):
         distinct = list(dict.fromkeys(column))
@@ -168,7 +168,7 @@ def group_name(layers: Sequence[str]) -> str:
             columns.append(f"{numbers[0]}-{numbers[-1]}" if contiguous else ",".join(map(str, numbers)))
         else:
             columns.append("*")
-    return ".".join(columns)
+    return ".".join(columns) if set(columns) != {"*"} else f"{names[0]}…{names[-1]}"
 
 
 def _separate(parent: nn.Module, seen: set[int]) -> None:

@@ -122,6 +122,8 @@ def test_group_names():
     assert group_name(["blocks.0.pw", "blocks.2.pw"]) == "blocks.0,2.pw"
     assert group_name(["a.x", "b.x"]) == "*.x"
     assert group_name(["a", "b.x"]) == "a…b.x"
+    assert group_name(["a", "b"]) == "a…b"
+    assert group_name(["conv", "conv#2"]) == "conv"
 
 
 # ── plan and apply ──

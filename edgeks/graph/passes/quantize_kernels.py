@@ -36,9 +36,10 @@ def quantize_kernels(model: ir.Model, weights: Literal["int8", "uint8"]) -> str:
         stored = codes if weights == "int8" else (codes.astype(np.int16) + UINT8_ZERO_POINT).astype(np.uint8)
         kernel_q = new_initializer(model, f"{kernel.name}_q", stored)
         inputs = [kernel_q, new_initializer(model, f"{kernel.name}_scale", scale)]
-        if weights == "uint8":
+        # Zero points that are 0 may be left out, but ONNX Runtime fuses a Gemm only when they are spelt out.
+        if weights == "uint8" or any(read.node.op_type != "Conv" for read in readers):
             if scale.size not in zero_points:
-                vector = np.full(scale.size, UINT8_ZERO_POINT, np.uint8)
+                vector = np.full(scale.size, UINT8_ZERO_POINT if weights == "uint8" else 0, stored.dtype)
                 zero_points[scale.size] = new_initializer(model, f"weight_zero_point_{scale.size}", vector)
             inputs.append(zero_points[scale.size])
         for read in readers:
