@@ -101,7 +101,9 @@ def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Summary:
     Raises:
         EdgeksError: a stage failed; what is finished stays, and the next run goes on from there.
     """
-    return _Run(recipe, RunFolder(folder), load_dataset(recipe.data, recipe.data_size), progress).all_stages()
+    runs = RunFolder(folder)
+    with runs.locked():
+        return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size), progress).all_stages()
 
 
 class _Run:

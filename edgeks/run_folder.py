@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from edgeks.atomic_write import write_text
 from edgeks.errors import OutputError
 
 STATE_FILE = "state.json"
+LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,26 @@ class RunFolder:
         except OSError as error:
             raise OutputError(f"{path}: cannot be made into a run folder ({error.strerror})") from error
         self.path = path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from running in this folder meanwhile; a killed process leaves no lock behind.
+
+        Raises:
+            OutputError: another process is running here, or the folder cannot be written.
+        """
+        try:
+            lock = (self.path / LOCK_FILE).open("w")
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputError(
+                    f"{self.path}: another run is working in this folder; wait, or choose another -o"
+                ) from error
+            yield
 
     def run(self, stage: Stage) -> bool:
         """Run `stage` unless it is finished. True: it was finished and is reused."""
