@@ -81,19 +81,6 @@ def constant_bytes(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
-def new_initializer(model: ir.Model, name: str, content: NDArray[np.generic]) -> ir.Value:
-    """Register a constant under `name`, or the first free `name_2`, `name_3` …"""
-    taken = model.graph.initializers
-    unique, number = name, 2
-    while unique in taken:
-        unique, number = f"{name}_{number}", number + 1
-    value = ir.Value(name=unique, const_value=ir.tensor(content, name=unique))
-    value.shape = ir.Shape(content.shape)
-    value.dtype = ir.DataType.from_numpy(content.dtype)
-    model.graph.register_initializer(value)
-    return value
-
-
 def sole_use(value: ir.Value) -> tuple[ir.Node, int] | None:
     """The one node (and its input index) that reads `value`; None where there are several, or it is a graph output."""
     uses = list(value.uses())

@@ -7,8 +7,8 @@ import pytest
 from onnx_text import constant, graph_of, node_of, normal
 
 from edgeks.errors import SharingBroken
-from edgeks.graph.kernels import new_initializer
 from edgeks.graph.ledger import Ledger
+from edgeks.graph.rewrite import new_initializer
 from edgeks.graph.verify import verify
 from edgeks.sharing.plan import SharingGroup, SharingPlan
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import array, kernel_reads, new_initializer, required, sole_use
-from edgeks.graph.passes.normalise_batch_norm import drop_unused_initializers
+from edgeks.graph.kernels import array, kernel_reads, required, sole_use
+from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 
 
 def absorb_batch_norm(model: ir.Model) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeks.graph.kernels import array
-from edgeks.graph.passes.normalise_batch_norm import drop_unused_initializers
+from edgeks.graph.rewrite import drop_unused_initializers, replace_node
 
 
 def global_average_pool(model: ir.Model) -> str:
@@ -27,14 +27,3 @@ def global_average_pool(model: ir.Model) -> str:
         count += 1
     drop_unused_initializers(model)
     return f"{count} means over the feature map"
-
-
-def replace_node(model: ir.Model, old: ir.Node, new: list[ir.Node]) -> None:
-    """Put `new` where `old` is; the output of the last takes over name, shape and uses of `old`'s output."""
-    result, replaced = new[-1].outputs[0], old.outputs[0]
-    result.shape, result.type = replaced.shape, replaced.type
-    name = replaced.name
-    model.graph.insert_before(old, new)
-    replaced.replace_all_uses_with(result, replace_graph_outputs=True)
-    model.graph.remove(old, safe=True)
-    result.name = name

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import array, new_initializer
+from edgeks.graph.kernels import array
+from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 
 
 def normalise_batch_norm(model: ir.Model) -> str:
@@ -42,10 +43,3 @@ def normalise_batch_norm(model: ir.Model) -> str:
         count += 1
     drop_unused_initializers(model)
     return f"{count} BatchNormalization nodes kept, two vectors each"
-
-
-def drop_unused_initializers(model: ir.Model) -> None:
-    """Constants that nothing reads any more."""
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del model.graph.initializers[name]

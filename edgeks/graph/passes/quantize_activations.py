@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import KernelRead, kernel_reads, new_initializer, required, sole_use
-from edgeks.graph.passes.normalise_batch_norm import drop_unused_initializers
+from edgeks.graph.kernels import KernelRead, kernel_reads, required, sole_use
 from edgeks.graph.passes.quantize_kernels import INTEGER_KERNEL_OPS
+from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 NUMPY_TYPE: dict[str, type[np.integer]] = {"int8": np.int8, "uint8": np.uint8}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import array, kernel_reads, new_initializer, required
-from edgeks.graph.passes.normalise_batch_norm import drop_unused_initializers
+from edgeks.graph.kernels import array, kernel_reads, required
+from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 
 MAX_BIAS = 2**30  # leaves the other half of int32 to the sum of products
 SMALLEST_SCALE = 1e-30

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeks.graph.kernels import KernelRead, array, kernel_reads, new_initializer, output_channels
-from edgeks.graph.passes.normalise_batch_norm import drop_unused_initializers
+from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channels
+from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 
 MAX_CODE = 127  # symmetric: −128 is never used
 UINT8_ZERO_POINT = 128

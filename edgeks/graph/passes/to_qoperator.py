@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import KernelRead, array, kernel_reads, new_initializer, required, sole_use
-from edgeks.graph.passes.global_average_pool import replace_node
-from edgeks.graph.passes.normalise_batch_norm import drop_unused_initializers
+from edgeks.graph.kernels import KernelRead, array, kernel_reads, required, sole_use
+from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
 
 
 def to_qoperator(model: ir.Model) -> str:

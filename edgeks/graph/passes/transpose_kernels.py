@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import array, new_initializer
+from edgeks.graph.kernels import array
+from edgeks.graph.rewrite import new_initializer
 
 
 def transpose_kernels(model: ir.Model) -> str:
