@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             raise OutputError(f"{path}: is a device or a pipe; name a file")
         if not path.parent.is_dir():
             raise OutputError(f"{path}: the folder {path.parent} does not exist; create it or choose another -o")
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        _sweep(path)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".part", dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
@@ -42,6 +44,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes have left of earlier attempts to write `path`."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        process = leftover.name.removeprefix(f".{path.name}.").split(".")[0]
+        if process.isdigit() and not Path("/proc", process).exists() and Path("/proc/self").exists():
+            leftover.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ metrics, and a small calibration sample of real training images. Reading execute
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import pickle
 import re
@@ -127,6 +128,17 @@ def build_architecture(arch: str) -> nn.Module:
     if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise CheckpointError(f"--arch {arch}: has lazy layers, whose shapes are unknown; give every layer its sizes")
     return model
+
+
+def architecture_fingerprint(arch: str) -> str:
+    """Hash of a user's network: the source file that `package.module` is, and how the module prints.
+
+    Code that the file imports is not in it.
+    """
+    model = build_architecture(arch)
+    source = getattr(sys.modules[arch.partition(":")[0]], "__file__", None)
+    text = Path(source).read_bytes() if source else b""
+    return hashlib.sha256(text + repr(model).encode()).hexdigest()
 
 
 def load_tensors(path: Path, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

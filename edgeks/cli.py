@@ -32,8 +32,8 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 PIPE_WIDTH = 100  # where there is no terminal to ask
-out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 ArchOption = Annotated[
     str | None,
@@ -344,7 +344,7 @@ class _RunLines:
 
 def _say(line: str) -> None:
     """A line that no width breaks, so that a path in it can be copied."""
-    out.print(line, soft_wrap=True)
+    out.print(line, soft_wrap=True, markup=False)
 
 
 def _print_json(content: dict[str, Any]) -> None:
@@ -372,11 +372,19 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
         raise ConfigError(f"--milestones {text}: legal: whole numbers with commas, such as 80,120") from error
 
 
+class _Terminated(BaseException):
+    """SIGTERM, which nothing on the way may take for an error of its own."""
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise _Terminated
+
+
 def main() -> NoReturn:
     """Entry point: run the command line; errors become one line and an exit code."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _terminate)
     code = 0
     try:
         result = app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="edgeks")
@@ -394,6 +402,8 @@ def main() -> NoReturn:
         if error.format_message():  # empty after `edgeks` alone, which has printed the help
             _complain(f"error: {' '.join(error.format_message().split())} (see `{where} --help`)")
         code = 2
+    except _Terminated:
+        code = 128 + signal.SIGTERM
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted; what was finished stays")
         code = INTERRUPTED

@@ -19,9 +19,10 @@ def render(report: ExportReport, console: Console) -> None:
     form = f" {report.form}" if report.precision == "int8" else ""
     what = f"{report.precision}{form} for {report.target}"
     say(f"[bold]{escape(str(report.path))}[/]: {report.file_bytes:,} bytes, {what}")
+    groups = f"{len(proof.groups)} sharing group{'' if len(proof.groups) == 1 else 's'}"
     say(
         f"exactly once  {proof.kernels_stored} kernels for {rows[-1].layers} layers "
-        f"({len(proof.groups)} sharing groups + {len(proof.unshared)} unshared), proven on the file"
+        f"({groups} + {len(proof.unshared)} unshared), proven on the file"
     )
     say(f"parity        {report.parity}, against torch")
     if report.parity_here != report.parity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,14 @@ class Parity:
     def __str__(self) -> str:
         top1 = "" if self.top1_agreement is None else f", top-1 agreement {100 * self.top1_agreement:.1f} %"
         return f"SQNR {self.sqnr_db:.1f} dB, cosine {self.cosine:.6f}{top1}, {self.samples} samples"
+
+
+def compare_all(references: Sequence[NDArray[np.float32]], outputs: Sequence[NDArray[np.float32]]) -> Parity:
+    """All outputs of a network → the Parity of the one that is furthest off."""
+    if len(references) != len(outputs):
+        raise ValueError(f"{len(outputs)} outputs, the reference has {len(references)}")
+    found = [compare(reference, output) for reference, output in zip(references, outputs, strict=True)]
+    return min(found, key=lambda parity: parity.sqnr_db)
 
 
 def compare(reference: NDArray[np.float32], output: NDArray[np.float32]) -> Parity:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 
 import edgeks
 from edgeks.atomic_write import write_text
@@ -15,7 +16,14 @@ from edgeks.audit import report as audit_report
 from edgeks.audit.footprint import footprint
 from edgeks.bench import report as bench_report
 from edgeks.bench.local import bench
-from edgeks.checkpoint import Checkpoint, build_architecture, load_checkpoint, save_checkpoint
+from edgeks.checkpoint import (
+    Checkpoint,
+    architecture_fingerprint,
+    build_architecture,
+    load_checkpoint,
+    save_checkpoint,
+)
+from edgeks.errors import CheckpointError
 from edgeks.exporter import export
 from edgeks.formats.onnx import open_session, run
 from edgeks.models import zoo
@@ -66,8 +74,14 @@ def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: Traini
     """
     last = out.with_name(out.name + ".resume")
     if ":" in job.architecture:
+        if job.config:
+            raise CheckpointError(
+                f"{job.architecture} is called without arguments; config {job.config} has no place to go"
+            )
         architecture, config = job.architecture, dict[str, Any]()
-        model = build_architecture(architecture)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(job.settings.seed)
+            model = build_architecture(architecture)
     else:
         p = job.dataset.preprocessing
         fitting = {"in_channels": p.channels, "classes": len(p.classes)}  # unless the config says otherwise
@@ -112,6 +126,9 @@ class _Run:
     def __init__(self, recipe: Recipe, runs: RunFolder, dataset: Dataset, progress: RunProgress) -> None:
         self._recipe, self._runs, self._dataset, self._progress = recipe, runs, dataset, progress
         self._data = dataset.fingerprint()
+        self._architecture = recipe.architecture
+        if ":" in recipe.architecture:
+            self._architecture += f" {architecture_fingerprint(recipe.architecture)}"
 
     def all_stages(self) -> Summary:
         recipe = self._recipe
@@ -149,7 +166,7 @@ class _Run:
         recipe = self._recipe
         job = TrainJob(recipe.architecture, recipe.config, self._dataset, recipe.training)
         inputs = {
-            "architecture": recipe.architecture,
+            "architecture": self._architecture,
             "config": recipe.config,
             "data": self._data,
             "settings": recipe.training.to_dict(),
@@ -162,7 +179,12 @@ class _Run:
 
     def _export(self, checkpoint: Checkpoint, precision: str, artefact: str) -> None:
         recipe = self._recipe
-        inputs = {"model": self._runs.digest(MODEL), "target": asdict(recipe.target), "form": recipe.form}
+        inputs = {
+            "architecture": self._architecture,
+            "model": self._runs.digest(MODEL),
+            "target": asdict(recipe.target),
+            "form": recipe.form,
+        }
 
         def action() -> None:
             out = self._runs.path / artefact
@@ -200,6 +222,6 @@ class _Run:
 def _accuracy(artefact: Path, target: Target, dataset: Dataset) -> dict[str, Any]:
     """Share of the test images that the artefact classifies right, in ONNX Runtime with the target's options."""
     session = open_session(artefact, target.session)
-    logits = run(session, dataset.preprocessing.normalise(dataset.test_images))
+    logits = run(session, dataset.preprocessing.normalise(dataset.test_images))[0]
     right = int((logits.argmax(1) == dataset.test_labels).sum())
     return {"images": len(dataset.test_labels), "right": right, "accuracy": right / len(dataset.test_labels)}

@@ -13,6 +13,14 @@ Int8Form = Literal["qdq", "qoperator"]
 Int8Type = Literal["int8", "uint8"]
 
 FORMS: tuple[Int8Form, ...] = ("qdq", "qoperator")
+# Names of ONNX Runtime 1.31; it takes any other in silence, and then does what was to be prevented.
+OPTIMIZERS = (
+    "BiasGeluFusion", "CommonSubexpressionElimination", "ConstantFolding", "ConvActivationFusion",
+    "ConvAddActivationFusion", "ConvAddFusion", "ConvBNFusion", "ConvMulFusion", "FastGeluFusion", "GemmActivationFusion",
+    "GemmSumFusion", "GemmTransposeFusion", "MatMulAddFusion", "MatMulScaleFusion", "MatMul_BatchNormalization_Fusion",
+    "NchwcTransformer", "NhwcTransformer", "QDQPropagationTransformer", "QDQS8ToU8Transformer",
+    "QDQSelectorActionTransformer", "QuickGeluFusion", "ReshapeFusion", "TransposeOptimizer",
+)  # fmt: skip
 OPTIMISATION_LEVELS = ("disabled", "basic", "extended", "all")
 MEGABYTE = 1_000_000
 MAX_BOARD_MB = 1 << 24
@@ -118,11 +126,13 @@ def read_target(path: Path) -> Target:
         weights=cast(Int8Type, int8.text("weights", default="int8", choices=("int8", "uint8"))),
     )
     int8.finish()
+    if scheme.weights == "uint8" and scheme.activations == "int8":
+        raise int8.error("weights", "uint8", "int8, unless activations are uint8: runtimes have no s8×u8 kernels")
 
     session_table = root.table("session")
     threads = session_table.integer("threads", default=1, minimum=1, maximum=1024)
     level = session_table.text("graph_optimization", default="all", choices=OPTIMISATION_LEVELS)
-    disabled = session_table.texts("disabled_optimizers")
+    disabled = session_table.texts("disabled_optimizers", choices=OPTIMIZERS)
     config = tuple(
         (key, str(int(value) if isinstance(value, bool) else value))
         for key, value in session_table.table("config").scalars().items()

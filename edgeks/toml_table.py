@@ -47,7 +47,7 @@ class Table:
 
     def text(self, key: str, default: str | None = None, choices: Sequence[str] = ()) -> str:
         """A string, one of `choices` where those are given."""
-        value = self._take(key, default, "text")
+        value = self._take(key, default, ", ".join(choices) if choices else "text")
         if not isinstance(value, str) or (choices and value not in choices):
             raise self.error(key, value, ", ".join(choices) if choices else "text")
         return value

@@ -27,18 +27,19 @@ from edgeks.audit.shapes import Activation, infer_activations
 
 INTEGER_KERNELS = frozenset(
     {
-        # arithmetic: the runtime has a kernel that computes on the codes
-        "Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "ReduceMean", "AveragePool",
-        "GlobalAveragePool", "Relu", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish", "Sigmoid", "Softmax", "Tanh",
+        # arithmetic: ONNX Runtime 1.31 has a kernel that computes on the codes
+        "Conv", "Gemm", "MatMul", "Add", "Mul", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax",
+        # clamps: done by the saturation of the op ahead of them
+        "Relu", "Clip",
         # movement: codes are copied as they are
-        "Concat", "Split", "Slice", "Gather", "Pad", "Resize", "Transpose", "Expand", "MaxPool", "GlobalMaxPool",
+        "Concat", "Split", "Slice", "Gather", "Resize", "Transpose", "Expand", "MaxPool",
         "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity",
     }
 )  # fmt: skip
 # These run on dequantised inputs as integer ops even when their result stays in float.
 FLOAT_RESULT = frozenset({"Gemm", "MatMul"})
 # These need both operands dequantised: with a float kernel or factor the runtime computes in float.
-TWO_OPERANDS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul"})
+TWO_OPERANDS = frozenset({"Conv", "Gemm", "MatMul", "Add", "Mul"})
 # These merge into the integer op ahead of them when only they read it.
 CLAMPS = frozenset({"Relu", "Clip"})
 ALIASES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})

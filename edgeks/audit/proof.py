@@ -51,8 +51,8 @@ def prove_exactly_once(path: Path, plan: SharingPlan) -> Proof:
 
     For every sharing group: all its layers (nodes are named after layers) resolve to one constant, which as many nodes
     read as the group has layers, and no other node; each layer of an int8 QDQ file has a DequantizeLinear of its own;
-    no other constant of the file equals it byte for byte or up to a per-channel factor. Every unshared layer reads a
-    constant that nothing else reads. Kernels that are zero everywhere equal each other without being copies.
+    no constant that the plan does not name equals it byte for byte or up to a per-channel factor. Every unshared layer
+    reads a constant that nothing else reads. Kernels that are zero everywhere equal each other without being copies.
 
     Raises:
         SharingBroken: naming the group, its layers and what was found.
@@ -68,7 +68,7 @@ def prove_exactly_once(path: Path, plan: SharingPlan) -> Proof:
 
     groups = [(group, _one_kernel(path, group, by_layer, readers)) for group in plan.groups]
     unshared = [(owner, _one_kernel(path, owner, by_layer, readers)) for owner in plan.unshared]
-    _no_copies(model, kernels, groups)
+    _no_copies(model, kernels, groups, planned={kernel.constant for _, kernel in (*groups, *unshared)})
     return Proof(
         path=path,
         kernels_stored=len({kernel.constant for _, kernel in (*groups, *unshared)}),
@@ -99,9 +99,10 @@ def _one_kernel(
         names = _some([kernel.name for kernel in found])
         raise SharingBroken(f"{where}: found {len(found)} constants ({names}), expected 1; a pass broke the sharing")
     kernel = found[0]
-    others = [reader.node for reader in readers[kernel.constant] if reader.node not in group.layers]
+    weight_readers = [reader for reader in readers[kernel.constant] if reader.weight]
+    others = [reader.node for reader in weight_readers if reader.node not in group.layers]
     if others:
-        count = len(readers[kernel.constant])
+        count = len(weight_readers)
         raise SharingBroken(
             f"{where}: constant {kernel.name!r} has {count} readers, expected {len(group.layers)}; "
             f"{_some(others)} is not in the plan's entry"
@@ -119,9 +120,15 @@ def _one_kernel(
     return kernel
 
 
-def _no_copies(model: ModelFile, kernels: tuple[Kernel, ...], groups: list[tuple[SharingGroup, Kernel]]) -> None:
-    """No other constant of the file, kernel or not, equals a shared kernel up to a per-channel factor.
+def _no_copies(
+    model: ModelFile,
+    kernels: tuple[Kernel, ...],
+    groups: list[tuple[SharingGroup, Kernel]],
+    planned: set[Constant],
+) -> None:
+    """No constant beside those that the plan names, kernel or not, equals a shared kernel up to a per-channel factor.
 
+    Two kernels that the plan names may be alike: layers that were initialised alike but never tied are two kernels.
     Compared as output channels × taps, so that a copy that was reshaped is found too.
     """
     group_of = {kernel.constant: group for group, kernel in groups}
@@ -138,12 +145,13 @@ def _no_copies(model: ModelFile, kernels: tuple[Kernel, ...], groups: list[tuple
     for indices in copy_sets(values):
         alike = [candidates[index] for index in indices]
         shared = [constant for constant in alike if constant in group_of]
-        if shared:
+        copies = [constant.name for constant in alike if constant not in planned]
+        if shared and copies:
             group = group_of[shared[0]]
-            copies = [constant.name for constant in alike if constant is not shared[0]]
             raise SharingBroken(
-                f"{model.path}: {_describe(group)}: found {len(alike)} constants that are equal up to a per-channel "
-                f"factor, expected 1; copies of {shared[0].name!r}: {_some(copies)} (a pass folded a scale into a copy)"
+                f"{model.path}: {_describe(group)}: found {1 + len(copies)} constants that are equal up to a "
+                f"per-channel factor, expected 1; copies of {shared[0].name!r}: {_some(copies)} "
+                "(a pass folded a scale into a copy)"
             )
 
 

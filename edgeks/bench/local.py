@@ -18,6 +18,7 @@ from edgeks.target import Target
 
 RUNNER = Path(__file__).with_name("runner.py")
 MAX_RUNS = 10_000_000
+MAX_THREADS = 1024
 LAST_WORDS = 300
 
 
@@ -104,13 +105,15 @@ def bench(
         DataError: the inputs cannot be used, or a count is out of range.
         EdgeksError: the benchmark process was killed or crashed.
     """
-    for name, value, minimum in (("runs", runs, 1), ("warmup", warmup, 0), ("threads", threads or 1, 1)):
-        if not minimum <= value <= MAX_RUNS:
-            raise DataError(f"{name} is {value}; legal: {minimum} to {MAX_RUNS}")
+    threads = target.session.threads if threads is None else threads
+    limits = (("runs", runs, 1, MAX_RUNS), ("warmup", warmup, 0, MAX_RUNS), ("threads", threads, 1, MAX_THREADS))
+    for name, value, minimum, maximum in limits:
+        if not minimum <= value <= maximum:
+            raise DataError(f"{name} is {value}; legal: {minimum} to {maximum}")
     if not path.is_file():
         raise ModelFileError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; name an .onnx file")
     session = {
-        "threads": threads or target.session.threads,
+        "threads": threads,
         "graph_optimization": target.session.graph_optimization,
         "disabled_optimizers": list(target.session.disabled_optimizers),
         "session_config": dict(target.session.config),

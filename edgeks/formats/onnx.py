@@ -84,16 +84,17 @@ def open_session(model: Path | bytes, options: Session) -> ort.InferenceSession:
         raise ModelFileError(f"ONNX Runtime refuses {where}: {str(error).splitlines()[0][:300]}") from error
 
 
-def run(session: ort.InferenceSession, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples N×C×H×W, in batches of the file's own size → the first output, N×…; a last short batch is padded."""
+def run(session: ort.InferenceSession, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Samples N×C×H×W, in batches of the file's own size → every output, N×…; a last short batch is padded."""
     feed = session.get_inputs()[0]
     size = feed.shape[0] if feed.shape and isinstance(feed.shape[0], int) else len(samples)
-    outputs = []
+    rows = []
     for start in range(0, len(samples), size):
         batch = samples[start : start + size]
         padding = np.repeat(batch[-1:], size - len(batch), axis=0)
-        outputs.append(session.run(None, {feed.name: np.concatenate([batch, padding])})[0][: len(batch)])
-    return np.concatenate(outputs)
+        found = session.run(None, {feed.name: np.concatenate([batch, padding])})
+        rows.append([np.asarray(output, np.float32)[: len(batch)] for output in found])
+    return [np.concatenate(column) for column in zip(*rows, strict=True)]
 
 
 def simplify(model: ir.Model) -> tuple[ir.Model, str]:

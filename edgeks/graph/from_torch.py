@@ -8,13 +8,14 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from onnx_ir.passes import common
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from edgeks.errors import DataError, GraphError, SharingBroken
@@ -23,7 +24,6 @@ from edgeks.sharing.plan import Bias, SharingGroup, SharingPlan
 from edgeks.sharing.torch import discover, group_name, named_plan
 
 INPUT_NAME, OUTPUT_NAME = "input", "output"
-TORCH_BATCH = 16
 
 
 def capture(model: nn.Module, example: NDArray[np.float32], opset: int) -> ir.Model:
@@ -58,47 +58,87 @@ def capture(model: nn.Module, example: NDArray[np.float32], opset: int) -> ir.Mo
     if program is None:
         raise GraphError("torch.onnx.export returned no graph")
     graph_model = program.model
+    common.IdentityEliminationPass()(graph_model)  # weight.detach() must not hide who reads the kernel
     _name_nodes(graph_model)
     return graph_model
 
 
 def without_parametrizations(model: nn.Module) -> nn.Module:
-    """weight_norm and the like → a copy whose kernels are plain Parameters of the same values; else `model` itself."""
+    """weight_norm and the like → a copy whose kernels are plain Parameters of the same values; else `model` itself.
+
+    Layers that compute equal kernels from the same Parameters share one kernel in the copy. torch's own
+    `remove_parametrizations` is not used: it edits the class, which a deep copy has in common with the user's network.
+    """
     if not any(parametrize.is_parametrized(module) for module in model.modules()):
         return model
     plain = copy.deepcopy(model)
-    for module in list(plain.modules()):
-        for name in list(getattr(module, "parametrizations", {})):
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    computed: list[tuple[nn.Module, str, tuple[int, ...], Tensor]] = []
+    for module in plain.modules():
+        if parametrize.is_parametrized(module):
+            lists = module.parametrizations
+            assert isinstance(lists, nn.ModuleDict)  # noqa: S101  # what is_parametrized looks at
+            for name, functions in lists.items():
+                originals = tuple(id(parameter) for parameter in functions.parameters())
+                computed.append((module, name, originals, getattr(module, name).detach().clone()))
+    kernels: dict[tuple[int, ...], list[nn.Parameter]] = {}
+    for module, name, originals, value in computed:
+        if "parametrizations" in module._modules:
+            del module._modules["parametrizations"]
+            module.__class__ = type(module).__bases__[0]  # the class that parametrize derived its own from
+        known = kernels.setdefault(originals, [])
+        kernel = next((kernel for kernel in known if torch.equal(kernel, value)), None)
+        if kernel is None:
+            kernel = nn.Parameter(value, requires_grad=False)
+            known.append(kernel)
+        module.register_parameter(name, kernel)
     return plain
 
 
-def torch_outputs(model: nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples N×C×H×W → the network's first output, N×…, in small batches.
+def torch_outputs(model: nn.Module, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Samples N×C×H×W → all outputs of the network in eval mode, each N×…; one sample at a time, as the artefact runs.
 
     Raises:
-        DataError: the network does not take the samples, or gives no tensor, or NaN or infinity.
+        DataError: the network does not take the samples, or gives something else than tensors of one row per sample, or
+            NaN or infinity.
     """
-    outputs = []
+    rows: list[list[NDArray[np.float32]]] = []
+    model.eval()
     with torch.inference_mode():
-        for start in range(0, len(inputs), TORCH_BATCH):
+        for index in range(len(inputs)):
             try:
-                result = model(torch.from_numpy(inputs[start : start + TORCH_BATCH]))
+                result = model(torch.from_numpy(inputs[index : index + 1]))
             except Exception as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 shape = "×".join(map(str, inputs.shape[1:]))
                 raise DataError(f"the network does not take inputs of {shape}: {reason[:300]}") from error
-            while isinstance(result, list | tuple) and result:
-                result = result[0]
-            if not isinstance(result, torch.Tensor):
-                raise DataError(
-                    f"the network returns a {type(result).__name__}; legal: a tensor, or a tuple of tensors"
-                )
-            outputs.append(result.numpy())
-    joined = np.concatenate(outputs)
-    if not np.isfinite(joined).all():
-        raise DataError("the network's own outputs in torch are NaN or infinite on these samples")
-    return joined
+            rows.append([_output(tensor) for tensor in _tensors(result)])
+    outputs = [np.concatenate(column) for column in zip(*rows, strict=True)]
+    if not outputs or not all(np.isfinite(output).all() for output in outputs):
+        raise DataError("the network's own outputs in torch are absent, NaN or infinite on these samples")
+    return outputs
+
+
+def _tensors(result: object) -> Iterator[object]:
+    """What a network returns, flattened in the order in which the exporter lists it."""
+    if isinstance(result, list | tuple):
+        for part in result:
+            yield from _tensors(part)
+    elif isinstance(result, Mapping):
+        for part in result.values():
+            yield from _tensors(part)
+    elif result is not None:
+        yield result
+
+
+def _output(tensor: object) -> NDArray[np.float32]:
+    if not isinstance(tensor, torch.Tensor):
+        raise DataError(f"the network returns a {type(tensor).__name__}; legal: a tensor, or a tuple of tensors")
+    if tensor.dim() == 0 or tensor.shape[0] != 1:
+        raise DataError(
+            f"the network returns a tensor of shape {tuple(tensor.shape)} for one sample; its first dimension must be "
+            "the batch, 1 (a .squeeze() without a dimension drops it)"
+        )
+    return tensor.to(torch.float32).numpy()
 
 
 def graph_plan(graph_model: ir.Model, model: nn.Module) -> SharingPlan:

@@ -31,7 +31,7 @@ def kernel_read(node: ir.Node) -> KernelRead | None:
     dequantize = None
     if weight is not None and (producer := weight.producer()) is not None and producer.op_type == "DequantizeLinear":
         weight, dequantize = producer.inputs[0], producer
-    if weight is None or not weight.is_initializer():
+    if weight is None or not weight.is_initializer() or array(weight).ndim < 2:
         return None
     return KernelRead(node, weight, dequantize)
 

@@ -23,16 +23,16 @@ LAYER_TYPES = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
 def discover(model: nn.Module) -> SharingPlan:
-    """Module → its sharing plan, by parameter identity (Conv1d, Conv2d, Linear).
+    """Module → its sharing plan, by parameter identity: one Parameter, or one memory (Conv1d, Conv2d, Linear).
 
     A module registered under several names is one layer per name. A module that `forward` calls several times is one
     layer here; the exported graph, which knows the calls, lists it once per call. A layer whose weight is computed
     (weight_norm and other parametrisations) owns its kernel.
     """
-    layers_of: dict[int, list[tuple[str, Layer]]] = {}
+    layers_of: dict[object, list[tuple[str, Layer]]] = {}
     for name, layer in _layers(model):
         # A computed weight is a new tensor at every access: its id says nothing, the module's does.
-        identity = id(layer.weight) if _holds_weight(layer) else id(layer)
+        identity = _identity(layer.weight) if _holds_weight(layer) else id(layer)
         layers_of.setdefault(identity, []).append((name, layer))
     kernels = [_group([name for name, _ in found], [layer for _, layer in found]) for found in layers_of.values()]
     return named_plan(kernels)
@@ -140,14 +140,15 @@ def untied(model: nn.Module) -> nn.Module:
     """Model → an independent copy in which every layer owns its kernel and bias (same function, nothing shared)."""
     twin = copy.deepcopy(model)
     _separate(twin, {id(twin)})
-    seen: set[int] = set()
+    seen: set[object] = set()
     for _, layer in _layers(twin):
         for kind in ("weight", "bias"):
             parameter = layer._parameters.get(kind)
-            if parameter is not None and id(parameter) in seen:
+            if parameter is not None and _identity(parameter) in seen:
                 parameter = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
                 setattr(layer, kind, parameter)
-            seen.add(id(parameter))
+            if parameter is not None:
+                seen.add(_identity(parameter))
     return twin
 
 
@@ -201,6 +202,18 @@ def _layer(model: nn.Module, name: str) -> Layer:
     return layers[name]
 
 
+def _all_one(tensors: Sequence[Tensor | None]) -> bool:
+    identities = {None if tensor is None else _identity(tensor) for tensor in tensors}
+    return len(identities) == 1 and None not in identities
+
+
+def _identity(tensor: Tensor) -> object:
+    """Equal for one Parameter, and for two that view the same memory (`nn.Parameter(other.data)`)."""
+    if tensor.device.type == "meta" or tensor.numel() == 0 or tensor.layout is not torch.strided:
+        return id(tensor)
+    return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+
+
 def _isomorphism(layer: Layer) -> tuple[object, ...]:
     groups = 1 if isinstance(layer, nn.Linear) else layer.groups
     return (isinstance(layer, nn.Linear), tuple(layer.weight.shape), groups)
@@ -226,7 +239,7 @@ def _group(names: Sequence[str], layers: Sequence[Layer], tie_bias: bool | None 
     bias: Bias
     if all(b is None for b in biases):
         bias = "none"
-    elif tie_bias if tie_bias is not None else len({id(b) for b in biases}) == 1 and len(biases) > 1:
+    elif tie_bias if tie_bias is not None else len(biases) > 1 and _all_one(biases):
         bias = "shared"
     else:
         bias = "own"

@@ -58,8 +58,10 @@ class LineProgress(NoProgress):
         self._console, self._epochs = console, 0
 
     def start(self, total: int, done: int, epochs: int) -> None:
-        """Remembers the number of epochs."""
+        """Remembers the number of epochs, and says so where training goes on."""
         self._epochs = epochs
+        if done:
+            self._console.print(f"resuming after epoch {done * epochs // total}", highlight=False)
 
     def epoch(self, record: EpochRecord) -> None:
         """Prints the line."""

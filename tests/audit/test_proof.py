@@ -91,8 +91,7 @@ def test_a_uint8_copy_with_a_zero_point(tmp_path):
             helper.make_node("Conv", ["d0", "u8_w"], ["side"], "side", pads=[1, 1, 1, 1]),
         ]
     )
-    expected = plan(3, [SharingGroup("side", ("side",), SHAPE)])
-    broken(proto, tmp_path, "'u8'", expected=expected)
+    broken(proto, tmp_path, "'u8'", expected=plan(3))
 
 
 def test_a_stranger_reads_the_kernel(tmp_path):
@@ -101,8 +100,6 @@ def test_a_stranger_reads_the_kernel(tmp_path):
         (SharingGroup("g", graphs.layer_names(3), SHAPE),), (SharingGroup("own", ("blocks.3.conv",), SHAPE), HEAD)
     )
     broken(proto, tmp_path, "'g'", "4 readers, expected 3", "'blocks.3.conv'", expected=expected)
-    proto.graph.node.append(helper.make_node("Relu", ["kernel"], ["side"], "stranger"))
-    broken(proto, tmp_path, "5 readers, expected 4", "'stranger'")
     proto = graphs.fp32_shared()
     proto.graph.output.append(helper.make_tensor_value_info("kernel", 1, SHAPE))
     broken(proto, tmp_path, "graph output")

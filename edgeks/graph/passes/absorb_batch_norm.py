@@ -20,13 +20,14 @@ def absorb_batch_norm(model: ir.Model) -> str:
         norm = _sole_batch_norm(node.outputs[0])
         if dequantize is None or norm is None:
             continue
-        if node.op_type == "MatMul":  # has no bias to take b_l
+        old_bias = node.inputs[2] if len(node.inputs) > 2 else None
+        # MatMul has no bias to take b_l; one that is computed at run time cannot be changed.
+        if node.op_type == "MatMul" or (old_bias is not None and not old_bias.is_initializer()):
             kept.append(str(norm.name))
             continue
         a, b, mean, variance = (array(value).astype(np.float64) for value in norm.inputs[1:5] if value is not None)
         a = a / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
         b = b - a * mean
-        old_bias = node.inputs[2] if len(node.inputs) > 2 else None
         if old_bias is not None:
             b = b + a * array(old_bias).astype(np.float64)
         scale = (array(required(dequantize.inputs[1])).astype(np.float64) * a).astype(np.float32)

@@ -13,11 +13,14 @@ from edgeks.graph.kernels import KernelRead, kernel_reads, required, sole_use
 from edgeks.graph.passes.quantize_kernels import INTEGER_KERNEL_OPS
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 
+# A dead activation has no range; its scale still sets the step of the next bias, so it must not be coarse.
+EMPTY_RANGE_SCALE = 1e-3
+
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 NUMPY_TYPE: dict[str, type[np.integer]] = {"int8": np.int8, "uint8": np.uint8}
 
 # Ops with an integer kernel that takes inputs of any scales and requantises to a scale of its own.
-REQUANTISING = {"Add", "Sub", "Mul", "GlobalAveragePool", "AveragePool", "Sigmoid", "Concat"}
+REQUANTISING = {"Add", "Mul", "GlobalAveragePool", "AveragePool", "Sigmoid", "Concat"}
 # Ops that move or pick values: the output keeps the scale of input 0.
 SCALE_KEEPING = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Identity"}
 # Activations that a runtime merges into the requantisation of the op before.
@@ -38,7 +41,7 @@ class Range:
         q_min, q_max = LIMITS[integer_type]
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         width = high - low
-        scale = np.float32(width / (q_max - q_min)) if width > 1e-30 else np.float32(1.0)
+        scale = np.float32(width / (q_max - q_min)) if width > 1e-30 else np.float32(EMPTY_RANGE_SCALE)
         zero_point = int(np.clip(np.rint(q_min - low / float(scale)), q_min, q_max))
         return scale, zero_point
 

@@ -26,9 +26,13 @@ def quantize_biases(model: ir.Model) -> str:
             continue
         if node.op_type == "MatMul" or len(node.inputs) < 3 or node.inputs[2] is None:
             continue
-        bias = array(required(node.inputs[2])).astype(np.float64)
+        if not required(node.inputs[2]).is_initializer():  # computed at run time
+            continue
+        bias = array(required(node.inputs[2])).astype(np.float64).ravel()  # 1×O in an addmm
         input_scale = float(array(required(input_dq.inputs[1])))
         weight_scale = array(required(weight_dq.inputs[1])).astype(np.float64)
+        if bias.size != weight_scale.size:
+            continue
         least = np.maximum(np.abs(bias) / (input_scale * MAX_BIAS), SMALLEST_SCALE)
         too_small = np.abs(weight_scale) < least
         if too_small.any():

@@ -70,6 +70,8 @@ def _why_not(kernel: ir.Value, readers: list[KernelRead]) -> str | None:
         node = read.node
         if node.op_type not in INTEGER_KERNEL_OPS:
             return f"{node.op_type} has no integer kernel"
+        if node.op_type == "MatMul" and array(kernel).ndim != 2:
+            return "MatMul with a kernel that is not a matrix"
         if node.op_type == "Gemm":
             plain = node.attributes.get_float("alpha", 1.0) == 1.0 == node.attributes.get_float("beta", 1.0)
             if not plain or node.attributes.get_int("transA"):

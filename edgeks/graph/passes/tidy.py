@@ -26,6 +26,7 @@ def tidy(model: ir.Model) -> str:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     zero_biases = _drop_zero_biases(model)
     _drop_default_attributes(model)
+    _drop_idle_pad_count(model)
     common.RemoveUnusedNodesPass()(model)
     common.ClearMetadataAndDocStringPass()(model)
     return f"{before} → {len(model.graph)} nodes, {zero_biases} zero biases dropped"
@@ -37,6 +38,13 @@ def _computes_from_kernel(node: ir.Node) -> bool:
         v is not None and v.is_initializer() and v.shape is not None and len(v.shape) > 1 for v in node.inputs
     )
     return reads_weight and node.op_type not in ("Shape", "Size")
+
+
+def _drop_idle_pad_count(model: ir.Model) -> None:
+    """AveragePool counts no padding where there is none: ONNX Runtime's integer kernel fails on it with ceil_mode."""
+    for node in model.graph:
+        if node.op_type == "AveragePool" and not any(node.attributes.get_ints("pads", ())):
+            node.attributes.pop("count_include_pad", None)
 
 
 def _drop_default_attributes(model: ir.Model) -> None:
