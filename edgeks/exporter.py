@@ -94,6 +94,8 @@ def export(
             "int8 needs calibration data and this checkpoint carries none; pass --calib with an .npz of real inputs "
             "(one array N×C×H×W) or a folder of images"
         )
+    if int8 and samples.inputs.min() == samples.inputs.max():
+        raise DataError(f"{samples.origin}: {samples.inputs.min():g} everywhere; int8 is calibrated on real inputs")
     chosen_form = form or target.int8.form
     ledger_path = out.with_name(out.name + ".ledger.json")
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:

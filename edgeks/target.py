@@ -16,10 +16,10 @@ FORMS: tuple[Int8Form, ...] = ("qdq", "qoperator")
 # Names of ONNX Runtime 1.31; it takes any other in silence, and then does what was to be prevented.
 OPTIMIZERS = (
     "BiasGeluFusion", "CommonSubexpressionElimination", "ConstantFolding", "ConvActivationFusion",
-    "ConvAddActivationFusion", "ConvAddFusion", "ConvBNFusion", "ConvMulFusion", "FastGeluFusion", "GemmActivationFusion",
-    "GemmSumFusion", "GemmTransposeFusion", "MatMulAddFusion", "MatMulScaleFusion", "MatMul_BatchNormalization_Fusion",
-    "NchwcTransformer", "NhwcTransformer", "QDQPropagationTransformer", "QDQS8ToU8Transformer",
-    "QDQSelectorActionTransformer", "QuickGeluFusion", "ReshapeFusion", "TransposeOptimizer",
+    "ConvAddActivationFusion", "ConvAddFusion", "ConvBNFusion", "ConvMulFusion", "FastGeluFusion",
+    "GemmActivationFusion", "GemmSumFusion", "GemmTransposeFusion", "MatMulAddFusion", "MatMulScaleFusion",
+    "MatMul_BatchNormalization_Fusion", "NchwcTransformer", "NhwcTransformer", "QDQPropagationTransformer",
+    "QDQS8ToU8Transformer", "QDQSelectorActionTransformer", "QuickGeluFusion", "ReshapeFusion", "TransposeOptimizer",
 )  # fmt: skip
 OPTIMISATION_LEVELS = ("disabled", "basic", "extended", "all")
 MEGABYTE = 1_000_000

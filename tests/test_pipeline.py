@@ -1,7 +1,9 @@
 """Recipes end to end: what a run leaves, what is reused, what survives a kill, and the quickstart's promises."""
 
+import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +93,24 @@ def test_an_unshared_network_has_no_twin(tmp_path):
     summary = run_recipe(recipe(tmp_path, kernels=0), tmp_path / "run", Stages())
     assert [row.ratio for row in summary.rows] == [None, None]
     assert "–" in summary.to_markdown()
+
+
+def test_a_users_network_that_changed_is_trained_again(tmp_path, monkeypatch):
+    source = tmp_path / "changing_net.py"
+    text = "from torch import nn\n\n\ndef build():\n    layers = nn.Conv2d(1, 4, 8), nn.{}(), nn.Flatten(), nn.Linear(4, 10)\n"
+    text += "    return nn.Sequential(*layers)\n"
+    monkeypatch.syspath_prepend(tmp_path)
+    ran = []
+    for activation in ("ReLU", "ReLU", "Tanh"):
+        source.write_text(text.format(activation))
+        sys.modules.pop("changing_net", None)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        tiny = replace(recipe(tmp_path), architecture="changing_net:build", config={}, precisions=("fp32",))
+        told = Stages()
+        run_recipe(tiny, tmp_path / "run", told)
+        ran.append("train" in told.ran)
+    assert ran == [True, False, True]
 
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_network(tmp_path):

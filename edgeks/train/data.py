@@ -67,7 +67,7 @@ def _cifar(folder: Path, classes: int, size: int | None) -> Dataset:
 def _folder(folder: Path, size: int | None) -> Dataset:
     if size is None:
         raise DataError(
-            f"folder:{folder}: an image folder needs a size, the side in pixels to resize to: --size 64, or size = 64 below [data]"
+            f"folder:{folder}: an image folder needs a size to resize to: --size 64, or size = 64 below [data]"
         )
     name = f"folder {folder.name}"
     train = folder / "train"

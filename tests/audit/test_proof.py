@@ -91,7 +91,9 @@ def test_a_uint8_copy_with_a_zero_point(tmp_path):
             helper.make_node("Conv", ["d0", "u8_w"], ["side"], "side", pads=[1, 1, 1, 1]),
         ]
     )
-    broken(proto, tmp_path, "'u8'", expected=plan(3))
+    broken(proto, tmp_path, "'u8'", expected=plan(3, ()))
+    alike = plan(3, [SharingGroup("side", ("side",), SHAPE)])  # a layer of the plan, initialised alike and never tied
+    assert prove(proto, tmp_path, alike).kernels_stored == 2
 
 
 def test_a_stranger_reads_the_kernel(tmp_path):
@@ -100,9 +102,8 @@ def test_a_stranger_reads_the_kernel(tmp_path):
         (SharingGroup("g", graphs.layer_names(3), SHAPE),), (SharingGroup("own", ("blocks.3.conv",), SHAPE), HEAD)
     )
     broken(proto, tmp_path, "'g'", "4 readers, expected 3", "'blocks.3.conv'", expected=expected)
-    proto = graphs.fp32_shared()
-    proto.graph.output.append(helper.make_tensor_value_info("kernel", 1, SHAPE))
-    broken(proto, tmp_path, "graph output")
+    proto.graph.node.append(helper.make_node("ReduceSum", ["kernel"], ["side"], "statistics"))  # not as its kernel
+    assert prove(proto, tmp_path).kernels_stored == 2
 
 
 def test_an_unshared_layer_that_became_shared(tmp_path):
