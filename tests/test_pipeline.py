@@ -97,8 +97,8 @@ def test_an_unshared_network_has_no_twin(tmp_path):
 
 def test_a_users_network_that_changed_is_trained_again(tmp_path, monkeypatch):
     source = tmp_path / "changing_net.py"
-    text = "from torch import nn\n\n\ndef build():\n    layers = nn.Conv2d(1, 4, 8), nn.{}(), nn.Flatten(), nn.Linear(4, 10)\n"
-    text += "    return nn.Sequential(*layers)\n"
+    text = "from torch import nn\n\n\ndef build():\n    return nn.Sequential(\n"
+    text += "        nn.Conv2d(1, 4, 8), nn.{}(), nn.Flatten(), nn.Linear(4, 10)\n    )\n"
     monkeypatch.syspath_prepend(tmp_path)
     ran = []
     for activation in ("ReLU", "ReLU", "Tanh"):
