@@ -373,10 +373,13 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
 
 
 class _Terminated(BaseException):
-    """SIGTERM, which nothing on the way may take for an error of its own."""
+    """SIGTERM. `requested` tells when a library has taken it for an error of its own (an import cut short)."""
+
+    requested = False
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:
+    _Terminated.requested = True
     raise _Terminated
 
 
@@ -403,7 +406,7 @@ def main() -> NoReturn:
             _complain(f"error: {' '.join(error.format_message().split())} (see `{where} --help`)")
         code = 2
     except _Terminated:
-        code = 128 + signal.SIGTERM
+        pass
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted; what was finished stays")
         code = INTERRUPTED
@@ -419,8 +422,10 @@ def main() -> NoReturn:
             raise
         _complain(f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}; --debug shows where")
         code = 1
-    sys.exit(code)
+    sys.exit(128 + signal.SIGTERM if _Terminated.requested else code)
 
 
 def _complain(message: str) -> None:
+    if _Terminated.requested:
+        return
     err.print(message, style="red", highlight=False, soft_wrap=True, markup=False)

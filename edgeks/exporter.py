@@ -167,7 +167,7 @@ def float_graph(
 
 
 def quantise(graph: ir.Model, ledger: Ledger, samples: Samples, target: Target, form: Int8Form) -> None:
-    """Float graph → static int8 graph, in place (DESIGN.md §2 and §3)."""
+    """Float graph → static int8 graph, in place (docs/arithmetic.md)."""
     scheme = target.int8
     ledger.run("quantize_kernels", graph, lambda: quantize_kernels(graph, scheme.weights))
     if all(read.dequantize is None for read in kernel_reads(graph)):

@@ -1,4 +1,4 @@
-"""BN moves into the weight *scale* of its layer; the weight codes stay shared (DESIGN.md §2.1)."""
+"""BN moves into the weight *scale* of its layer; the weight codes stay shared (docs/arithmetic.md §1)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def normalise_batch_norm(model: ir.Model) -> str:
     """BN(γ, β, μ, σ²) → BN(a, b, 0, 1) with a = γ/√(σ²+ε), b = β − a·μ, ε = 0; exact, and half the constants.
 
     Zeros and ones are shared by all nodes of one width. The node stays a BatchNormalization, which runtimes run faster
-    than Mul + Add (DESIGN.md §2.5).
+    than Mul + Add (docs/adr/0003).
     """
     plain: dict[int, tuple[ir.Value, ir.Value]] = {}
     count = 0

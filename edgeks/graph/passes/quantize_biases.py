@@ -1,4 +1,4 @@
-"""int32 biases, one per layer, always: their scale s_x·s_W·a_l is the layer's own (DESIGN.md §2.4)."""
+"""int32 biases, one per layer, always: their scale s_x·s_W·a_l is the layer's own (docs/arithmetic.md §2)."""
 
 from __future__ import annotations
 

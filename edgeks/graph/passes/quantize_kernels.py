@@ -1,4 +1,4 @@
-"""One int8 kernel per sharing group: quantised once, whatever number of layers read it (DESIGN.md §2.1)."""
+"""One int8 kernel per sharing group: quantised once, whatever number of layers read it (docs/arithmetic.md §1)."""
 
 from __future__ import annotations
 
