@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+QUIET_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +56,28 @@ class NoProgress:
 
 
 class LineProgress(NoProgress):
-    """One plain line per epoch."""
+    """One plain line per epoch, and one now and then within a long epoch."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._epochs = console, 0
+        self._console, self._epochs, self._total = console, 0, 0
+        self._said = time.monotonic()
 
     def start(self, total: int, done: int, epochs: int) -> None:
         """Remembers the number of epochs, and says so where training goes on."""
-        self._epochs = epochs
+        self._epochs, self._total = epochs, total
         if done:
             self._console.print(f"resuming after epoch {done * epochs // total}", highlight=False)
 
+    def iteration(self, epoch: int, done: int, loss: float, accuracy: float) -> None:
+        """Prints a line when the last one is half a minute old."""
+        if time.monotonic() - self._said > QUIET_SECONDS:
+            self._said = time.monotonic()
+            share = done / self._total
+            self._console.print(f"{share:.0%} done, epoch {epoch}  {_figures(loss, accuracy)}", highlight=False)
+
     def epoch(self, record: EpochRecord) -> None:
         """Prints the line."""
+        self._said = time.monotonic()
         line = f"epoch {record.epoch}/{self._epochs}  {_figures(record.train_loss, record.train_accuracy)}"
         if record.validation_accuracy is not None:
             line += f"  validation {record.validation_accuracy:.2%}"
