@@ -32,6 +32,7 @@ SQNR is against torch on the calibration images; on random weights every quantis
 
 def network(name: str) -> Checkpoint:
     """A network of the zoo whose batch statistics fit its input, and random images as its calibration sample."""
+    torch.manual_seed(0)
     arch, config = zoo.architecture(name)
     model = zoo.build(arch, config, seed=0)
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 3, SIZE, SIZE), dtype=np.uint8)

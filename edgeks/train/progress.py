@@ -9,7 +9,6 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-
 QUIET_SECONDS = 30.0
 
 
