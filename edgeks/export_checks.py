@@ -1,0 +1,87 @@
+"""What an export must satisfy before its file appears, and what is said about one that does."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx_ir as ir
+
+from edgeks.errors import ParityFailed
+from edgeks.graph.kernels import array, kernel_read, kernel_reads
+from edgeks.parity import Parity
+from edgeks.samples import Samples
+from edgeks.target import Target
+
+# ONNX Runtime's rewrites may differ from the file's own arithmetic by this much before the report mentions it.
+NOTABLE_DB = 1.0
+LOW_AGREEMENT = 0.9
+KERNEL_OPS = ("Conv", "ConvTranspose", "Gemm")
+SHOWN = 3
+
+
+def require_parity(out: Path, target: Target, required: float, parity: Parity, here: Parity, *, int8: bool) -> None:
+    """The file's own arithmetic must be good enough, and so must ONNX Runtime's, unless this CPU is known to saturate.
+
+    Raises:
+        ParityFailed: one of them is not.
+    """
+    if parity.sqnr_db < required:
+        raise ParityFailed(
+            f"{out.name}: {parity} against torch, below the {required:g} dB that target {target.name!r} asks; "
+            f"no file was written. Calibrate on more or other samples (--calib), or accept it with --min-sqnr"
+        )
+    if here.sqnr_db < required and not (int8 and saturates_here(target)):
+        raise ParityFailed(
+            f"{out.name}: {here} when ONNX Runtime runs it with {target.name!r}'s session options, though "
+            f"the file itself computes {parity.sqnr_db:.1f} dB: the runtime gets an operator of this network wrong; "
+            "no file was written. Try another --form or --target, or accept it with --min-sqnr"
+        )
+
+
+def saturates_here(target: Target) -> bool:
+    """Whether u8×s8 products saturate on this CPU: x86-64 without VNNI, for kernels of s8."""
+    if platform.machine() not in ("x86_64", "AMD64") or target.int8.weights != "int8":
+        return False
+    try:
+        return "vnni" not in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return True  # not Linux: it cannot be told
+
+
+def layers_outside(model: ir.Model, *, int8: bool) -> Iterator[str]:
+    """Layers that the proof or the quantisation does not reach, and why."""
+    computed = [str(node.name) for node in model.graph if node.op_type in KERNEL_OPS and kernel_read(node) is None]
+    if computed:
+        yield f"outside the proof and in float, since their kernel is computed at run time: {_some(computed)}"
+    floats = [str(read.node.name) for read in kernel_reads(model) if array(read.kernel).dtype.kind == "f"]
+    if int8 and floats:
+        yield f"kept in float: {_some(floats)} (the ledger's quantize_kernels row says why)"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def doubts(
+    samples: Samples, parity: Parity, here: Parity, target: Target, file_bytes: int, *, int8: bool
+) -> tuple[str, ...]:
+    """What a reader of the figures should know."""
+    found = []
+    if not samples.real:
+        found.append("compared on random noise: pass --calib with real samples for a figure that means something")
+    if int8 and here.sqnr_db < parity.sqnr_db - NOTABLE_DB:
+        cause = "try another --form"
+        if saturates_here(target):
+            cause = "u8×s8 products saturate on it, which target onnx-x64 avoids"
+        figures = f"{here.sqnr_db:.1f} dB instead of {parity.sqnr_db:.1f} dB"
+        found.append(f"ONNX Runtime on this CPU gives {figures}; {cause}")
+    if parity.top1_agreement is not None and parity.top1_agreement < LOW_AGREEMENT:
+        found.append(
+            f"only {100 * parity.top1_agreement:.0f} % of the samples keep their top-1 class: outputs that hardly "
+            "differ between samples can hide a large error behind a good SQNR"
+        )
+    if target.flash_budget_bytes is not None and file_bytes > target.flash_budget_bytes:
+        found.append(f"{file_bytes:,} bytes are above {target.name}'s flash budget of {target.flash_budget_bytes:,}")
+    return tuple(found)
