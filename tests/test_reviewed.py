@@ -16,6 +16,7 @@ from edgeks.bench.local import bench
 from edgeks.checkpoint import build_architecture
 from edgeks.cli import main
 from edgeks.errors import ConfigError, DataError, ParityFailed
+from edgeks.export_checks import saturates_here
 from edgeks.exporter import export
 from edgeks.formats.onnx import REFERENCE, open_session, run
 from edgeks.pipeline import TrainJob, train_checkpoint
@@ -71,9 +72,11 @@ def test_average_pool_in_ceil_mode_runs_right(tmp_path, target):
     pool = nn.AvgPool2d(2, 2, ceil_mode=True)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(8, 8, 3, padding=1))
     report = export(checkpoint_of(model, SHAPE), tmp_path / "m.onnx", load_target(target), int8=True)
-    assert report.parity_here.sqnr_db > report.parity.sqnr_db - 1 > 25
+    assert report.parity.sqnr_db > 26
+    assert saturates_here(load_target(target)) or report.parity_here.sqnr_db > report.parity.sqnr_db - 1
 
 
+@pytest.mark.skipif(saturates_here(TARGET), reason="there a bad figure is a warning")
 def test_what_the_runtime_gets_wrong_fails_the_export(tmp_path):
     pool = nn.AvgPool2d(3, 2, padding=1, ceil_mode=True)  # counts padding, in ceil mode: ONNX Runtime 1.31 miscounts
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), pool, nn.Conv2d(8, 8, 3, padding=1))
