@@ -36,10 +36,8 @@ from edgeks.sharing.torch import apply_plan
 FORMAT = "edgeks-checkpoint"
 VERSION = 1
 NESTED_KEYS = ("state_dict", "model_state_dict", "model")
-TWO_WAYS_OUT = (
-    "either save model.state_dict() and pass --arch package.module:callable, "
-    "or pass --trust if you know who made the file"
-)
+STATE_DICT_WAY = "save model.state_dict() and pass --arch package.module:callable"
+TWO_WAYS_OUT = f"either {STATE_DICT_WAY}, or pass --trust if you know who made the file"
 
 
 @dataclass(slots=True)
@@ -364,11 +362,8 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(f"{path}: damaged: entry {damaged!r} does not match its checksum; copy the file again")
     names = [entry.filename for entry in entries]
     if any(name.endswith("constants.pkl") for name in names):
-        raise CheckpointError(
-            f"{path}: is a TorchScript archive; {TWO_WAYS_OUT.partition(', or')[0].removeprefix('either ')}"
-        )
+        raise CheckpointError(f"{path}: is a TorchScript archive; {STATE_DICT_WAY}")
     if not any(name.endswith("/data.pkl") for name in names):
         raise CheckpointError(
-            f"{path}: is a zip archive that torch.save did not write (such as a .pt2 of torch.export); "
-            f"{TWO_WAYS_OUT.partition(', or')[0].removeprefix('either ')}"
+            f"{path}: is a zip archive that torch.save did not write (such as a .pt2 of torch.export); {STATE_DICT_WAY}"
         )

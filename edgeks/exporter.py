@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,7 +57,6 @@ class ExportReport:
     parity: Parity
     parity_here: Parity
     ledger: Ledger
-    seconds: float
     warnings: tuple[str, ...]
 
 
@@ -82,7 +80,6 @@ def export(
         ParityFailed: the outputs are further from torch's than the target (or `min_sqnr_db`) allows.
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
     """
-    started = time.monotonic()
     samples = load_samples(calib, checkpoint.calibration, checkpoint.preprocessing, input_shape)
     if int8 and not samples.real:
         raise DataError(
@@ -123,7 +120,6 @@ def export(
             parity=parity,
             parity_here=parity_here,
             ledger=ledger,
-            seconds=time.monotonic() - started,
             warnings=(
                 *layers_outside(model, int8=int8),
                 *doubts(samples, parity, parity_here, target, temporary.stat().st_size, int8=int8),

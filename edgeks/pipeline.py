@@ -136,10 +136,10 @@ class _Run:
         arch = recipe.architecture if ":" in recipe.architecture else None
         checkpoint = load_checkpoint(self._runs.path / MODEL, arch=arch)
         shared = bool(discover(checkpoint.model).groups)
+        twin = replace(checkpoint, model=untied(checkpoint.model), plan=None) if shared else None
         for precision in recipe.precisions:
             self._export(checkpoint, precision, f"{precision}.onnx")
-            if shared:
-                twin = replace(checkpoint, model=untied(checkpoint.model), plan=None)
+            if twin is not None:
                 self._export(twin, precision, f"unshared_{precision}.onnx")
             self._inspect(precision)
         summary = summarise(recipe, self._runs, checkpoint.metrics, shared)
@@ -156,10 +156,7 @@ class _Run:
         detail: Callable[[], str] = lambda: "",
     ) -> None:
         stage = Stage(name, {"edgeks": edgeks.__version__, **inputs}, outputs, action)
-        reused = self._runs.finished(stage)
-        if not reused:
-            self._progress.stage(name, "running", "")
-            self._runs.run(stage)
+        reused = self._runs.run(stage, starting=lambda: self._progress.stage(name, "running", ""))
         self._progress.stage(name, "reused" if reused else "done", detail())
 
     def _train(self) -> None:

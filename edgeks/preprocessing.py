@@ -38,9 +38,14 @@ class Preprocessing:
         if min(self.std) < MIN_STD:
             raise DataError(f"preprocessing: std is {self.std!r}; every value must be {MIN_STD:g} or more")
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of one input."""
+        return self.channels, self.height, self.width
+
     def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """N×C×H×W bytes → float32 of the same shape, as the network takes them."""
-        if images.dtype != np.uint8 or images.shape[1:] != (self.channels, self.height, self.width):
+        if images.dtype != np.uint8 or images.shape[1:] != self.shape:
             raise DataError(
                 f"images have shape {images.shape} and type {images.dtype}; the preprocessing takes uint8 "
                 f"N×{self.channels}×{self.height}×{self.width}"

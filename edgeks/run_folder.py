@@ -63,23 +63,16 @@ class RunFolder:
                 ) from error
             yield
 
-    def run(self, stage: Stage) -> bool:
-        """Run `stage` unless it is finished. True: it was finished and is reused."""
-        if self.finished(stage):
+    def run(self, stage: Stage, starting: Callable[[], None] = lambda: None) -> bool:
+        """Run `stage` unless it is finished, `starting` first. True: it was finished and is reused."""
+        if self._finished(stage):
             return True
+        starting()
         stage.action()
         state = self._state()
         state[stage.name] = {"key": stage.key, "outputs": {name: self.digest(name) for name in stage.outputs}}
         write_text(self.path / STATE_FILE, json.dumps(state, indent=1))
         return False
-
-    def finished(self, stage: Stage) -> bool:
-        """Whether `stage` need not be run: same inputs as when it was, and its outputs are as it left them."""
-        record = self._state().get(stage.name)
-        if not isinstance(record, dict) or record.get("key") != stage.key:
-            return False
-        outputs = record.get("outputs")
-        return isinstance(outputs, dict) and self._unchanged(stage.outputs, outputs)
 
     def digest(self, name: str) -> str:
         """SHA-256 of a file of the run."""
@@ -102,6 +95,14 @@ class RunFolder:
         except (OSError, ValueError, RecursionError):
             return {}
         return state if isinstance(state, dict) else {}
+
+    def _finished(self, stage: Stage) -> bool:
+        """Whether `stage` need not be run: same inputs as when it was, and its outputs are as it left them."""
+        record = self._state().get(stage.name)
+        if not isinstance(record, dict) or record.get("key") != stage.key:
+            return False
+        outputs = record.get("outputs")
+        return isinstance(outputs, dict) and self._unchanged(stage.outputs, outputs)
 
     def _unchanged(self, names: Sequence[str], digests: dict[str, Any]) -> bool:
         return all((self.path / name).is_file() and self.digest(name) == digests.get(name) for name in names)

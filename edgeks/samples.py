@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeks.errors import DataError
-from edgeks.images import list_images, read_images
+from edgeks.images import read_folder
 from edgeks.preprocessing import Preprocessing
 
 MAX_SAMPLES = 256
@@ -43,7 +43,7 @@ def load_samples(
     """
     shape = input_shape
     if preprocessing is not None:
-        shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
+        shape = preprocessing.shape
         if input_shape is not None and input_shape != shape:
             raise DataError(f"--input {_dims(input_shape)} contradicts the checkpoint, which takes {_dims(shape)}")
     if calib is not None and calib.is_dir():
@@ -52,8 +52,7 @@ def load_samples(
                 f"--calib {calib}: an image folder needs the checkpoint's preprocessing (size, mean, std), and this "
                 "checkpoint has none; give an .npz with one array N×C×H×W that is fed as it is"
             )
-        paths = list_images(calib, limit=MAX_SAMPLES)
-        images = read_images(paths, preprocessing.channels, preprocessing.height, preprocessing.width)
+        images = read_folder(calib, *preprocessing.shape, limit=MAX_SAMPLES)
         return Samples(preprocessing.normalise(images), f"{len(images)} images of {calib}", real=True)
     if calib is not None:
         inputs = _read_array(calib)

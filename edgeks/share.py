@@ -31,7 +31,7 @@ def share(
     """
     shape = input_shape
     if shape is None and checkpoint.preprocessing:
-        shape = (checkpoint.preprocessing.channels, checkpoint.preprocessing.height, checkpoint.preprocessing.width)
+        shape = checkpoint.preprocessing.shape
     example = torch.zeros(1, *shape) if shape else None
     if groups.endswith(".json"):
         try:

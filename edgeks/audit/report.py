@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgeks import terminal
 from edgeks.audit.arena import Arena
 from edgeks.audit.flash import CopySet, Flash
 from edgeks.audit.footprint import BudgetCheck, Footprint
@@ -207,9 +207,7 @@ def _bytes_table(flash: Flash) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = terminal.table(title)
     for column in columns:
         number = column in ("bytes", "share", "stored", "saved", "wasted", "nodes", "constants", "copies")
         right = number and not (column == "constants" and columns[0] == "constants")
