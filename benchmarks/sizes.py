@@ -17,6 +17,7 @@ from edgeks.checkpoint import Checkpoint
 from edgeks.exporter import export
 from edgeks.models import zoo
 from edgeks.preprocessing import Preprocessing
+from edgeks.quant.options import Int8Options
 from edgeks.sharing.torch import untied
 from edgeks.target import load_target
 
@@ -61,7 +62,14 @@ def main() -> None:
             for label, form in FORMS:
                 print(f"{name} {label}", file=sys.stderr)
                 made = [
-                    export(c, Path(folder) / "x.onnx", target, int8=form is not None, form=form, min_sqnr_db=0)
+                    export(
+                        c,
+                        Path(folder) / "x.onnx",
+                        target,
+                        int8=form is not None,
+                        options=Int8Options(form=form),
+                        min_sqnr_db=0,
+                    )
                     for c in (shared, twin)
                 ]
                 report, unshared = made

@@ -83,14 +83,15 @@ def export(
     from edgeks.checkpoint import load_checkpoint
     from edgeks.export_report import render as render_export
     from edgeks.exporter import export as run_export
+    from edgeks.quant.options import Int8Options
     from edgeks.samples import parse_input_shape
-    from edgeks.target import load_target, parse_form
+    from edgeks.target import load_target
 
     if fp32 and int8:
         raise ConfigError("--fp32 and --int8 exclude each other: choose one")
     chosen = load_target(target)
-    chosen_form = parse_form(form) if form else None
-    if chosen_form and not int8:
+    options = Int8Options(form=form)  # type: ignore[arg-type]  # Int8Options checks the choices
+    if options != Int8Options() and not int8:
         raise ConfigError(f"--form {form} is about int8: add --int8")
     if min_sqnr is not None and math.isnan(min_sqnr):  # would accept anything
         raise ConfigError("--min-sqnr nan: legal: a number of dB")
@@ -105,7 +106,7 @@ def export(
             path,
             chosen,
             int8=int8,
-            form=chosen_form,
+            options=options,
             calib=calib,
             input_shape=shape,
             run_simplifier=simplify,

@@ -13,31 +13,25 @@ from torch import nn
 from edgeks.atomic_write import atomic_write
 from edgeks.audit.proof import Proof, prove_exactly_once
 from edgeks.checkpoint import Checkpoint
-from edgeks.errors import DataError, GraphError, SharingBroken
+from edgeks.errors import DataError, SharingBroken
 from edgeks.export_checks import doubts, layers_outside, require_parity
 from edgeks.formats.onnx import REFERENCE, open_session, run, simplify, write_onnx
 from edgeks.graph.from_torch import capture, graph_plan, torch_outputs, without_parametrizations
-from edgeks.graph.kernels import kernel_reads
 from edgeks.graph.ledger import Ledger
-from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
-from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
 from edgeks.graph.passes.global_average_pool import global_average_pool
 from edgeks.graph.passes.name_kernels import name_kernels
 from edgeks.graph.passes.normalise_batch_norm import normalise_batch_norm
-from edgeks.graph.passes.quantize_activations import place_activations, quantize_activations
-from edgeks.graph.passes.quantize_biases import quantize_biases
-from edgeks.graph.passes.quantize_kernels import quantize_kernels
 from edgeks.graph.passes.tidy import tidy
 from edgeks.graph.passes.tie_initializers import tie_initializers
-from edgeks.graph.passes.to_qoperator import to_qoperator
 from edgeks.graph.passes.transpose_kernels import transpose_kernels
 from edgeks.graph.verify import verify
 from edgeks.parity import Parity, compare_all
-from edgeks.quant.calibrate import calibrate
+from edgeks.quant.options import Int8Options
+from edgeks.quant.quantise import quantise
 from edgeks.samples import Samples, load_samples
 from edgeks.sharing.plan import SharingPlan
 from edgeks.sharing.torch import discover
-from edgeks.target import Int8Form, Target
+from edgeks.target import Target
 
 PARITY_SAMPLES = 64
 
@@ -66,7 +60,7 @@ def export(
     target: Target,
     *,
     int8: bool = False,
-    form: Int8Form | None = None,
+    options: Int8Options = Int8Options(),
     calib: Path | None = None,
     input_shape: tuple[int, int, int] | None = None,
     run_simplifier: bool = False,
@@ -88,7 +82,6 @@ def export(
         )
     if int8 and samples.inputs.min() == samples.inputs.max():
         raise DataError(f"{samples.origin}: {samples.inputs.min():g} everywhere; int8 is calibrated on real inputs")
-    chosen_form = form or target.int8.form
     ledger_path = out.with_name(out.name + ".ledger.json")
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:
         on_step("running torch")
@@ -97,7 +90,7 @@ def export(
         model, ledger = float_graph(checkpoint.model, samples, target.opset, run_simplifier=run_simplifier)
         if int8:
             on_step(f"quantising, calibrating on {samples.origin}")
-            quantise(model, ledger, samples, target, chosen_form)
+            quantise(model, ledger, samples, target.int8, options)
         on_step("proving and comparing")
         write_onnx(model, temporary, _metadata(checkpoint))
         proof = _prove(temporary, out, ledger.plan)
@@ -113,7 +106,7 @@ def export(
             ledger_path=ledger_path,
             target=target.name,
             precision="int8" if int8 else "fp32",
-            form=chosen_form if int8 else "float",
+            form=(options.form or target.int8.form) if int8 else "float",
             file_bytes=temporary.stat().st_size,
             samples=samples.origin,
             proof=proof,
@@ -155,27 +148,6 @@ def float_graph(
             note = f"not used: {error}"
         ledger.run("onnxsim", graph, lambda: note)
     return graph, ledger
-
-
-def quantise(graph: ir.Model, ledger: Ledger, samples: Samples, target: Target, form: Int8Form) -> None:
-    """Float graph → static int8 graph, in place (docs/arithmetic.md)."""
-    scheme = target.int8
-    ledger.run("quantize_kernels", graph, lambda: quantize_kernels(graph, scheme.weights))
-    if all(read.dequantize is None for read in kernel_reads(graph)):
-        raise GraphError(
-            "int8: the network has no layer whose kernel can be quantised (Conv1d, Conv2d or Linear with a constant "
-            f"float32 kernel; {ledger.rows[-1].note}); export it as --fp32"
-        )
-    ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
-    placement = place_activations(graph)
-    ranges = calibrate(graph, [str(value.name) for value in placement.ranged], samples.inputs)
-    ledger.run(
-        "quantize_activations", graph, lambda: quantize_activations(graph, placement, ranges, scheme.activations)
-    )
-    ledger.run("drop_saturated_relu", graph, lambda: drop_saturated_relu(graph))
-    ledger.run("quantize_biases", graph, lambda: quantize_biases(graph))
-    if form == "qoperator":
-        ledger.run("to_qoperator", graph, lambda: to_qoperator(graph))
 
 
 def _prove(written: Path, out: Path, plan: SharingPlan) -> Proof:

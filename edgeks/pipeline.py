@@ -27,6 +27,7 @@ from edgeks.errors import CheckpointError
 from edgeks.exporter import export
 from edgeks.formats.onnx import open_session, run
 from edgeks.models import zoo
+from edgeks.quant.options import Int8Options
 from edgeks.recipe import Recipe
 from edgeks.run_folder import RunFolder, Stage
 from edgeks.sharing.torch import discover, untied
@@ -185,7 +186,7 @@ class _Run:
 
         def action() -> None:
             out = self._runs.path / artefact
-            export(checkpoint, out, recipe.target, int8=precision == "int8", form=recipe.form)
+            export(checkpoint, out, recipe.target, int8=precision == "int8", options=Int8Options(form=recipe.form))
 
         def detail() -> str:
             ledger = self._runs.read_json(f"{artefact}.ledger.json")

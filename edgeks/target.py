@@ -11,6 +11,7 @@ from edgeks.toml_table import Table
 
 Int8Form = Literal["qdq", "qoperator"]
 Int8Type = Literal["int8", "uint8"]
+Activations = Literal["static", "dynamic", "float"]
 
 FORMS: tuple[Int8Form, ...] = ("qdq", "qoperator")
 # Names of ONNX Runtime 1.31; it takes any other in silence, and then does what was to be prevented.
@@ -98,17 +99,6 @@ def load_target(name: str) -> Target:
     if name not in target_names():
         raise ConfigError(f"unknown target {name!r}; legal: {', '.join(target_names())}, or the path of a .toml file")
     return read_target(path)
-
-
-def parse_form(text: str) -> Int8Form:
-    """Text → int8 form.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if text not in FORMS:
-        raise ConfigError(f"unknown int8 form {text!r}; legal: {', '.join(FORMS)}")
-    return text
 
 
 def read_target(path: Path) -> Target:

@@ -147,7 +147,7 @@ def test_every_command_has_help(edgeks, command):
         (["export", "m.pt", "--min-sqnr", "nan"], "--min-sqnr nan: legal: a number of dB"),
         (["export", "m.pt", "--fp32", "--int8"], "--fp32 and --int8 exclude each other"),
         (["export", "m.pt", "--form", "qdq"], "--form qdq is about int8: add --int8"),
-        (["export", "m.pt", "--int8", "--form", "QDQ"], "unknown int8 form 'QDQ'; legal: qdq, qoperator"),
+        (["export", "m.pt", "--int8", "--form", "QDQ"], "int8: form is 'QDQ'; legal: qdq, qoperator"),
         (["export", "m.pt", "--input", "32"], "--input 32: legal: channels x height x width"),
         (["export", "m.pt", "--target", "rpi"], "unknown target 'rpi'; legal: onnx, onnx-x64, rpi-4"),
         (["export", "m.pt", "--target", "none.toml"], "none.toml: cannot be read"),

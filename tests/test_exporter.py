@@ -19,6 +19,7 @@ from edgeks.errors import DataError, GraphError, ParityFailed
 from edgeks.exporter import export
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
+from edgeks.quant.options import Int8Options
 from edgeks.sharing.torch import untied
 from edgeks.target import load_target
 
@@ -52,7 +53,7 @@ def test_fp32_and_every_kind_of_int8(name, tmp_path):
     assert kernels is None or fp32.proof.kernels_stored == kernels
     kinds = KINDS if name == "SE-ResNet" else {"QDQ": KINDS["QDQ"]}
     for kind, (target, form) in kinds.items():
-        report = export(checkpoint, tmp_path / "int8.onnx", TARGETS[target], int8=True, form=form)
+        report = export(checkpoint, tmp_path / "int8.onnx", TARGETS[target], int8=True, options=Int8Options(form=form))
         assert report.parity.sqnr_db > 20, kind
         assert report.proof.kernels_stored == fp32.proof.kernels_stored, kind
         assert [g.layers for g in report.proof.groups] == [g.layers for g in fp32.proof.groups], kind
@@ -120,7 +121,7 @@ def test_networks_of_many_kinds(name, tmp_path):
     assert fp32.parity.sqnr_db >= 90
     assert any(len(g.layers) == 2 and g.layers != ("stem", "stem#2") for g in fp32.proof.groups)
     for form in ("qdq", "qoperator") if name in BOTH_FORMS else ("qdq",):
-        int8 = export(checkpoint, tmp_path / "int8.onnx", TARGETS["onnx"], int8=True, form=form)
+        int8 = export(checkpoint, tmp_path / "int8.onnx", TARGETS["onnx"], int8=True, options=Int8Options(form=form))
         assert int8.parity.sqnr_db > 25
         assert [g.layers for g in int8.proof.groups] == [g.layers for g in fp32.proof.groups]
 
@@ -134,7 +135,7 @@ def test_simplify_keeps_ties(tmp_path):
 
 def test_the_qoperator_file_opened_with_plain_onnx_shows_one_initializer_per_group(tmp_path):
     checkpoint = small_checkpoint(SharedConvs(8, (1, 1, 1, 1, 1)))
-    export(checkpoint, tmp_path / "m.onnx", TARGETS["onnx"], int8=True, form="qoperator")
+    export(checkpoint, tmp_path / "m.onnx", TARGETS["onnx"], int8=True, options=Int8Options(form="qoperator"))
     graph = onnx.load(tmp_path / "m.onnx").graph
     initializers = {t.name: t for t in graph.initializer}
     readers = defaultdict(list)

@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from edgeks.errors import ConfigError
-from edgeks.target import catalogue, load_target, parse_form, read_target, target_names
+from edgeks.target import catalogue, load_target, read_target, target_names
 
 MINIMAL = 'description = "mine"\nformat = "onnx"\nruntime = "onnxruntime"\n'
 KEYS = {
@@ -135,5 +135,3 @@ def test_unknown_names():
         load_target("rpi")
     with pytest.raises(ConfigError, match=r"unknown target '../export/onnx'"):
         load_target("../export/onnx")
-    with pytest.raises(ConfigError, match="unknown int8 form 'QDQ'; legal: qdq, qoperator"):
-        parse_form("QDQ")

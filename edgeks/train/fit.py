@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ignite.metrics.metric import MetricUsage
 from torch import Tensor, nn
 
 from edgeks.errors import CheckFailed, CheckpointError, ConfigError, DataError
+from edgeks.models.positive_scales import positive_scales
 from edgeks.preprocessing import Preprocessing
 from edgeks.train.batches import Batches, Normalise, epoch_seed
 from edgeks.train.dataset import Dataset, Images, Labels, stratified_split
@@ -77,16 +78,19 @@ def fit(
     """
     progress = progress or NoProgress()
     device = _device(settings.device)
-    with _threads(settings.threads), torch.random.fork_rng(devices=[]):
+    scales = positive_scales(model) if settings.positive_scales else nullcontext()
+    with _threads(settings.threads), torch.random.fork_rng(devices=[]), scales:
         _check_fits(model, dataset)
         try:
-            training = _Training(model.to(device), dataset, settings, last, progress)
+            # Half the time of a depthwise network on a CPU is saved by this layout.
+            model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            training = _Training(model, dataset, settings, last, progress)
             if resume and last.exists():
                 training.go_on_from(read_state(last, training.fingerprint))
             training.run()
         finally:
             progress.stop()
-            model.to("cpu").eval()
+            model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         best = training.best()
         model.load_state_dict(best.best)
         test_accuracy = evaluate(model.to(device), dataset.test_images, dataset.test_labels, dataset.preprocessing)

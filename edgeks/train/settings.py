@@ -39,6 +39,8 @@ class TrainSettings:
     `validation` is the share of the training images that is held out to choose the best epoch, so that the test images
     are looked at once, at the end. 0: all images are trained on and the last epoch is kept.
 
+    `positive_scales` keeps the γ of every BN above 0, so that no int8 weight scale is negative.
+
     `threads` (None: torch's own choice) and `device` decide about speed; on another device or with another number of
     threads sums are rounded differently.
 
@@ -58,6 +60,7 @@ class TrainSettings:
     label_smoothing: float = 0.0
     augment: tuple[Augmentation, ...] = ()
     validation: float = 0.1
+    positive_scales: bool = True
     seed: int = 0
     threads: int | None = None
     device: str = "cpu"
@@ -75,6 +78,8 @@ class TrainSettings:
             value = getattr(self, key)
             if value not in choices:
                 raise ConfigError(f"training: {key} is {value!r}; legal: {', '.join(choices)}")
+        if not isinstance(self.positive_scales, bool):
+            raise ConfigError(f"training: positive_scales is {self.positive_scales!r}; legal: true, false")
         self._check_lists()
 
     def _check_lists(self) -> None:

@@ -1,0 +1,43 @@
+"""What a user chooses about an int8 export, beyond the scheme of its target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from edgeks.errors import ConfigError
+from edgeks.target import FORMS, Activations, Int8Form
+
+Calibration = Literal["minmax", "percentile", "entropy", "mse"]
+Rounding = Literal["nearest", "adaround"]
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Options:
+    """`form` and `activations` None: the target's. `keep_float` names sharing groups whose layers stay in float.
+
+    `calibration` is how an activation's range is chosen from what the samples show; `bias_correction` removes the mean
+    error that rounding leaves in each output channel; `rounding` "adaround" chooses how each weight of a kernel is
+    rounded, jointly over all layers that read it.
+
+    Raises:
+        ConfigError: a value that is none of the legal ones.
+    """
+
+    form: Int8Form | None = None
+    activations: Activations | None = None
+    calibration: Calibration = "minmax"
+    bias_correction: bool = False
+    rounding: Rounding = "nearest"
+    keep_float: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value, legal in (
+            ("form", self.form, (None, *FORMS)),
+            ("activations", self.activations, (None, *get_args(Activations))),
+            ("calibration", self.calibration, get_args(Calibration)),
+            ("rounding", self.rounding, get_args(Rounding)),
+        ):
+            if value not in legal:
+                choices = ", ".join(str(choice) for choice in legal if choice)
+                raise ConfigError(f"int8: {name.replace('_', ' ')} is {value!r}; legal: {choices}")
