@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx_ir as ir
-from torch import nn
 
 from edgeks.atomic_write import atomic_write
 from edgeks.audit.proof import Proof, prove_exactly_once
@@ -16,21 +15,17 @@ from edgeks.checkpoint import Checkpoint
 from edgeks.errors import DataError, SharingBroken
 from edgeks.export_checks import doubts, layers_outside, require_parity
 from edgeks.formats.onnx import REFERENCE, open_session, run, simplify, write_onnx
-from edgeks.graph.from_torch import capture, graph_plan, torch_outputs, without_parametrizations
+from edgeks.graph.float_graph import float_graph
+from edgeks.graph.from_torch import torch_outputs
 from edgeks.graph.ledger import Ledger
-from edgeks.graph.passes.global_average_pool import global_average_pool
-from edgeks.graph.passes.name_kernels import name_kernels
-from edgeks.graph.passes.normalise_batch_norm import normalise_batch_norm
-from edgeks.graph.passes.tidy import tidy
-from edgeks.graph.passes.tie_initializers import tie_initializers
-from edgeks.graph.passes.transpose_kernels import transpose_kernels
 from edgeks.graph.verify import verify
 from edgeks.parity import Parity, compare_all
 from edgeks.quant.options import Int8Options
+from edgeks.quant.qat import is_prepared, marked, without_quantisers
 from edgeks.quant.quantise import quantise
-from edgeks.samples import Samples, load_samples
+from edgeks.quant.trained import NOTHING_TRAINED
+from edgeks.samples import load_samples
 from edgeks.sharing.plan import SharingPlan
-from edgeks.sharing.torch import discover
 from edgeks.target import Target
 
 PARITY_SAMPLES = 64
@@ -85,12 +80,19 @@ def export(
     ledger_path = out.with_name(out.name + ".ledger.json")
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:
         on_step("running torch")
-        reference = torch_outputs(checkpoint.model, samples.inputs[:PARITY_SAMPLES])
+        network, trained = checkpoint.model, NOTHING_TRAINED
+        if is_prepared(network) and not int8:
+            network = without_quantisers(network)
+        reference = torch_outputs(network, samples.inputs[:PARITY_SAMPLES])
         on_step("capturing the graph")
-        model, ledger = float_graph(checkpoint.model, samples, target.opset, run_simplifier=run_simplifier)
+        if is_prepared(network):
+            network, trained = marked(network)
+        model, ledger = float_graph(network, samples.inputs[:1], target.opset, marked=is_prepared(network))
+        if run_simplifier:
+            model = _simplified(model, ledger)
         if int8:
             on_step(f"quantising, calibrating on {samples.origin}")
-            quantise(model, ledger, samples, target.int8, options)
+            quantise(model, ledger, samples, target.int8, options, trained)
         on_step("proving and comparing")
         write_onnx(model, temporary, _metadata(checkpoint))
         proof = _prove(temporary, out, ledger.plan)
@@ -122,32 +124,16 @@ def export(
     return report
 
 
-def float_graph(
-    model: nn.Module, samples: Samples, opset: int, *, run_simplifier: bool = False
-) -> tuple[ir.Model, Ledger]:
-    """Module → float graph, tidied, and its ledger with one verified row per step."""
-    model = without_parametrizations(model)
-    graph = capture(model, samples.inputs[:1], opset)
-    captured = f"{len(graph.graph)} nodes from torch.onnx.export"
-    transposed = transpose_kernels(graph)
-    tied = tie_initializers(graph, discover(model))
-    ledger = Ledger(graph_plan(graph, model))  # only now does every layer read its kernel
-    ledger.record("capture", graph, captured)
-    ledger.run("transpose_kernels", graph, lambda: transposed)
-    ledger.run("tie_initializers", graph, lambda: tied)
-    ledger.run("name_kernels", graph, lambda: name_kernels(graph, ledger.plan))
-    ledger.run("tidy", graph, lambda: tidy(graph))
-    ledger.run("normalise_batch_norm", graph, lambda: normalise_batch_norm(graph))
-    ledger.run("global_average_pool", graph, lambda: global_average_pool(graph))
-    if run_simplifier:
-        simplified, note = simplify(graph)
-        try:
-            verify(simplified, ledger.plan, "onnxsim")
-            graph = simplified
-        except SharingBroken as error:
-            note = f"not used: {error}"
-        ledger.run("onnxsim", graph, lambda: note)
-    return graph, ledger
+def _simplified(model: ir.Model, ledger: Ledger) -> ir.Model:
+    """What onnxsim makes of the graph, told not to fold BN; the graph as it was where onnxsim breaks a tie."""
+    simplified, note = simplify(model)
+    try:
+        verify(simplified, ledger.plan, "onnxsim")
+        model = simplified
+    except SharingBroken as error:
+        note = f"not used: {error}"
+    ledger.run("onnxsim", model, lambda: note)
+    return model
 
 
 def _prove(written: Path, out: Path, plan: SharingPlan) -> Proof:

@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+MARKS = "marks"  # key of Value.meta; see graph/marks.py
+
 
 def new_initializer(model: ir.Model, name: str, content: NDArray[np.generic]) -> ir.Value:
     """Register a constant under `name`, or the first free `name_2`, `name_3` …"""
@@ -36,3 +38,10 @@ def replace_node(model: ir.Model, old: ir.Node, new: list[ir.Node]) -> None:
     replaced.replace_all_uses_with(result, replace_graph_outputs=True)
     model.graph.remove(old, safe=True)
     result.name = name
+    carry_marks(replaced, result)
+
+
+def carry_marks(old: ir.Value, new: ir.Value) -> None:
+    """`new` stands for what `old` was."""
+    if MARKS in old.meta:
+        new.meta[MARKS] = old.meta[MARKS]

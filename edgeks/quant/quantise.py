@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeks.errors import GraphError
 from edgeks.graph.kernels import kernel_reads
 from edgeks.graph.ledger import Ledger
+from edgeks.graph.marks import marks
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
-from edgeks.graph.passes.quantize_activations import place_activations, quantize_activations
+from edgeks.graph.passes.quantize_activations import Placement, Range, place_activations, quantize_activations
 from edgeks.graph.passes.quantize_biases import quantize_biases
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
 from edgeks.graph.passes.to_qoperator import to_qoperator
 from edgeks.quant.calibrate import calibrate
 from edgeks.quant.options import Int8Options
+from edgeks.quant.trained import NOTHING_TRAINED, Trained, value_marks
 from edgeks.samples import Samples
 from edgeks.target import Int8Scheme
 
 
-def quantise(graph: ir.Model, ledger: Ledger, samples: Samples, scheme: Int8Scheme, options: Int8Options) -> None:
+def quantise(
+    graph: ir.Model,
+    ledger: Ledger,
+    samples: Samples,
+    scheme: Int8Scheme,
+    options: Int8Options,
+    trained: Trained = NOTHING_TRAINED,
+) -> None:
     """Float graph → int8 graph, in place; every pass is a verified row of `ledger`.
+
+    What quantisation-aware training decided (`trained`, by the marks on the graph's Values) is taken as it is; the
+    other ranges are calibrated.
 
     Raises:
         GraphError: no layer of the network can be quantised.
         DataError: an activation is not finite on the samples.
     """
-    ledger.run("quantize_kernels", graph, lambda: quantize_kernels(graph, scheme.weights))
+    scales = _by_value(graph, trained)
+    ledger.run("quantize_kernels", graph, lambda: quantize_kernels(graph, scheme.weights, scales))
     if all(read.dequantize is None for read in kernel_reads(graph)):
         raise GraphError(
             "int8: the network has no layer whose kernel can be quantised (Conv1d, Conv2d or Linear with a constant "
@@ -34,7 +49,9 @@ def quantise(graph: ir.Model, ledger: Ledger, samples: Samples, scheme: Int8Sche
         )
     ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
     placement = place_activations(graph)
-    ranges = calibrate(graph, [str(value.name) for value in placement.ranged], samples.inputs)
+    ranges = _trained_ranges(placement, trained)
+    names = [str(value.name) for value in placement.ranged if str(value.name) not in ranges]
+    ranges |= calibrate(graph, names, samples.inputs)
     ledger.run(
         "quantize_activations", graph, lambda: quantize_activations(graph, placement, ranges, scheme.activations)
     )
@@ -42,3 +59,19 @@ def quantise(graph: ir.Model, ledger: Ledger, samples: Samples, scheme: Int8Sche
     ledger.run("quantize_biases", graph, lambda: quantize_biases(graph))
     if (options.form or scheme.form) == "qoperator":
         ledger.run("to_qoperator", graph, lambda: to_qoperator(graph))
+
+
+def _by_value(graph: ir.Model, trained: Trained) -> dict[ir.Value, NDArray[np.float32]]:
+    """Kernel → the scales that training decided."""
+    found = ((read.kernel, mark) for read in kernel_reads(graph) for mark in marks(read.kernel))
+    return {kernel: trained.scales[mark] for kernel, mark in found if mark in trained.scales}
+
+
+def _trained_ranges(placement: Placement, trained: Trained) -> dict[str, Range]:
+    """Name of a quantised Value → the range that training decided."""
+    found: dict[str, Range] = {}
+    for value in placement.ranged:
+        known = [mark for mark in value_marks(placement, value) if mark in trained.ranges]
+        if known:
+            found[str(value.name)] = trained.ranges[known[0]]
+    return found

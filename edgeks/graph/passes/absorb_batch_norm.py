@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.kernels import array, kernel_reads, required, sole_use
-from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
+from edgeks.graph.rewrite import carry_marks, drop_unused_initializers, new_initializer
 
 
 def absorb_batch_norm(model: ir.Model) -> str:
@@ -59,3 +59,4 @@ def _bypass(model: ir.Model, node: ir.Node) -> None:
     result.replace_all_uses_with(source, replace_graph_outputs=True)
     model.graph.remove(node, safe=True)
     source.name = name
+    carry_marks(result, source)

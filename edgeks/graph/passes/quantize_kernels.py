@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -16,10 +18,15 @@ UINT8_ZERO_POINT = 128
 INTEGER_KERNEL_OPS = ("Conv", "Gemm", "MatMul")
 
 
-def quantize_kernels(model: ir.Model, weights: Literal["int8", "uint8"]) -> str:
+def quantize_kernels(
+    model: ir.Model,
+    weights: Literal["int8", "uint8"],
+    trained: Mapping[ir.Value, NDArray[np.float32]] = MappingProxyType({}),
+) -> str:
     """W → DequantizeLinear(W_q, s_W) in front of every reader; W_q = round(W/s_W) is one Value per kernel.
 
-    s_W is per output channel, symmetric, |W_q| ≤ 127. uint8 stores W_q + 128 with zero point 128.
+    s_W is per output channel, symmetric, |W_q| ≤ 127: max|W|/127, or what training decided for a kernel. uint8 stores
+    W_q + 128 with zero point 128.
     """
     reads: dict[ir.Value, list[KernelRead]] = {}
     for read in kernel_reads(model):
@@ -32,7 +39,11 @@ def quantize_kernels(model: ir.Model, weights: Literal["int8", "uint8"]) -> str:
             kept.append(f"{readers[0].node.name} ({reason})")
             continue
         axis = output_channels(readers[0])
-        codes, scale = symmetric_codes(array(kernel).astype(np.float64), axis)
+        if kernel in trained:
+            scale = trained[kernel]
+            codes = codes_at(array(kernel), scale, axis)
+        else:
+            codes, scale = symmetric_codes(array(kernel).astype(np.float64), axis)
         stored = codes if weights == "int8" else (codes.astype(np.int16) + UINT8_ZERO_POINT).astype(np.uint8)
         kernel_q = new_initializer(model, f"{kernel.name}_q", stored)
         inputs = [kernel_q, new_initializer(model, f"{kernel.name}_scale", scale)]
@@ -62,6 +73,15 @@ def symmetric_codes(weight: NDArray[np.float64], axis: int) -> tuple[NDArray[np.
     along[axis] = -1
     codes = np.rint(weight / scale.astype(np.float64).reshape(along))
     return np.clip(codes, -MAX_CODE, MAX_CODE).astype(np.int8), scale
+
+
+def codes_at(weight: NDArray[np.generic], scale: NDArray[np.float32], axis: int) -> NDArray[np.int8]:
+    """Kernel and one scale per slice along `axis` → codes, rounded in float32 as training does."""
+    along = [1] * weight.ndim
+    along[axis] = -1
+    rounded = np.rint(weight.astype(np.float32) / scale.reshape(along))
+    codes: NDArray[np.int8] = np.clip(rounded, -MAX_CODE, MAX_CODE).astype(np.int8)
+    return codes
 
 
 def _why_not(kernel: ir.Value, readers: list[KernelRead]) -> str | None:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.kernels import array
-from edgeks.graph.rewrite import new_initializer
+from edgeks.graph.rewrite import carry_marks, new_initializer
 
 
 def transpose_kernels(model: ir.Model) -> str:
@@ -31,6 +31,7 @@ def transpose_kernels(model: ir.Model) -> str:
         transposed = new_initializer(
             model, f"{kernel.name}_t", np.ascontiguousarray(array(kernel).transpose(orders.pop()))
         )
+        carry_marks(kernel, transposed)
         for node in transposes:
             node.outputs[0].replace_all_uses_with(transposed)
             model.graph.remove(node, safe=True)

@@ -1,0 +1,172 @@
+"""Fake quantisers: a tensor leaves as the integer runtime would see it, and gradients pass (LSQ: arXiv 1902.08153)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from edgeks.errors import ConfigError
+from edgeks.graph.passes.quantize_activations import LIMITS, Range
+from edgeks.graph.passes.quantize_kernels import MAX_CODE, symmetric_codes
+from edgeks.target import Int8Type
+
+Ranges = Literal["learned", "moving_average"]
+SMALLEST_STEP = 1e-12
+OLD_SHARE = 0.9  # of the moving average: what the batches before weigh
+
+
+class ActivationFakeQuantize(nn.Module):
+    """x → (clip(round(x/s) + z) − z)·s, one scale s and zero point z per tensor; zero is exactly representable.
+
+    The first training batch, unless `set_range` came before, gives the range: then s is learned by gradient
+    ("learned"; z stays), or s and z follow a moving average of what training batches show ("moving_average").
+    In evaluation mode nothing changes.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, integer_type: Int8Type, ranges: Ranges) -> None:
+        super().__init__()
+        self.integer_type, self.ranges = integer_type, ranges
+        if ranges == "learned":
+            self.scale = nn.Parameter(torch.ones(()))
+        else:
+            self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero_point", torch.zeros(()))
+        self.register_buffer("low", torch.tensor(math.inf))
+        self.register_buffer("high", torch.tensor(-math.inf))
+        self.observing = False
+
+    @property
+    def has_range(self) -> bool:
+        """Whether a batch or `set_range` has given it one."""
+        return bool(self.low <= self.high)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape → the same."""
+        if self.observing:
+            self._see(x.detach(), old_share=None)
+            return x
+        if self.training and (self.ranges == "moving_average" or not self.has_range):
+            self._see(x.detach(), old_share=OLD_SHARE)
+            self.take_range()
+        if not self.has_range:
+            raise ConfigError(
+                "a fake quantiser has no range yet: train on a batch first, or call edgeks.quant.observe_ranges"
+            )
+        q_min, q_max = LIMITS[self.integer_type]
+        return _fake_quantize(x, self.scale, self.zero_point, q_min, q_max)
+
+    def set_range(self, seen: Range) -> None:
+        """Scale and zero point for `seen`."""
+        self.low.fill_(seen.low)
+        self.high.fill_(seen.high)
+        self.take_range()
+
+    def range(self) -> Range:
+        """What scale and zero point cover."""
+        q_min, q_max = LIMITS[self.integer_type]
+        scale, zero_point = self.scale.item(), self.zero_point.item()
+        return Range((q_min - zero_point) * scale, (q_max - zero_point) * scale)
+
+    def _see(self, x: Tensor, old_share: float | None) -> None:
+        """Widen the range to hold `x` (`old_share` None), or move it towards that of `x`."""
+        low, high = torch.aminmax(x)
+        if old_share is None or not self.has_range:
+            self.low.copy_(torch.minimum(self.low, low))
+            self.high.copy_(torch.maximum(self.high, high))
+        else:
+            self.low.lerp_(low, 1 - old_share)
+            self.high.lerp_(high, 1 - old_share)
+
+    def take_range(self) -> None:
+        """Scale and zero point for the range seen so far."""
+        scale, zero_point = Range(float(self.low), float(self.high)).parameters(self.integer_type)
+        with torch.no_grad():
+            self.scale.fill_(float(scale))
+            self.zero_point.fill_(zero_point)
+
+
+class KernelFakeQuantize(nn.Module):
+    """W → clip(round(W/s))·s, symmetric, one scale per output channel (axis 0), |code| ≤ 127.
+
+    "learned": s starts at max|W|/127 and is learned by gradient. "moving_average": s is max|W|/127, always.
+    """
+
+    scale: Tensor
+
+    def __init__(self, kernel: Tensor, ranges: Ranges) -> None:
+        super().__init__()
+        self.ranges = ranges
+        step = _largest_step(kernel)
+        if ranges == "learned":
+            self.scale = nn.Parameter(step)
+        else:
+            self.register_buffer("scale", step)
+
+    def forward(self, kernel: Tensor) -> Tensor:
+        """O×… → the same."""
+        if self.ranges == "moving_average":
+            self.scale.copy_(_largest_step(kernel))
+        along = [-1] + [1] * (kernel.dim() - 1)
+        scale = self.scale.view(along)
+        return _fake_quantize(kernel, scale, torch.zeros_like(scale), -MAX_CODE, MAX_CODE)
+
+
+def checked_ranges(ranges: str) -> Ranges:
+    """`ranges`, when it is a legal value.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if ranges not in get_args(Ranges):
+        raise ConfigError(f"quantisation-aware training: ranges is {ranges!r}; legal: {', '.join(get_args(Ranges))}")
+    return cast(Ranges, ranges)
+
+
+def _largest_step(kernel: Tensor) -> Tensor:
+    """max|W|/127 per output channel, as an export without training would choose it."""
+    _, scale = symmetric_codes(kernel.detach().double().cpu().numpy(), 0)
+    return torch.from_numpy(scale).to(kernel.device)
+
+
+def _fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, q_min: int, q_max: int) -> Tensor:
+    if isinstance(scale, nn.Parameter) or scale.requires_grad:
+        with torch.no_grad():  # a step that training drove below 0 has no meaning
+            scale.clamp_(min=SMALLEST_STEP)
+    y: Tensor = _FakeQuantize.apply(x, scale, zero_point, q_min, q_max)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Straight-through for x inside the range; LSQ's gradient for the scale, scaled by 1/√(count·q_max)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, q_min: int, q_max: int) -> Tensor:
+        position = x / scale
+        # As ONNX says: rounded before the zero point is added, half to even. It matters where pixels hit the middle.
+        code = position.round().add_(zero_point).clamp_(q_min, q_max)
+        ctx.save_for_backward(position, code, scale, zero_point)
+        ctx.limits = (q_min, q_max)
+        return (code - zero_point).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        position, code, scale, zero_point = ctx.saved_tensors
+        q_min, q_max = ctx.limits
+        inside = (position >= q_min - zero_point) & (position <= q_max - zero_point)
+        of_x = gradient * inside
+        of_scale = None
+        if ctx.needs_input_grad[1]:
+            # Inside: round(x/s) − x/s; outside: the bound, q − z.
+            slope = torch.where(inside, code - zero_point - position, code - zero_point).mul_(gradient)
+            axes = [axis for axis in range(slope.dim()) if scale.dim() == 0 or scale.shape[axis] == 1]
+            total = slope.sum() if scale.dim() == 0 else slope.sum(axes, keepdim=True)
+            of_scale = total / math.sqrt(slope.numel() / scale.numel() * q_max)
+        return of_x, of_scale, None, None, None
