@@ -30,6 +30,7 @@ from edgeks.atomic_write import atomic_write
 from edgeks.errors import CheckpointError, EdgeksError
 from edgeks.models import zoo
 from edgeks.preprocessing import Preprocessing
+from edgeks.quant.qat import Layout, is_prepared, layout_of, rebuild_qat
 from edgeks.sharing.plan import SharingPlan
 from edgeks.sharing.torch import apply_plan
 
@@ -56,6 +57,8 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Checkpoint → `.pt`, whole or not at all. Shared tensors are stored once.
 
+    A network from `prepare_qat` keeps its fake-quantisers and their ranges.
+
     Raises:
         OutputError: `path` cannot be written.
     """
@@ -66,6 +69,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "architecture": checkpoint.architecture,
         "config": checkpoint.config,
         "plan": checkpoint.plan.to_json() if checkpoint.plan else None,
+        "qat": layout_of(checkpoint.model).to_dict() if is_prepared(checkpoint.model) else None,
         "state_dict": dict(checkpoint.model.state_dict()),
         "preprocessing": checkpoint.preprocessing.to_dict() if checkpoint.preprocessing else None,
         "metrics": checkpoint.metrics,
@@ -192,6 +196,7 @@ def _from_own(path: Path, content: Mapping[str, Any], arch: str | None) -> Check
     preprocessing_data: dict[str, Any] | None = _field(path, content, "preprocessing", dict)
     metrics: dict[str, Any] = _field(path, content, "metrics", dict) or {}
     calibration: Tensor | None = _field(path, content, "calibration", Tensor)
+    layout: dict[str, Any] | None = _field(path, content, "qat", dict)
     for key, value in metrics.items():
         if not isinstance(key, str) or not isinstance(value, int | float):
             raise CheckpointError(f"{path}: metric {key!r} is a {type(value).__name__}; legal: a name and a number")
@@ -202,6 +207,8 @@ def _from_own(path: Path, content: Mapping[str, Any], arch: str | None) -> Check
         plan = SharingPlan.from_json(plan_text) if plan_text is not None else None
         if plan:
             apply_plan(model, plan)
+        if layout is not None:
+            model = rebuild_qat(model, Layout.from_dict(layout))
         preprocessing = Preprocessing.from_dict(preprocessing_data) if preprocessing_data is not None else None
         images = None if calibration is None else _calibration_images(calibration, preprocessing)
     except EdgeksError as error:

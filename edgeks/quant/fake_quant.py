@@ -39,8 +39,8 @@ class ActivationFakeQuantize(nn.Module):
         else:
             self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros(()))
-        self.register_buffer("low", torch.tensor(math.inf))
-        self.register_buffer("high", torch.tensor(-math.inf))
+        self.register_buffer("low", torch.tensor(1.0))  # above `high`: nothing was seen yet
+        self.register_buffer("high", torch.tensor(-1.0))
         self.observing = False
 
     @property
@@ -78,7 +78,10 @@ class ActivationFakeQuantize(nn.Module):
     def _see(self, x: Tensor, old_share: float | None) -> None:
         """Widen the range to hold `x` (`old_share` None), or move it towards that of `x`."""
         low, high = torch.aminmax(x)
-        if old_share is None or not self.has_range:
+        if not self.has_range:
+            self.low.copy_(low)
+            self.high.copy_(high)
+        elif old_share is None:
             self.low.copy_(torch.minimum(self.low, low))
             self.high.copy_(torch.maximum(self.high, high))
         else:
