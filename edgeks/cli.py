@@ -175,13 +175,22 @@ def bench(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Argument(help="A name from `edgeks models`, or package.module:callable.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write.")] = Path("model.pt"),
+    model: Annotated[
+        str,
+        typer.Argument(help="A name from `edgeks models`, package.module:callable, or a checkpoint to go on from."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The checkpoint to write. Default: model.pt; with --qat model_qat.pt."),
+    ] = None,
     data: Annotated[str, typer.Option(help="digits, cifar10:DIR, cifar100:DIR or folder:DIR.")] = "digits",
     size: Annotated[int | None, typer.Option(help="Resize every image to SIZE × SIZE.")] = None,
     config: Annotated[
         list[str] | None, typer.Option("--set", help="Config of the network, such as dim=64.", metavar="KEY=VALUE")
     ] = None,
+    qat: Annotated[bool, typer.Option("--qat", help="Train with fake quantisation: docs/qat.md.")] = False,
+    ranges: Annotated[str, typer.Option(help="With --qat: learned or moving_average step sizes.")] = "learned",
+    target: TargetOption = "onnx",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 64,
     lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.01,
@@ -192,15 +201,19 @@ def train(
     weight_decay: Annotated[float, typer.Option(help="Of kernels and matrices.")] = 0.01,
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
     augment: Annotated[list[str] | None, typer.Option(help="crop, flip; may be given several times.")] = None,
+    frozen_norm_epochs: Annotated[int, typer.Option(help="Last epochs with the running BN statistics.")] = 0,
     validation: Annotated[float, typer.Option(help="Share held out to choose the best epoch.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Default: torch's choice.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    arch: ArchOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted training stopped.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train a network and write a checkpoint that `edgeks export` needs nothing else for."""
+    from edgeks.checkpoint import load_checkpoint
     from edgeks.pipeline import TrainJob, train_checkpoint
+    from edgeks.target import load_target
     from edgeks.train.data import load_dataset
     from edgeks.train.progress import progress_for
     from edgeks.train.settings import TrainSettings
@@ -216,12 +229,19 @@ def train(
         weight_decay=weight_decay,
         momentum=momentum,
         augment=tuple(augment or ()),  # type: ignore[arg-type]
+        qat=ranges if qat else "off",  # type: ignore[arg-type]
+        frozen_norm_epochs=frozen_norm_epochs,
         validation=validation,
         seed=seed,
         threads=threads,
         device=device,
     )
-    job = TrainJob(model, _config(config or []), load_dataset(data, size), settings)
+    output = output or Path("model_qat.pt" if qat else "model.pt")
+    start = load_checkpoint(Path(model), arch) if Path(model).suffix in (".pt", ".pth", ".safetensors") else None
+    if start is not None and output.resolve() == Path(model).resolve():
+        raise OutputError(f"-o {output}: is the checkpoint to go on from; name another file")
+    scheme = load_target(target).int8
+    job = TrainJob(model, _config(config or []), load_dataset(data, size), settings, start, scheme)
     checkpoint = train_checkpoint(job, output, resume=resume, progress=progress_for(err, quiet=quiet))
     accuracy = 100 * checkpoint.metrics["test_accuracy"]
     _say(f"{output}: test accuracy {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,23 +24,25 @@ from edgeks.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from edgeks.errors import CheckpointError
+from edgeks.errors import CheckpointError, DataError
 from edgeks.exporter import export
 from edgeks.formats.onnx import open_session, run
 from edgeks.models import zoo
+from edgeks.quant import is_prepared, observe_ranges, prepare_qat
 from edgeks.quant.options import Int8Options
+from edgeks.quant.qat import DEFAULT_SCHEME
 from edgeks.recipe import Recipe
 from edgeks.run_folder import RunFolder, Stage
 from edgeks.sharing.torch import discover, untied
 from edgeks.summary import Summary, summarise
-from edgeks.target import Target
+from edgeks.target import Int8Scheme, Target
 from edgeks.train.data import load_dataset
 from edgeks.train.dataset import Dataset
 from edgeks.train.fit import fit
 from edgeks.train.progress import TrainingProgress
 from edgeks.train.settings import TrainSettings
 
-MODEL, SUMMARY_JSON, SUMMARY_MD = "model.pt", "summary.json", "summary.md"
+MODEL, MODEL_QAT, SUMMARY_JSON, SUMMARY_MD = "model.pt", "model_qat.pt", "summary.json", "summary.md"
 CALIBRATION_IMAGES = 128
 
 
@@ -58,12 +61,18 @@ class RunProgress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainJob:
-    """What `edgeks train` and the train stage do: an architecture, its config, data and settings."""
+    """What `edgeks train` and the train stages do: an architecture and its config, data and settings.
+
+    `start`: a trained checkpoint to go on from; its own architecture and config are taken. `scheme` is what
+    quantisation-aware training is for.
+    """
 
     architecture: str
     config: dict[str, Any]
     dataset: Dataset
     settings: TrainSettings
+    start: Checkpoint | None = None
+    scheme: Int8Scheme = DEFAULT_SCHEME
 
 
 def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: TrainingProgress) -> Checkpoint:
@@ -74,33 +83,54 @@ def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: Traini
         CheckFailed: the training diverged.
     """
     last = out.with_name(out.name + ".resume")
+    begun = _new_network(job) if job.start is None else _trained_network(job, job.start)
+    dataset = replace(job.dataset, preprocessing=begun.preprocessing or job.dataset.preprocessing)
+    images = calibration_images(dataset, job.settings.seed)
+    model = begun.model
+    if job.settings.qat != "off" and not is_prepared(model):
+        inputs = torch.from_numpy(dataset.preprocessing.normalise(images))
+        model = prepare_qat(model, inputs, job.scheme, ranges=job.settings.qat)
+        observe_ranges(model, inputs)
+    result = fit(model, dataset, job.settings, last=last, resume=resume, progress=progress)
+    metrics = {key: float(value) for key, value in result.metrics().items() if value is not None}
+    checkpoint = replace(begun, model=model, preprocessing=dataset.preprocessing, metrics=metrics, calibration=images)
+    save_checkpoint(out, checkpoint)
+    last.unlink(missing_ok=True)
+    return checkpoint
+
+
+def _new_network(job: TrainJob) -> Checkpoint:
     if ":" in job.architecture:
         if job.config:
             raise CheckpointError(
                 f"{job.architecture} is called without arguments; config {job.config} has no place to go"
             )
-        architecture, config = job.architecture, dict[str, Any]()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.settings.seed)
-            model = build_architecture(architecture)
-    else:
-        p = job.dataset.preprocessing
-        fitting = {"in_channels": p.channels, "classes": len(p.classes)}  # unless the config says otherwise
-        architecture, config = zoo.architecture(job.architecture, {**fitting, **job.config})
-        model = zoo.build(architecture, config, seed=job.settings.seed)
-    result = fit(model, job.dataset, job.settings, last=last, resume=resume, progress=progress)
-    metrics = {key: float(value) for key, value in result.metrics().items() if value is not None}
-    checkpoint = Checkpoint(
-        model=model,
-        architecture=architecture,
-        config=config,
-        preprocessing=job.dataset.preprocessing,
-        metrics=metrics,
-        calibration=calibration_images(job.dataset, job.settings.seed),
-    )
-    save_checkpoint(out, checkpoint)
-    last.unlink(missing_ok=True)
-    return checkpoint
+            return Checkpoint(build_architecture(job.architecture), job.architecture)
+    p = job.dataset.preprocessing
+    fitting = {"in_channels": p.channels, "classes": len(p.classes)}  # unless the config says otherwise
+    architecture, config = zoo.architecture(job.architecture, {**fitting, **job.config})
+    return Checkpoint(zoo.build(architecture, config, seed=job.settings.seed), architecture, config)
+
+
+def _trained_network(job: TrainJob, start: Checkpoint) -> Checkpoint:
+    """`start`, when its network takes the data; its own mean and std are kept, for it was trained with them."""
+    if start.architecture is None:
+        raise CheckpointError("the checkpoint to go on from names no architecture; pass --arch package.module:callable")
+    if job.config:
+        raise CheckpointError(f"a trained checkpoint has its config; {job.config} has no place to go")
+    mine, given = start.preprocessing, job.dataset.preprocessing
+    if mine is not None and (mine.shape, mine.classes) != (given.shape, given.classes):
+        raise DataError(
+            f"{job.dataset.name}: images of {_dims(given.shape)} in {len(given.classes)} classes; the checkpoint was "
+            f"trained on {_dims(mine.shape)} in {len(mine.classes)} classes; give it the same kind of data"
+        )
+    return replace(start, model=copy.deepcopy(start.model))
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
 
 
 def calibration_images(dataset: Dataset, seed: int) -> np.typing.NDArray[np.uint8]:
@@ -133,16 +163,19 @@ class _Run:
 
     def all_stages(self) -> Summary:
         recipe = self._recipe
-        self._train()
-        arch = recipe.architecture if ":" in recipe.architecture else None
-        checkpoint = load_checkpoint(self._runs.path / MODEL, arch=arch)
+        self._train(MODEL, recipe.training)
+        checkpoint = self._load(MODEL)
         shared = bool(discover(checkpoint.model).groups)
         twin = replace(checkpoint, model=untied(checkpoint.model), plan=None) if shared else None
         for precision in recipe.precisions:
-            self._export(checkpoint, precision, f"{precision}.onnx")
+            self._export(checkpoint, precision, MODEL)
             if twin is not None:
-                self._export(twin, precision, f"unshared_{precision}.onnx")
+                self._export(twin, precision, MODEL, prefix="unshared_")
             self._inspect(precision)
+        if recipe.qat is not None:
+            self._train(MODEL_QAT, recipe.qat, start=checkpoint)
+            self._export(self._load(MODEL_QAT), "int8_qat", MODEL_QAT)
+            self._inspect("int8_qat")
         summary = summarise(recipe, self._runs, checkpoint.metrics, shared)
         self._runs.write_json(SUMMARY_JSON, summary.to_json())
         write_text(self._runs.path / SUMMARY_MD, summary.to_markdown())
@@ -160,33 +193,40 @@ class _Run:
         reused = self._runs.run(stage, starting=lambda: self._progress.stage(name, "running", ""))
         self._progress.stage(name, "reused" if reused else "done", detail())
 
-    def _train(self) -> None:
+    def _load(self, model: str) -> Checkpoint:
+        arch = self._recipe.architecture if ":" in self._recipe.architecture else None
+        return load_checkpoint(self._runs.path / model, arch=arch)
+
+    def _train(self, model: str, settings: TrainSettings, start: Checkpoint | None = None) -> None:
         recipe = self._recipe
-        job = TrainJob(recipe.architecture, recipe.config, self._dataset, recipe.training)
+        config = recipe.config if start is None else {}
+        job = TrainJob(recipe.architecture, config, self._dataset, settings, start, recipe.target.int8)
         inputs = {
             "architecture": self._architecture,
             "config": recipe.config,
             "data": self._data,
-            "settings": recipe.training.to_dict(),
+            "settings": settings.to_dict(),
         }
+        if start is not None:
+            inputs |= {"start": self._runs.digest(MODEL), "scheme": asdict(recipe.target.int8)}
 
         def action() -> None:
-            train_checkpoint(job, self._runs.path / MODEL, resume=True, progress=self._progress.training())
+            train_checkpoint(job, self._runs.path / model, resume=True, progress=self._progress.training())
 
-        self._stage("train", inputs, (MODEL,), action)
+        self._stage("train" if start is None else "train with fake quantisation", inputs, (model,), action)
 
-    def _export(self, checkpoint: Checkpoint, precision: str, artefact: str) -> None:
-        recipe = self._recipe
+    def _export(self, checkpoint: Checkpoint, name: str, model: str, prefix: str = "") -> None:
+        recipe, artefact = self._recipe, f"{prefix}{name}.onnx"
         inputs = {
             "architecture": self._architecture,
-            "model": self._runs.digest(MODEL),
+            "model": self._runs.digest(model),
             "target": asdict(recipe.target),
             "form": recipe.form,
         }
 
         def action() -> None:
-            out = self._runs.path / artefact
-            export(checkpoint, out, recipe.target, int8=precision == "int8", options=Int8Options(form=recipe.form))
+            out, options = self._runs.path / artefact, Int8Options(form=recipe.form)
+            export(checkpoint, out, recipe.target, int8=name != "fp32", options=options)
 
         def detail() -> str:
             ledger = self._runs.read_json(f"{artefact}.ledger.json")
@@ -195,18 +235,16 @@ class _Run:
 
         self._stage(f"export {artefact}", inputs, (artefact, f"{artefact}.ledger.json"), action, detail)
 
-    def _inspect(self, precision: str) -> None:
+    def _inspect(self, name: str) -> None:
         """What the artefact takes, how right it is, and how long it runs: one JSON file each."""
         recipe, target = self._recipe, self._recipe.target
-        artefact = self._runs.path / f"{precision}.onnx"
+        artefact = self._runs.path / f"{name}.onnx"
         inputs = {"artefact": self._runs.digest(artefact.name), "target": asdict(target)}
         runs, warmup = recipe.bench_runs, recipe.bench_warmup
 
         def measure(what: str, more: dict[str, Any], result: Callable[[], dict[str, Any]]) -> None:
-            file = f"{precision}.{what}.json"
-            self._stage(
-                f"{what} {precision}", {**inputs, **more}, (file,), lambda: self._runs.write_json(file, result())
-            )
+            file = f"{name}.{what}.json"
+            self._stage(f"{what} {name}", {**inputs, **more}, (file,), lambda: self._runs.write_json(file, result()))
 
         measure("footprint", {}, lambda: audit_report.to_json(footprint(artefact, target)))
         measure("accuracy", {"data": self._data}, lambda: _accuracy(artefact, target, self._dataset))

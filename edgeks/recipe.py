@@ -12,11 +12,16 @@ from edgeks.toml_table import Table
 from edgeks.train.settings import TrainSettings
 
 PRECISIONS = ("fp32", "int8")
+# What [qat] does not say it takes from [train], but for these.
+QAT_DEFAULTS: dict[str, Any] = {"qat": "learned", "schedule": "cosine", "milestones": []}
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to train, on what, how, and what to make of it. `data_size` None: the data set's own image size."""
+    """What to train, on what, how, and what to make of it. `data_size` None: the data set's own image size.
+
+    `qat`: how the trained network is then fine-tuned with fake quantisation; None: it is not.
+    """
 
     path: Path
     description: str
@@ -25,11 +30,17 @@ class Recipe:
     data: str
     data_size: int | None
     training: TrainSettings
+    qat: TrainSettings | None
     target: Target
     precisions: tuple[str, ...]
     form: Int8Form
     bench_runs: int
     bench_warmup: int
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """What is made: fp32, int8 (quantised after training), int8_qat."""
+        return (*self.precisions, *(("int8_qat",) if self.qat else ()))
 
     @property
     def name(self) -> str:
@@ -71,7 +82,11 @@ def read_recipe(path: Path) -> Recipe:
     size = data.integer("size", minimum=4, maximum=4096) if data.has("size") else None
     data.finish()
 
-    training = _training(path, root.table("train").values())
+    train_values = root.table("train").values()
+    training = _training(path, "train", train_values)
+    qat = None
+    if root.has("qat"):
+        qat = _training(path, "qat", {**train_values, **QAT_DEFAULTS, **root.table("qat").values()})
 
     export = root.table("export")
     target_name = export.text("target", default="onnx")
@@ -98,6 +113,7 @@ def read_recipe(path: Path) -> Recipe:
         data=source,
         data_size=size,
         training=training,
+        qat=qat,
         target=target,
         precisions=tuple(precision for precision in PRECISIONS if precision in precisions),
         form=form,
@@ -106,13 +122,13 @@ def read_recipe(path: Path) -> Recipe:
     )
 
 
-def _training(path: Path, values: dict[str, Any]) -> TrainSettings:
+def _training(path: Path, table: str, values: dict[str, Any]) -> TrainSettings:
     legal = [field.name for field in fields(TrainSettings)]
     for key in values:
         if key not in legal:
-            raise ConfigError(f"{path}: unknown key 'train.{key}'; legal keys here: {', '.join(legal)}")
+            raise ConfigError(f"{path}: unknown key '{table}.{key}'; legal keys here: {', '.join(legal)}")
     if "epochs" not in values:
-        raise ConfigError(f"{path}: key 'train.epochs' is missing; legal: a whole number")
+        raise ConfigError(f"{path}: key '{table}.epochs' is missing; legal: a whole number")
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
         return TrainSettings(**plain)

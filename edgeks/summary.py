@@ -98,7 +98,8 @@ class Summary:
             *(f"| {' | '.join(row.cells())} |" for row in self.rows),
             "",
             "Kernels stored: one per sharing group and one per unshared layer, proven on the written file. SQNR:",
-            "outputs against torch on real samples. Ratio: the same network exported with a kernel per layer, over",
+            "outputs against torch on real samples (int8_qat: against the fake-quantised network). Ratio: the same",
+            "network exported with a kernel per layer, over",
             f"this file. p50: ONNX Runtime on {self.cpu}; no board is involved.",
             "",
         ]
@@ -119,12 +120,12 @@ def render(summary: Summary, folder: Path, console: Console) -> None:
 def summarise(recipe: Recipe, runs: RunFolder, metrics: dict[str, float], shared: bool) -> Summary:
     """Finished stages of a run → Summary, from the files that they left."""
     rows, cpu = [], "this machine"
-    for precision in recipe.precisions:
-        artefact = f"{precision}.onnx"
+    for name in recipe.artefacts:
+        artefact = f"{name}.onnx"
         ledger = runs.read_json(f"{artefact}.ledger.json")
-        accuracy = runs.read_json(f"{precision}.accuracy.json")
-        bench = runs.read_json(f"{precision}.bench.json")
-        arena = runs.read_json(f"{precision}.footprint.json")["activations"]
+        accuracy = runs.read_json(f"{name}.accuracy.json")
+        bench = runs.read_json(f"{name}.bench.json")
+        arena = runs.read_json(f"{name}.footprint.json")["activations"]
         groups, unshared = ledger["plan"]["groups"], ledger["plan"]["unshared"]
         cpu = bench["facts"].get("cpu") or cpu
         rows.append(
@@ -138,7 +139,7 @@ def summarise(recipe: Recipe, runs: RunFolder, metrics: dict[str, float], shared
                 unshared_layers=len(unshared),
                 layers=sum(len(kernel["layers"]) for kernel in groups + unshared),
                 file_bytes=(runs.path / artefact).stat().st_size,
-                unshared_file_bytes=(runs.path / f"unshared_{artefact}").stat().st_size if shared else None,
+                unshared_file_bytes=_size(runs.path / f"unshared_{artefact}") if shared else None,
                 peak_activation_bytes=arena["peak_bytes"],
                 p50_ms=bench["latency"]["p50_ms"],
             )
@@ -152,3 +153,8 @@ def summarise(recipe: Recipe, runs: RunFolder, metrics: dict[str, float], shared
         cpu=cpu,
         rows=tuple(rows),
     )
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None where the run does not make it."""
+    return path.stat().st_size if path.exists() else None

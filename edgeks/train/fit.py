@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from ignite.metrics import Accuracy, Loss
 from ignite.metrics.metric import MetricUsage
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeks.errors import CheckFailed, CheckpointError, ConfigError, DataError
 from edgeks.models.positive_scales import positive_scales
@@ -201,6 +202,10 @@ class _Training:
 
     def _start_epoch(self, engine: Engine) -> None:
         self._model.train()
+        if engine.state.epoch > self._settings.epochs - self._settings.frozen_norm_epochs:
+            for module in self._model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         self._batches.epoch = engine.state.epoch
         torch.manual_seed(epoch_seed(self._settings.seed, engine.state.epoch))  # for a network with dropout
 

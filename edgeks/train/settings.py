@@ -12,6 +12,7 @@ from edgeks.errors import ConfigError
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "milestones"]
 Augmentation = Literal["crop", "flip"]
+Qat = Literal["off", "learned", "moving_average"]
 
 _WHOLE = {"epochs": (1, 100_000), "batch_size": (1, 65_536), "seed": (0, 2**31 - 1), "threads": (1, 1024)}
 _NUMBERS = {
@@ -22,7 +23,12 @@ _NUMBERS = {
     "label_smoothing": (0.0, 0.99),
     "validation": (0.0, 0.5),
 }
-_CHOICES = {"optimizer": ("adamw", "sgd"), "schedule": ("cosine", "milestones"), "device": ("auto", "cpu", "cuda")}
+_CHOICES = {
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "milestones"),
+    "qat": ("off", "learned", "moving_average"),
+    "device": ("auto", "cpu", "cuda"),
+}
 AUGMENTATIONS = ("crop", "flip")
 
 
@@ -40,6 +46,9 @@ class TrainSettings:
     are looked at once, at the end. 0: all images are trained on and the last epoch is kept.
 
     `positive_scales` keeps the γ of every BN above 0, so that no int8 weight scale is negative.
+
+    `qat` trains with fake quantisation (docs/qat.md), step sizes "learned" or by "moving_average". In the last
+    `frozen_norm_epochs` epochs every BN uses its running statistics, as the exported network does.
 
     `threads` (None: torch's own choice) and `device` decide about speed; on another device or with another number of
     threads sums are rounded differently.
@@ -61,6 +70,8 @@ class TrainSettings:
     augment: tuple[Augmentation, ...] = ()
     validation: float = 0.1
     positive_scales: bool = True
+    qat: Qat = "off"
+    frozen_norm_epochs: int = 0
     seed: int = 0
     threads: int | None = None
     device: str = "cpu"
@@ -78,6 +89,11 @@ class TrainSettings:
             value = getattr(self, key)
             if value not in choices:
                 raise ConfigError(f"training: {key} is {value!r}; legal: {', '.join(choices)}")
+        if not _is_whole(self.frozen_norm_epochs, 0, self.epochs):
+            raise ConfigError(
+                f"training: frozen_norm_epochs is {self.frozen_norm_epochs!r}; legal: a whole number, "
+                f"0 to {self.epochs}"
+            )
         if not isinstance(self.positive_scales, bool):
             raise ConfigError(f"training: positive_scales is {self.positive_scales!r}; legal: true, false")
         self._check_lists()
