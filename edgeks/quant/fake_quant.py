@@ -14,7 +14,6 @@ from edgeks.graph.passes.quantize_kernels import MAX_CODE, symmetric_codes
 from edgeks.target import Int8Type
 
 Ranges = Literal["learned", "moving_average"]
-SMALLEST_STEP = 1e-12
 OLD_SHARE = 0.9  # of the moving average: what the batches before weigh
 
 
@@ -26,7 +25,7 @@ class ActivationFakeQuantize(nn.Module):
     In evaluation mode nothing changes.
     """
 
-    scale: Tensor
+    log_scale: Tensor
     zero_point: Tensor
     low: Tensor
     high: Tensor
@@ -34,14 +33,16 @@ class ActivationFakeQuantize(nn.Module):
     def __init__(self, integer_type: Int8Type, ranges: Ranges) -> None:
         super().__init__()
         self.integer_type, self.ranges = integer_type, ranges
-        if ranges == "learned":
-            self.scale = nn.Parameter(torch.ones(()))
-        else:
-            self.register_buffer("scale", torch.ones(()))
+        _register_log_scale(self, torch.zeros(()), ranges)
         self.register_buffer("zero_point", torch.zeros(()))
         self.register_buffer("low", torch.tensor(1.0))  # above `high`: nothing was seen yet
         self.register_buffer("high", torch.tensor(-1.0))
         self.observing = False
+
+    @property
+    def scale(self) -> Tensor:
+        """s, a scalar above 0."""
+        return self.log_scale.exp()
 
     @property
     def has_range(self) -> bool:
@@ -92,7 +93,7 @@ class ActivationFakeQuantize(nn.Module):
         """Scale and zero point for the range seen so far."""
         scale, zero_point = Range(float(self.low), float(self.high)).parameters(self.integer_type)
         with torch.no_grad():
-            self.scale.fill_(float(scale))
+            self.log_scale.fill_(math.log(scale))
             self.zero_point.fill_(zero_point)
 
 
@@ -102,24 +103,37 @@ class KernelFakeQuantize(nn.Module):
     "learned": s starts at max|W|/127 and is learned by gradient. "moving_average": s is max|W|/127, always.
     """
 
-    scale: Tensor
+    log_scale: Tensor
 
     def __init__(self, kernel: Tensor, ranges: Ranges) -> None:
         super().__init__()
         self.ranges = ranges
-        step = _largest_step(kernel)
-        if ranges == "learned":
-            self.scale = nn.Parameter(step)
-        else:
-            self.register_buffer("scale", step)
+        _register_log_scale(self, _largest_step(kernel).log(), ranges)
+
+    @property
+    def scale(self) -> Tensor:
+        """s per output channel, above 0."""
+        return self.log_scale.exp()
 
     def forward(self, kernel: Tensor) -> Tensor:
         """O×… → the same."""
         if self.ranges == "moving_average":
-            self.scale.copy_(_largest_step(kernel))
+            self.log_scale.copy_(_largest_step(kernel).log())
         along = [-1] + [1] * (kernel.dim() - 1)
         scale = self.scale.view(along)
         return _fake_quantize(kernel, scale, torch.zeros_like(scale), -MAX_CODE, MAX_CODE)
+
+
+def _register_log_scale(module: nn.Module, log_scale: Tensor, ranges: Ranges) -> None:
+    """log s, a parameter where it is learned.
+
+    Its logarithm, since optimisers such as Adam move every parameter by about the learning rate: that is a large part
+    of a step of 0.01, and a small part of its logarithm (arXiv 1903.08066).
+    """
+    if ranges == "learned":
+        module.log_scale = nn.Parameter(log_scale)
+    else:
+        module.register_buffer("log_scale", log_scale)
 
 
 def checked_ranges(ranges: str) -> Ranges:
@@ -140,9 +154,6 @@ def _largest_step(kernel: Tensor) -> Tensor:
 
 
 def _fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, q_min: int, q_max: int) -> Tensor:
-    if isinstance(scale, nn.Parameter) or scale.requires_grad:
-        with torch.no_grad():  # a step that training drove below 0 has no meaning
-            scale.clamp_(min=SMALLEST_STEP)
     y: Tensor = _FakeQuantize.apply(x, scale, zero_point, q_min, q_max)  # type: ignore[no-untyped-call]
     return y
 
