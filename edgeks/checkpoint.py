@@ -30,7 +30,8 @@ from edgeks.atomic_write import atomic_write
 from edgeks.errors import CheckpointError, EdgeksError
 from edgeks.models import zoo
 from edgeks.preprocessing import Preprocessing
-from edgeks.quant.qat import Layout, is_prepared, layout_of, rebuild_qat
+from edgeks.quant.layout import Layout
+from edgeks.quant.qat import is_prepared, layout_of, rebuild_qat
 from edgeks.sharing.plan import SharingPlan
 from edgeks.sharing.torch import apply_plan
 

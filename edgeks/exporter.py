@@ -21,7 +21,7 @@ from edgeks.graph.ledger import Ledger
 from edgeks.graph.verify import verify
 from edgeks.parity import Parity, compare_all
 from edgeks.quant.options import Int8Options
-from edgeks.quant.qat import is_prepared, marked, without_quantisers
+from edgeks.quant.qat import is_prepared, marked, trained, without_quantisers
 from edgeks.quant.quantise import quantise
 from edgeks.quant.trained import NOTHING_TRAINED
 from edgeks.samples import load_samples
@@ -80,19 +80,20 @@ def export(
     ledger_path = out.with_name(out.name + ".ledger.json")
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:
         on_step("running torch")
-        network, trained = checkpoint.model, NOTHING_TRAINED
+        network, decided = checkpoint.model, NOTHING_TRAINED
         if is_prepared(network) and not int8:
             network = without_quantisers(network)
         reference = torch_outputs(network, samples.inputs[:PARITY_SAMPLES])
         on_step("capturing the graph")
         if is_prepared(network):
-            network, trained = marked(network)
+            network, marks = marked(checkpoint.model)
+            decided = trained(checkpoint.model, marks)
         model, ledger = float_graph(network, samples.inputs[:1], target.opset, marked=is_prepared(network))
         if run_simplifier:
             model = _simplified(model, ledger)
         if int8:
             on_step(f"quantising, calibrating on {samples.origin}")
-            quantise(model, ledger, samples, target.int8, options, trained)
+            quantise(model, ledger, samples, target.int8, options, decided)
         on_step("proving and comparing")
         write_onnx(model, temporary, _metadata(checkpoint))
         proof = _prove(temporary, out, ledger.plan)

@@ -1,8 +1,7 @@
 """Quantisation-aware training of networks that share kernels (docs/arithmetic.md, docs/qat.md).
 
 One fake-quantiser per kernel, ahead of all its uses; activation fake-quantisers where the exported graph has a
-QuantizeLinear, and nowhere else. Where that is, the export's own passes say: the network is captured once with a mark
-on every tensor, `place_activations` decides, and the marks lead back to the network.
+QuantizeLinear, and nowhere else. Where that is, the export's own passes say (layout.py).
 """
 
 from __future__ import annotations
@@ -10,122 +9,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeks.errors import CheckpointError, ConfigError, GraphError
-from edgeks.graph.float_graph import float_graph
 from edgeks.graph.from_torch import without_parametrizations
-from edgeks.graph.kernels import kernel_reads
-from edgeks.graph.marks import marks
-from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
-from edgeks.graph.passes.quantize_activations import Placement, place_activations
-from edgeks.graph.passes.quantize_kernels import quantize_kernels
 from edgeks.quant.fake_quant import ActivationFakeQuantize, KernelFakeQuantize, Ranges, checked_ranges
-from edgeks.quant.trained import Trained, value_marks
-from edgeks.sharing.torch import discover
-from edgeks.target import Int8Scheme, Int8Type
+from edgeks.quant.layout import Layout, Mark, find_layout, insert_behind, traced_network
+from edgeks.quant.trained import Trained
+from edgeks.target import Int8Scheme
 
-OPSET = 20  # of the graph that decides where quantisers go; every target's opset decides the same
 DEFAULT_SCHEME = Int8Scheme(form="qdq", activations="uint8", weights="int8")  # target "onnx"
 KERNELS, ACTIVATIONS = "kernel_quantizers", "activation_quantizers"  # where the quantisers are in the network
 LAYOUT = "edgeks.qat"  # key of GraphModule.meta
-FUNCTIONS = (functional.conv1d, functional.conv2d, functional.linear)
-
-
-@dataclass(frozen=True, slots=True)
-class ActivationPoint:
-    """A fake-quantiser `name` behind fx node `node`, read by all, or only by the nodes `readers`."""
-
-    name: str
-    node: str
-    readers: tuple[str, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where a network's fake-quantisers are: fx nodes that get a kernel, and activation points."""
-
-    integer_type: Int8Type
-    ranges: Ranges
-    kernels: tuple[str, ...]
-    activations: tuple[ActivationPoint, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and text, for checkpoints."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Layout:
-        """Inverse of `to_dict`.
-
-        Raises:
-            CheckpointError: a key is missing or has the wrong type.
-        """
-        try:
-            points = [
-                ActivationPoint(
-                    str(point["name"]),
-                    str(point["node"]),
-                    None if point["readers"] is None else tuple(str(reader) for reader in point["readers"]),
-                )
-                for point in data["activations"]
-            ]
-            integer_type = data["integer_type"]
-            if integer_type not in ("int8", "uint8"):
-                raise ValueError(f"integer_type {integer_type!r}")
-            kernels = tuple(str(name) for name in data["kernels"])
-            return cls(integer_type, checked_ranges(data["ranges"]), kernels, tuple(points))
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
-            raise CheckpointError(f"the layout of its fake-quantisers is malformed: {error!r}") from error
-
-
-class _KernelConv1d(nn.Conv1d):
-    """A Conv1d that is given its kernel: O×I×K."""
-
-    def forward(self, x: Tensor, kernel: Tensor) -> Tensor:  # type: ignore[override]
-        y: Tensor = self._conv_forward(x, kernel, self.bias)
-        return y
-
-
-class _KernelConv2d(nn.Conv2d):
-    """A Conv2d that is given its kernel: O×I×K×K."""
-
-    def forward(self, x: Tensor, kernel: Tensor) -> Tensor:  # type: ignore[override]
-        y: Tensor = self._conv_forward(x, kernel, self.bias)
-        return y
-
-
-class _KernelLinear(nn.Linear):
-    """A Linear that is given its kernel: O×I."""
-
-    def forward(self, x: Tensor, kernel: Tensor) -> Tensor:  # type: ignore[override]
-        return functional.linear(x, kernel, self.bias)
-
-
-class _Mark(nn.Module):
-    """Stands in a fake-quantiser's place while the network is captured."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _mark(x, self.number)
-
-
-GIVEN: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv1d: _KernelConv1d,
-    nn.Conv2d: _KernelConv2d,
-    nn.Linear: _KernelLinear,
-}
 
 
 def prepare_qat(
@@ -145,9 +45,9 @@ def prepare_qat(
     if is_prepared(model):
         raise ConfigError("prepare_qat: the model is prepared for quantisation-aware training already")
     training = model.training
-    traced = _traced(without_parametrizations(copy.deepcopy(model)))
+    traced = traced_network(without_parametrizations(copy.deepcopy(model)))
     example = example_input[:1].detach().to("cpu", torch.float32)
-    layout = _layout(traced, example, scheme, ranges)
+    layout = find_layout(traced, example, scheme, ranges)
     return _with_quantisers(traced, layout).train(training)
 
 
@@ -158,8 +58,8 @@ def rebuild_qat(model: nn.Module, layout: Layout) -> fx.GraphModule:
         CheckpointError: the layout does not fit the network.
     """
     try:
-        return _with_quantisers(_traced(without_parametrizations(copy.deepcopy(model))), layout)
-    except (KeyError, GraphError, RuntimeError) as error:
+        return _with_quantisers(traced_network(without_parametrizations(copy.deepcopy(model))), layout)
+    except (KeyError, AttributeError, ValueError, RuntimeError, GraphError) as error:  # the layout is from a file
         raise CheckpointError(f"its fake-quantisers do not fit the architecture ({error})") from error
 
 
@@ -227,157 +127,39 @@ def without_quantisers(model: nn.Module) -> fx.GraphModule:
     return plain
 
 
-def marked(model: nn.Module) -> tuple[nn.Module, Trained]:
-    """A prepared network → a copy with a mark for each fake-quantiser, and what each of them decided.
+def marked(model: nn.Module) -> tuple[nn.Module, dict[int, str]]:
+    """A prepared network → a copy with a mark in the place of each fake-quantiser, and whose mark is whose."""
+    copied, names = copy.deepcopy(model), dict[int, str]()
+    for number, (name, module) in enumerate(list(copied.named_modules())):
+        if isinstance(module, ActivationFakeQuantize | KernelFakeQuantize):
+            copied.set_submodule(name, Mark(number))
+            names[number] = name
+    return copied, names
+
+
+def trained(model: nn.Module, names: Mapping[int, str]) -> Trained:
+    """What the fake-quantisers of a prepared network decided, by mark.
 
     Raises:
-        ConfigError: a fake-quantiser has no range yet.
+        ConfigError: one has no range yet.
     """
-    copied = copy.deepcopy(model)
     ranges, scales = {}, dict[int, NDArray[np.float32]]()
-    for number, (name, module) in enumerate(list(copied.named_modules())):
-        if isinstance(module, ActivationFakeQuantize):
+    for number, name in names.items():
+        module = model.get_submodule(name)
+        if isinstance(module, KernelFakeQuantize):
+            scales[number] = module.scale.detach().cpu().numpy().astype(np.float32)
+        elif isinstance(module, ActivationFakeQuantize):
             if not module.has_range:
                 raise ConfigError(
                     f"fake-quantiser {name!r} has no range yet: train on a batch first, or call "
                     "edgeks.quant.observe_ranges"
                 )
             ranges[number] = module.range()
-        elif isinstance(module, KernelFakeQuantize):
-            scales[number] = module.scale.detach().cpu().numpy().astype(np.float32)
-        else:
-            continue
-        copied.set_submodule(name, _Mark(number))
-    return copied, Trained(ranges, scales)
+    return Trained(ranges, scales)
 
 
 def _evaluate(module: nn.Module, _inputs: object) -> None:
     module.eval()
-
-
-def _mark(x: Tensor, number: int) -> Tensor:
-    return torch.fake_quantize_per_tensor_affine(x, float(number), 0, 0, 255)
-
-
-def _traced(model: nn.Module) -> fx.GraphModule:
-    """Module → GraphModule in which every layer is given its kernel, read once ahead of all its uses."""
-    try:
-        traced = fx.GraphModule(model, fx.Tracer().trace(model))
-    except Exception as error:  # the network is the user's own code
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise GraphError(
-            f"quantisation-aware training needs a network that torch.fx can trace: {reason[:300]}; move control flow "
-            "that depends on tensors out of forward, or quantise after training (edgeks export --int8)"
-        ) from error
-    first_name = {layer: group.layers[0] for group in discover(traced).kernels for layer in group.layers}
-    first_use = next(node for node in traced.graph.nodes if node.op != "placeholder")
-    kernels: dict[str, fx.Node] = {}
-    for node in list(traced.graph.nodes):
-        if node.op != "call_module":
-            continue
-        layer = traced.get_submodule(node.target)
-        if type(layer) in GIVEN:
-            layer.__class__ = GIVEN[type(layer)]
-        elif type(layer) not in GIVEN.values():
-            continue
-        name = f"{first_name[node.target]}.weight"
-        if name not in kernels:
-            with traced.graph.inserting_before(first_use):
-                kernels[name] = traced.graph.get_attr(name)
-        node.args, node.kwargs = (*node.args, *node.kwargs.values(), kernels[name]), {}
-    traced.recompile()
-    return traced
-
-
-def _kernel_nodes(traced: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
-    """Node that reads a kernel's Parameter → the nodes of its layers, modules and functions."""
-    found: dict[fx.Node, list[fx.Node]] = {}
-    for node in traced.graph.nodes:
-        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
-        given = node.op == "call_module" and type(traced.get_submodule(node.target)) in GIVEN.values()
-        function = node.op == "call_function" and node.target in FUNCTIONS
-        if (given or function) and isinstance(weight, fx.Node) and weight.op == "get_attr":
-            found.setdefault(weight, []).append(node)
-    return found
-
-
-def _layout(traced: fx.GraphModule, example: Tensor, scheme: Int8Scheme, ranges: Ranges) -> Layout:
-    """Ask the export's own passes where the integer graph of this network quantises."""
-    kernels = _kernel_nodes(traced)
-    nodes = {number: node for number, node in enumerate(traced.graph.nodes, start=1) if node.op != "output"}
-    graph, _ = float_graph(_probe(traced, example, set(kernels)), example.numpy(), OPSET, marked=True)
-    node_of_layer, kernel_of_layer = {}, {}
-    for read in kernel_reads(graph):
-        name = str(read.node.name)
-        on_output, on_kernel = marks(read.node.outputs[0]), marks(read.kernel)
-        if on_output and on_kernel:
-            node_of_layer[name], kernel_of_layer[name] = nodes[on_output[0]], nodes[on_kernel[0]]
-    quantize_kernels(graph, scheme.weights)
-    quantised = [str(read.node.name) for read in kernel_reads(graph) if read.dequantize is not None]
-    quantised_kernels = {kernel_of_layer[name].name for name in quantised if name in kernel_of_layer}
-    if not quantised_kernels:
-        raise GraphError("quantisation-aware training: the network has no layer whose kernel can be quantised")
-    absorb_batch_norm(graph)
-    points = _points(place_activations(graph), nodes, node_of_layer)
-    return Layout(
-        scheme.activations, ranges, tuple(node.name for node in kernels if node.name in quantised_kernels), points
-    )
-
-
-def _points(
-    placement: Placement, nodes: Mapping[int, fx.Node], node_of_layer: Mapping[str, fx.Node]
-) -> tuple[ActivationPoint, ...]:
-    points = []
-    for value in placement.ranged:
-        if value in placement.integer:
-            found = value_marks(placement, value)
-            if found:  # else inside what torch.fx sees as one operation: the export calibrates it
-                points.append(ActivationPoint(nodes[found[0]].name, nodes[found[0]].name, None))
-            continue
-        sources: dict[fx.Node, list[str]] = {}  # made in float: only layers read the quantised form
-        for node, index in placement.reads:
-            layer = node_of_layer.get(str(node.name)) if node.inputs[index] is value else None
-            source = layer.args[0] if layer is not None and layer.args else None
-            if layer is not None and isinstance(source, fx.Node):
-                sources.setdefault(source, []).append(layer.name)
-        first = next(iter(sources), None)
-        for source, readers in sources.items():
-            assert first is not None  # noqa: S101  # sources is not empty here
-            points.append(ActivationPoint(first.name, source.name, tuple(readers)))
-    return tuple(points)
-
-
-def _probe(traced: fx.GraphModule, example: Tensor, kernels: set[fx.Node]) -> fx.GraphModule:
-    """A copy with the mark of its number on every float tensor, kernels of `kernels` included."""
-    probe = copy.deepcopy(traced).eval()
-    recorder = _Recorder(probe)
-    try:
-        with torch.no_grad():
-            recorder.run(example)
-    except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise GraphError(f"the network does not take inputs of {tuple(example.shape)}: {reason[:300]}") from error
-    kernel_names = {node.name for node in kernels}
-    for number, node in enumerate(list(probe.graph.nodes), start=1):
-        if node not in recorder.floats or (node.op == "get_attr" and node.name not in kernel_names):
-            continue
-        _insert_behind(probe, node, lambda node=node, number=number: probe.graph.call_function(_mark, (node, number)))
-    probe.recompile()
-    return probe
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a GraphModule and remembers which nodes give one float32 tensor."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.floats: set[fx.Node] = set()
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, Tensor) and result.dtype == torch.float32:
-            self.floats.add(n)
-        return result
 
 
 def _with_quantisers(traced: fx.GraphModule, layout: Layout) -> fx.GraphModule:
@@ -386,32 +168,18 @@ def _with_quantisers(traced: fx.GraphModule, layout: Layout) -> fx.GraphModule:
     for name in layout.kernels:
         node = nodes[name]
         traced.add_submodule(f"{KERNELS}.{name}", KernelFakeQuantize(_attribute(traced, node), layout.ranges))
-        _insert_behind(
-            traced, node, lambda node=node, name=name: traced.graph.call_module(f"{KERNELS}.{name}", (node,))
-        )
+        insert_behind(traced, node, f"{KERNELS}.{name}")
     for point in layout.activations:
         path = f"{ACTIVATIONS}.{point.name}"
         if path not in dict(traced.named_modules()):
             traced.add_submodule(path, ActivationFakeQuantize(layout.integer_type, layout.ranges))
         node = nodes[point.node]
         readers = None if point.readers is None else {nodes[name] for name in point.readers}
-        _insert_behind(traced, node, lambda node=node, path=path: traced.graph.call_module(path, (node,)), readers)
+        insert_behind(traced, node, path, readers=readers)
     traced.graph.lint()
     traced.recompile()
     traced.meta[LAYOUT] = layout
     return traced
-
-
-def _insert_behind(traced: fx.GraphModule, node: fx.Node, make: Any, readers: set[fx.Node] | None = None) -> None:
-    """Insert `make()` behind `node`; `readers` (None: all) then read it instead."""
-    after = node
-    while after.op == "placeholder" and after.next.op == "placeholder":
-        after = after.next
-    with traced.graph.inserting_after(after):
-        inserted = make()
-    node.replace_all_uses_with(
-        inserted, delete_user_cb=lambda user: user is not inserted and (readers is None or user in readers)
-    )
 
 
 def _attribute(traced: fx.GraphModule, node: fx.Node) -> Tensor:

@@ -18,7 +18,7 @@ from edgeks.graph.passes.quantize_kernels import quantize_kernels
 from edgeks.graph.passes.to_qoperator import to_qoperator
 from edgeks.quant.calibrate import calibrate
 from edgeks.quant.options import Int8Options
-from edgeks.quant.trained import NOTHING_TRAINED, Trained, value_marks
+from edgeks.quant.trained import NOTHING_TRAINED, Trained
 from edgeks.samples import Samples
 from edgeks.target import Int8Scheme
 
@@ -71,7 +71,7 @@ def _trained_ranges(placement: Placement, trained: Trained) -> dict[str, Range]:
     """Name of a quantised Value → the range that training decided."""
     found: dict[str, Range] = {}
     for value in placement.ranged:
-        known = [mark for mark in value_marks(placement, value) if mark in trained.ranges]
+        known = [mark for mark in placement.marks_on(value) if mark in trained.ranges]
         if known:
             found[str(value.name)] = trained.ranges[known[0]]
     return found

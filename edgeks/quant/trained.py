@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeks.graph.marks import marks
-from edgeks.graph.passes.quantize_activations import Placement, Range
+from edgeks.graph.passes.quantize_activations import Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +20,3 @@ class Trained:
 
 
 NOTHING_TRAINED = Trained({}, {})
-
-
-def value_marks(placement: Placement, value: ir.Value) -> list[int]:
-    """Marks on `value`, or else on the Values that take their scale from it (a mean ahead of its flattening)."""
-    found = list(marks(value))
-    for tied, source in placement.tied.items():
-        if source is value:
-            found += value_marks(placement, tied)
-    return found

@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.kernels import KernelRead, kernel_reads, required, sole_use
+from edgeks.graph.marks import marks
 from edgeks.graph.passes.quantize_kernels import INTEGER_KERNEL_OPS
-from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
+from edgeks.graph.rewrite import MARKS, drop_unused_initializers, new_initializer
 
 # A dead activation has no range; its scale still sets the step of the next bias, so it must not be coarse.
 EMPTY_RANGE_SCALE = 1e-3
@@ -63,6 +64,14 @@ class Placement:
     def quantised(self) -> list[ir.Value]:
         """All Values to be given a QuantizeLinear and a DequantizeLinear."""
         return [*self.ranged, *self.tied]
+
+    def marks_on(self, value: ir.Value) -> list[int]:
+        """Marks on `value`, or else on the Values that take their scale from it (a mean ahead of its flattening)."""
+        found = list(marks(value))
+        for tied, source in self.tied.items():
+            if source is value:
+                found += self.marks_on(tied)
+        return found
 
 
 def place_activations(model: ir.Model) -> Placement:
@@ -136,7 +145,9 @@ def quantize_activations(
 
     for value in placement.quantised:
         readers = [(node, i) for node, i in placement.reads if node.inputs[i] is value]
-        _insert_pair(model, value, parameters[value], readers, everywhere=value in placement.integer)
+        codes = _insert_pair(model, value, parameters[value], readers, everywhere=value in placement.integer)
+        if value not in placement.tied:
+            codes.meta[MARKS] = placement.marks_on(value)
     drop_unused_initializers(model)
     return f"{len(placement.quantised)} activations quantised to {integer_type}"
 
@@ -147,7 +158,8 @@ def _insert_pair(
     parameters: tuple[ir.Value, ir.Value],
     readers: list[tuple[ir.Node, int]],
     everywhere: bool,
-) -> None:
+) -> ir.Value:
+    """The two nodes behind `value`; gives back its codes."""
     name = str(value.name)
     is_output = value.is_graph_output()
     uses = list(value.uses()) if everywhere else readers
@@ -166,6 +178,7 @@ def _insert_pair(
         position = model.graph.outputs.index(value)
         model.graph.outputs[position] = dequantize.outputs[0]
         value.name, dequantize.outputs[0].name = f"{name}_float", name
+    return quantize.outputs[0]
 
 
 def _leads_to_output(value: ir.Value) -> bool:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channels
-from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
+from edgeks.graph.rewrite import carry_marks, drop_unused_initializers, new_initializer
 
 MAX_CODE = 127  # symmetric: −128 is never used
 UINT8_ZERO_POINT = 128
@@ -46,6 +46,7 @@ def quantize_kernels(
             codes, scale = symmetric_codes(array(kernel).astype(np.float64), axis)
         stored = codes if weights == "int8" else (codes.astype(np.int16) + UINT8_ZERO_POINT).astype(np.uint8)
         kernel_q = new_initializer(model, f"{kernel.name}_q", stored)
+        carry_marks(kernel, kernel_q)
         inputs = [kernel_q, new_initializer(model, f"{kernel.name}_scale", scale)]
         # Zero points that are 0 may be left out, but ONNX Runtime fuses a Gemm only when they are spelt out.
         if weights == "uint8" or any(read.node.op_type != "Conv" for read in readers):

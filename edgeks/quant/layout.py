@@ -1,0 +1,262 @@
+"""Where a network's fake-quantisers go: asked of the export's own passes (graph/passes/quantize_activations.py).
+
+The network is captured once with a mark on every tensor; the passes decide; the marks lead back to the network.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from edgeks.errors import CheckpointError, ConfigError, GraphError
+from edgeks.graph.float_graph import float_graph
+from edgeks.graph.kernels import kernel_reads
+from edgeks.graph.marks import marks
+from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
+from edgeks.graph.passes.quantize_activations import Placement, place_activations
+from edgeks.graph.passes.quantize_kernels import quantize_kernels
+from edgeks.quant.fake_quant import Ranges, checked_ranges
+from edgeks.sharing.torch import discover
+from edgeks.target import Int8Scheme, Int8Type
+
+OPSET = 20  # of the graph that decides; every target's opset decides the same
+FUNCTIONS = (functional.conv1d, functional.conv2d, functional.linear)
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationPoint:
+    """A fake-quantiser `name` behind fx node `node`, read by all, or only by the nodes `readers`."""
+
+    name: str
+    node: str
+    readers: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a network's fake-quantisers are: fx nodes that get a kernel, and activation points."""
+
+    integer_type: Int8Type
+    ranges: Ranges
+    kernels: tuple[str, ...]
+    activations: tuple[ActivationPoint, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and text, for checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Layout:
+        """Inverse of `to_dict`.
+
+        Raises:
+            CheckpointError: a key is missing or has the wrong type.
+        """
+        try:
+            points = [
+                ActivationPoint(
+                    str(point["name"]),
+                    str(point["node"]),
+                    None if point["readers"] is None else tuple(str(reader) for reader in point["readers"]),
+                )
+                for point in data["activations"]
+            ]
+            integer_type = data["integer_type"]
+            if integer_type not in ("int8", "uint8"):
+                raise ValueError(f"integer_type {integer_type!r}")
+            kernels = tuple(str(name) for name in data["kernels"])
+            return cls(integer_type, checked_ranges(data["ranges"]), kernels, tuple(points))
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            raise CheckpointError(f"the layout of its fake-quantisers is malformed: {error!r}") from error
+
+
+class _KernelConv1d(nn.Conv1d):
+    """A Conv1d that is given its kernel: O×I×K."""
+
+    def forward(self, x: Tensor, kernel: Tensor) -> Tensor:  # type: ignore[override]
+        y: Tensor = self._conv_forward(x, kernel, self.bias)
+        return y
+
+
+class _KernelConv2d(nn.Conv2d):
+    """A Conv2d that is given its kernel: O×I×K×K."""
+
+    def forward(self, x: Tensor, kernel: Tensor) -> Tensor:  # type: ignore[override]
+        y: Tensor = self._conv_forward(x, kernel, self.bias)
+        return y
+
+
+class _KernelLinear(nn.Linear):
+    """A Linear that is given its kernel: O×I."""
+
+    def forward(self, x: Tensor, kernel: Tensor) -> Tensor:  # type: ignore[override]
+        return functional.linear(x, kernel, self.bias)
+
+
+class Mark(nn.Module):
+    """Stands in a fake-quantiser's place while the network is captured."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape → the same, marked."""
+        return _mark(x, self.number)
+
+
+GIVEN: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: _KernelConv1d,
+    nn.Conv2d: _KernelConv2d,
+    nn.Linear: _KernelLinear,
+}
+
+
+def _mark(x: Tensor, number: int) -> Tensor:
+    return torch.fake_quantize_per_tensor_affine(x, float(number), 0, 0, 255)
+
+
+def traced_network(model: nn.Module) -> fx.GraphModule:
+    """Module → GraphModule in which every layer is given its kernel, read once ahead of all its uses."""
+    try:
+        traced = fx.GraphModule(model, fx.Tracer().trace(model))
+    except Exception as error:  # the network is the user's own code
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise GraphError(
+            f"quantisation-aware training needs a network that torch.fx can trace: {reason[:300]}; move control flow "
+            "that depends on tensors out of forward, or quantise after training (edgeks export --int8)"
+        ) from error
+    first_name = {layer: group.layers[0] for group in discover(traced).kernels for layer in group.layers}
+    first_use = next(node for node in traced.graph.nodes if node.op != "placeholder")
+    kernels: dict[str, fx.Node] = {}
+    for node in list(traced.graph.nodes):
+        if node.op != "call_module":
+            continue
+        layer = traced.get_submodule(node.target)
+        if type(layer) in GIVEN:
+            layer.__class__ = GIVEN[type(layer)]
+        elif type(layer) not in GIVEN.values():
+            continue
+        name = f"{first_name[node.target]}.weight"
+        if name not in kernels:
+            with traced.graph.inserting_before(first_use):
+                kernels[name] = traced.graph.get_attr(name)
+        node.args, node.kwargs = (*node.args, *node.kwargs.values(), kernels[name]), {}
+    traced.recompile()
+    return traced
+
+
+def _kernel_nodes(traced: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
+    """Node that reads a kernel's Parameter → the nodes of its layers, modules and functions."""
+    found: dict[fx.Node, list[fx.Node]] = {}
+    for node in traced.graph.nodes:
+        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+        given = node.op == "call_module" and type(traced.get_submodule(node.target)) in GIVEN.values()
+        function = node.op == "call_function" and node.target in FUNCTIONS
+        if (given or function) and isinstance(weight, fx.Node) and weight.op == "get_attr":
+            found.setdefault(weight, []).append(node)
+    return found
+
+
+def find_layout(traced: fx.GraphModule, example: Tensor, scheme: Int8Scheme, ranges: Ranges) -> Layout:
+    """Ask the export's own passes where the integer graph of this network quantises."""
+    kernels = _kernel_nodes(traced)
+    nodes = {number: node for number, node in enumerate(traced.graph.nodes, start=1) if node.op != "output"}
+    graph, _ = float_graph(_probe(traced, example, set(kernels)), example.numpy(), OPSET, marked=True)
+    node_of_layer, kernel_of_layer = {}, {}
+    for read in kernel_reads(graph):
+        name = str(read.node.name)
+        on_output, on_kernel = marks(read.node.outputs[0]), marks(read.kernel)
+        if on_output and on_kernel:
+            node_of_layer[name], kernel_of_layer[name] = nodes[on_output[0]], nodes[on_kernel[0]]
+    quantize_kernels(graph, scheme.weights)
+    quantised = [str(read.node.name) for read in kernel_reads(graph) if read.dequantize is not None]
+    quantised_kernels = {kernel_of_layer[name].name for name in quantised if name in kernel_of_layer}
+    if not quantised_kernels:
+        raise GraphError("quantisation-aware training: the network has no layer whose kernel can be quantised")
+    absorb_batch_norm(graph)
+    points = _points(place_activations(graph), nodes, node_of_layer)
+    return Layout(
+        scheme.activations, ranges, tuple(node.name for node in kernels if node.name in quantised_kernels), points
+    )
+
+
+def _points(
+    placement: Placement, nodes: Mapping[int, fx.Node], node_of_layer: Mapping[str, fx.Node]
+) -> tuple[ActivationPoint, ...]:
+    points = []
+    for value in placement.ranged:
+        if value in placement.integer:
+            found = placement.marks_on(value)
+            if found:  # else inside what torch.fx sees as one operation: the export calibrates it
+                points.append(ActivationPoint(nodes[found[0]].name, nodes[found[0]].name, None))
+            continue
+        sources: dict[fx.Node, list[str]] = {}  # made in float: only layers read the quantised form
+        for node, index in placement.reads:
+            layer = node_of_layer.get(str(node.name)) if node.inputs[index] is value else None
+            source = layer.args[0] if layer is not None and layer.args else None
+            if layer is not None and isinstance(source, fx.Node):
+                sources.setdefault(source, []).append(layer.name)
+        first = next(iter(sources), None)
+        for source, readers in sources.items():
+            assert first is not None  # noqa: S101  # sources is not empty here
+            points.append(ActivationPoint(first.name, source.name, tuple(readers)))
+    return tuple(points)
+
+
+def _probe(traced: fx.GraphModule, example: Tensor, kernels: set[fx.Node]) -> fx.GraphModule:
+    """A copy with the mark of its number on every float tensor, kernels of `kernels` included."""
+    probe = copy.deepcopy(traced).eval()
+    recorder = _Recorder(probe)
+    try:
+        with torch.no_grad():
+            recorder.run(example)
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise GraphError(f"the network does not take inputs of {tuple(example.shape)}: {reason[:300]}") from error
+    kernel_names = {node.name for node in kernels}
+    for number, node in enumerate(list(probe.graph.nodes), start=1):
+        if node not in recorder.floats or (node.op == "get_attr" and node.name not in kernel_names):
+            continue
+        insert_behind(probe, node, _mark, number)
+    probe.recompile()
+    return probe
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a GraphModule and remembers which nodes give one float32 tensor."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.floats: set[fx.Node] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor) and result.dtype == torch.float32:
+            self.floats.add(n)
+        return result
+
+
+def insert_behind(
+    traced: fx.GraphModule,
+    node: fx.Node,
+    target: str | Callable[..., Tensor],
+    *more: object,
+    readers: set[fx.Node] | None = None,
+) -> None:
+    """Call the module or function `target` with `node` (and `more`); `readers` (None: all) then read the result."""
+    after = node
+    while after.op == "placeholder" and after.next.op == "placeholder":
+        after = after.next
+    with traced.graph.inserting_after(after):
+        kind = "call_module" if isinstance(target, str) else "call_function"
+        inserted = traced.graph.create_node(kind, target, (node, *more))  # type: ignore[arg-type]
+    node.replace_all_uses_with(
+        inserted, delete_user_cb=lambda user: user is not inserted and (readers is None or user in readers)
+    )
