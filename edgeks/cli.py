@@ -76,6 +76,9 @@ def export(
     min_sqnr: Annotated[
         float | None, typer.Option(help="Accept this SQNR in dB instead of what the target asks.")
     ] = None,
+    parity_report: Annotated[
+        bool, typer.Option("--parity-report", help="Compare int8 with torch tensor by tensor, in steps.")
+    ] = False,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,6 +114,7 @@ def export(
             input_shape=shape,
             run_simplifier=simplify,
             min_sqnr_db=min_sqnr,
+            parity_report=parity_report,
             on_step=status.update,
         )
     if as_json:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgeks.errors import ParityFailed
 from edgeks.graph.kernels import array, kernel_read, kernel_reads
+from edgeks.layer_parity import LayerParity
 from edgeks.parity import Parity
 from edgeks.samples import Samples
 from edgeks.target import Target
@@ -21,7 +22,16 @@ KERNEL_OPS = ("Conv", "ConvTranspose", "Gemm")
 SHOWN = 3
 
 
-def require_parity(out: Path, target: Target, required: float, parity: Parity, here: Parity, *, int8: bool) -> None:
+def require_parity(
+    out: Path,
+    target: Target,
+    required: float,
+    parity: Parity,
+    here: Parity,
+    *,
+    int8: bool,
+    layers: LayerParity | None = None,
+) -> None:
     """The file's own arithmetic must be good enough, and so must ONNX Runtime's, unless this CPU is known to saturate.
 
     Raises:
@@ -30,7 +40,8 @@ def require_parity(out: Path, target: Target, required: float, parity: Parity, h
     if parity.sqnr_db < required:
         raise ParityFailed(
             f"{out.name}: {parity} against torch, below the {required:g} dB that target {target.name!r} asks; "
-            f"no file was written. Calibrate on more or other samples (--calib), or accept it with --min-sqnr"
+            f"no file was written{_where(layers)}. Calibrate on more or other samples (--calib), or accept it with "
+            "--min-sqnr"
         )
     if here.sqnr_db < required and not (int8 and saturates_here(target)):
         raise ParityFailed(
@@ -38,6 +49,13 @@ def require_parity(out: Path, target: Target, required: float, parity: Parity, h
             f"the file itself computes {parity.sqnr_db:.1f} dB: the runtime gets an operator of this network wrong; "
             "no file was written. Try another --form or --target, or accept it with --min-sqnr"
         )
+
+
+def _where(layers: LayerParity | None) -> str:
+    if layers is None:
+        return ""
+    first = layers.first_over_one
+    return f"; the first tensor off by more than a step is {first!r}" if first else "; no tensor is off by over a step"
 
 
 def saturates_here(target: Target) -> bool:

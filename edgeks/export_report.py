@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgeks.exporter import ExportReport
+from edgeks.layer_parity import LayerParity
 from edgeks.terminal import table
 
 
@@ -31,6 +32,8 @@ def render(report: ExportReport, console: Console) -> None:
     say(f"ledger        {escape(str(report.ledger_path))}")
     for warning in report.warnings:
         say(f"[yellow]warning[/]       {escape(warning)}")
+    if report.layers is not None:
+        _render_layers(report.layers, console)
     steps = table(
         "\nsharing ledger", left=("step",), right=("kernels", "layers", "copies", "bytes"), last="what it did"
     )
@@ -38,3 +41,19 @@ def render(report: ExportReport, console: Console) -> None:
         figures = (row.kernels, row.layers, row.copies, f"{row.constant_bytes:,}")
         steps.add_row(row.step, *map(str, figures), escape(row.note))
     console.print(steps)
+
+
+def _render_layers(layers: LayerParity, console: Console) -> None:
+    found = table(
+        "\nint8 against torch, in steps of each tensor",
+        left=("tensor",),
+        right=("elements", "differ", "by more than 1", "largest"),
+    )
+    for row in layers.tensors:
+        shares = (f"{100 * row.different:.3f} %", f"{100 * row.over_one:.3f} %")
+        found.add_row(escape(row.tensor), f"{row.elements:,}", *shares, str(row.largest))
+    console.print(found)
+    first = layers.first_over_one
+    console.print(f"first tensor off by more than one step: {escape(first) if first else 'none'}", soft_wrap=True)
+    share = f"{100 * layers.outputs_within_one_step:.3f} %"
+    console.print(f"outputs within one step ({layers.output_step:.4g}) of torch's: {share}", soft_wrap=True)

@@ -8,20 +8,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx_ir as ir
+import torch
 
 from edgeks.atomic_write import atomic_write
 from edgeks.audit.proof import Proof, prove_exactly_once
 from edgeks.checkpoint import Checkpoint
-from edgeks.errors import DataError, SharingBroken
+from edgeks.errors import ConfigError, DataError, SharingBroken
 from edgeks.export_checks import doubts, layers_outside, require_parity
 from edgeks.formats.onnx import REFERENCE, open_session, run, simplify, write_onnx
 from edgeks.graph.float_graph import float_graph
 from edgeks.graph.from_torch import torch_outputs
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.verify import verify
+from edgeks.layer_parity import LayerParity, layer_parity
 from edgeks.parity import Parity, compare_all
 from edgeks.quant.options import Int8Options
-from edgeks.quant.qat import is_prepared, marked, trained, without_quantisers
+from edgeks.quant.qat import is_prepared, marked, prepare_qat, trained, without_quantisers
 from edgeks.quant.quantise import quantise
 from edgeks.quant.trained import NOTHING_TRAINED
 from edgeks.samples import load_samples
@@ -29,6 +31,7 @@ from edgeks.sharing.plan import SharingPlan
 from edgeks.target import Target
 
 PARITY_SAMPLES = 64
+LAYER_PARITY_SAMPLES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class ExportReport:
     parity_here: Parity
     ledger: Ledger
     warnings: tuple[str, ...]
+    layers: LayerParity | None = None
 
 
 def export(
@@ -60,15 +64,23 @@ def export(
     input_shape: tuple[int, int, int] | None = None,
     run_simplifier: bool = False,
     min_sqnr_db: float | None = None,
+    parity_report: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> ExportReport:
     """Write `checkpoint` as `out` (.onnx) and `out`.ledger.json, every shared kernel stored exactly once.
+
+    A network from `prepare_qat` becomes the int8 file that it was trained to be. `parity_report` compares the int8
+    graph with torch tensor by tensor; torch.fx must be able to trace the network then.
 
     Raises:
         SharingBroken: a pass or the written file does not hold each kernel exactly once.
         ParityFailed: the outputs are further from torch's than the target (or `min_sqnr_db`) allows.
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
     """
+    if parity_report and not int8:
+        raise ConfigError("a parity report compares integers: add --int8")
+    if run_simplifier and int8 and (parity_report or is_prepared(checkpoint.model)):
+        raise ConfigError("onnxsim loses the marks of fake-quantisers: leave --simplify out")
     samples = load_samples(calib, checkpoint.calibration, checkpoint.preprocessing, input_shape)
     if int8 and not samples.real:
         raise DataError(
@@ -80,15 +92,19 @@ def export(
     ledger_path = out.with_name(out.name + ".ledger.json")
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:
         on_step("running torch")
-        network, decided = checkpoint.model, NOTHING_TRAINED
+        network, marks, decided = checkpoint.model, dict[int, str](), NOTHING_TRAINED
         if is_prepared(network) and not int8:
             network = without_quantisers(network)
         reference = torch_outputs(network, samples.inputs[:PARITY_SAMPLES])
         on_step("capturing the graph")
-        if is_prepared(network):
-            network, marks = marked(checkpoint.model)
-            decided = trained(checkpoint.model, marks)
-        model, ledger = float_graph(network, samples.inputs[:1], target.opset, marked=is_prepared(network))
+        prepared = network if is_prepared(network) else None
+        if prepared is None and parity_report:
+            prepared = prepare_qat(network, torch.from_numpy(samples.inputs[:1]), target.int8, ranges="moving_average")
+        if prepared is not None:
+            network_with_marks, marks = marked(prepared)
+            decided = trained(prepared, marks) if prepared is network else NOTHING_TRAINED
+            network = network_with_marks
+        model, ledger = float_graph(network, samples.inputs[:1], target.opset, marked=prepared is not None)
         if run_simplifier:
             model = _simplified(model, ledger)
         if int8:
@@ -103,7 +119,12 @@ def export(
         required = min_sqnr_db
         if required is None:
             required = target.min_int8_sqnr_db if int8 else target.min_fp32_sqnr_db
-        require_parity(out, target, required, parity, parity_here, int8=int8)
+        layers = None
+        if parity_report and prepared is not None:
+            on_step("comparing layer by layer")
+            few = inputs[:LAYER_PARITY_SAMPLES]
+            layers = layer_parity(prepared, marks, model, few, reference)
+        require_parity(out, target, required, parity, parity_here, int8=int8, layers=layers)
         report = ExportReport(
             path=out,
             ledger_path=ledger_path,
@@ -120,6 +141,7 @@ def export(
                 *layers_outside(model, int8=int8),
                 *doubts(samples, parity, parity_here, target, temporary.stat().st_size, int8=int8),
             ),
+            layers=layers,
         )
         temporary_ledger.write_text(_ledger_json(report, target, temporary), encoding="utf-8")
     return report
@@ -168,5 +190,6 @@ def _ledger_json(report: ExportReport, target: Target, file: Path) -> str:
         parity=asdict(report.parity),
         parity_here=asdict(report.parity_here),
         kernels_stored=report.proof.kernels_stored,
+        layer_parity=report.layers.to_dict() if report.layers else None,
         warnings=list(report.warnings),
     )

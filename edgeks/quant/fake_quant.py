@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,7 +92,16 @@ class ActivationFakeQuantize(nn.Module):
 
     def take_range(self) -> None:
         """Scale and zero point for the range seen so far."""
-        scale, zero_point = Range(float(self.low), float(self.high)).parameters(self.integer_type)
+        self._set(*Range(float(self.low), float(self.high)).parameters(self.integer_type))
+
+    def set_parameters(self, scale: float, zero_point: int) -> None:
+        """A scale and zero point that were decided elsewhere."""
+        self._set(scale, zero_point)
+        seen = self.range()
+        self.low.fill_(seen.low)
+        self.high.fill_(seen.high)
+
+    def _set(self, scale: float | np.float32, zero_point: int) -> None:
         with torch.no_grad():
             self.log_scale.fill_(math.log(scale))
             self.zero_point.fill_(zero_point)
