@@ -26,8 +26,10 @@ from edgeks.graph.passes.tie_initializers import tie_initializers
 from edgeks.graph.passes.transpose_kernels import transpose_kernels
 from edgeks.graph.verify import verify
 from edgeks.parity import Parity, compare_all
+from edgeks.quant.keep_float import float_layers
 from edgeks.quant.options import Int8Options
 from edgeks.quant.quantise import quantise
+from edgeks.quant.sensitivity import Sensitivity, sensitivity
 from edgeks.samples import Samples, load_samples
 from edgeks.sharing.plan import SharingPlan
 from edgeks.sharing.torch import discover
@@ -52,6 +54,7 @@ class ExportReport:
     parity_here: Parity
     ledger: Ledger
     warnings: tuple[str, ...]
+    sensitivity: Sensitivity | None = None
 
 
 def export(
@@ -65,11 +68,15 @@ def export(
     input_shape: tuple[int, int, int] | None = None,
     run_simplifier: bool = False,
     min_sqnr_db: float | None = None,
+    run_sensitivity: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> ExportReport:
     """Write `checkpoint` as `out` (.onnx) and `out`.ledger.json, every shared kernel stored exactly once.
 
+    `run_sensitivity` adds to an int8 export what int8 costs each kernel (minutes for a large network).
+
     Raises:
+        ConfigError: `options.keep_float` names what is no kernel.
         SharingBroken: a pass or the written file does not hold each kernel exactly once.
         ParityFailed: the outputs are further from torch's than the target (or `min_sqnr_db`) allows.
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
@@ -88,6 +95,7 @@ def export(
         reference = torch_outputs(checkpoint.model, samples.inputs[:PARITY_SAMPLES])
         on_step("capturing the graph")
         model, ledger = float_graph(checkpoint.model, samples, target.opset, run_simplifier=run_simplifier)
+        float_model = model.clone() if int8 and run_sensitivity else None
         if int8:
             on_step(f"quantising, calibrating on {samples.origin}")
             quantise(model, ledger, samples, target.int8, options)
@@ -101,6 +109,9 @@ def export(
         if required is None:
             required = target.min_int8_sqnr_db if int8 else target.min_fp32_sqnr_db
         require_parity(out, target, required, parity, parity_here, int8=int8)
+        costs = None
+        if float_model is not None:
+            costs = sensitivity(float_model, ledger.plan, samples, target.int8, options, on_step)
         report = ExportReport(
             path=out,
             ledger_path=ledger_path,
@@ -114,9 +125,10 @@ def export(
             parity_here=parity_here,
             ledger=ledger,
             warnings=(
-                *layers_outside(model, int8=int8),
+                *layers_outside(model, int8=int8, asked=float_layers(ledger.plan, options.keep_float)),
                 *doubts(samples, parity, parity_here, target, temporary.stat().st_size, int8=int8),
             ),
+            sensitivity=costs,
         )
         temporary_ledger.write_text(_ledger_json(report, target, temporary), encoding="utf-8")
     return report
@@ -182,4 +194,5 @@ def _ledger_json(report: ExportReport, target: Target, file: Path) -> str:
         parity_here=asdict(report.parity_here),
         kernels_stored=report.proof.kernels_stored,
         warnings=list(report.warnings),
+        **({"sensitivity": asdict(report.sensitivity)} if report.sensitivity else {}),
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeks.errors import GraphError
 from edgeks.graph.kernels import kernel_reads
@@ -13,8 +17,11 @@ from edgeks.graph.passes.quantize_activations import place_activations, quantize
 from edgeks.graph.passes.quantize_biases import quantize_biases
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
 from edgeks.graph.passes.to_qoperator import to_qoperator
+from edgeks.quant.bias_correction import correct_biases, quantised_layers
 from edgeks.quant.calibrate import calibrate
+from edgeks.quant.keep_float import float_layers
 from edgeks.quant.options import Int8Options
+from edgeks.quant.rounding import adaround
 from edgeks.samples import Samples
 from edgeks.target import Int8Scheme
 
@@ -23,22 +30,37 @@ def quantise(graph: ir.Model, ledger: Ledger, samples: Samples, scheme: Int8Sche
     """Float graph → int8 graph, in place; every pass is a verified row of `ledger`.
 
     Raises:
+        ConfigError: `options.keep_float` names what is no kernel.
         GraphError: no layer of the network can be quantised.
         DataError: an activation is not finite on the samples.
     """
-    ledger.run("quantize_kernels", graph, lambda: quantize_kernels(graph, scheme.weights))
+    keep_float = float_layers(ledger.plan, options.keep_float)
+    reference = graph.clone() if options.bias_correction else None
+    codes: Mapping[str, NDArray[np.int8]] = {}
+    rounded = ""
+    if options.rounding == "adaround":
+        rounding = adaround(graph, samples.inputs, keep_float)
+        codes, rounded = rounding.codes, f"; {rounding}"
+    ledger.run(
+        "quantize_kernels",
+        graph,
+        lambda: quantize_kernels(graph, scheme.weights, keep_float=keep_float, codes_of=codes) + rounded,
+    )
     if all(read.dequantize is None for read in kernel_reads(graph)):
         raise GraphError(
             "int8: the network has no layer whose kernel can be quantised (Conv1d, Conv2d or Linear with a constant "
             f"float32 kernel; {ledger.rows[-1].note}); export it as --fp32"
         )
     ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
+    layers = quantised_layers(graph)
     placement = place_activations(graph)
-    ranges = calibrate(graph, [str(value.name) for value in placement.ranged], samples.inputs)
+    ranges = calibrate(graph, [str(value.name) for value in placement.ranged], samples.inputs, options.calibration)
     ledger.run(
         "quantize_activations", graph, lambda: quantize_activations(graph, placement, ranges, scheme.activations)
     )
     ledger.run("drop_saturated_relu", graph, lambda: drop_saturated_relu(graph))
+    if reference is not None:
+        ledger.run("correct_biases", graph, lambda: correct_biases(graph, reference, layers, samples.inputs))
     ledger.run("quantize_biases", graph, lambda: quantize_biases(graph))
     if (options.form or scheme.form) == "qoperator":
         ledger.run("to_qoperator", graph, lambda: to_qoperator(graph))

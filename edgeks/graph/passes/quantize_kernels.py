@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -14,12 +16,20 @@ from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 MAX_CODE = 127  # symmetric: −128 is never used
 UINT8_ZERO_POINT = 128
 INTEGER_KERNEL_OPS = ("Conv", "Gemm", "MatMul")
+AS_ASKED = "as asked"
 
 
-def quantize_kernels(model: ir.Model, weights: Literal["int8", "uint8"]) -> str:
+def quantize_kernels(
+    model: ir.Model,
+    weights: Literal["int8", "uint8"],
+    *,
+    keep_float: Collection[str] = (),
+    codes_of: Mapping[str, NDArray[np.int8]] = MappingProxyType({}),
+) -> str:
     """W → DequantizeLinear(W_q, s_W) in front of every reader; W_q = round(W/s_W) is one Value per kernel.
 
-    s_W is per output channel, symmetric, |W_q| ≤ 127. uint8 stores W_q + 128 with zero point 128.
+    s_W is per output channel, symmetric, |W_q| ≤ 127. uint8 stores W_q + 128 with zero point 128. Kernels that a layer
+    in `keep_float` reads stay as they are. `codes_of` gives the W_q of kernels, by name, that were rounded otherwise.
     """
     reads: dict[ir.Value, list[KernelRead]] = {}
     for read in kernel_reads(model):
@@ -27,12 +37,14 @@ def quantize_kernels(model: ir.Model, weights: Literal["int8", "uint8"]) -> str:
     kept, done = [], 0
     zero_points: dict[int, ir.Value] = {}
     for kernel, readers in reads.items():
-        reason = _why_not(kernel, readers)
+        asked = any(read.node.name in keep_float for read in readers)
+        reason = AS_ASKED if asked else why_not(kernel, readers)
         if reason:
             kept.append(f"{readers[0].node.name} ({reason})")
             continue
         axis = output_channels(readers[0])
         codes, scale = symmetric_codes(array(kernel).astype(np.float64), axis)
+        codes = codes_of.get(str(kernel.name), codes)
         stored = codes if weights == "int8" else (codes.astype(np.int16) + UINT8_ZERO_POINT).astype(np.uint8)
         kernel_q = new_initializer(model, f"{kernel.name}_q", stored)
         inputs = [kernel_q, new_initializer(model, f"{kernel.name}_scale", scale)]
@@ -64,7 +76,7 @@ def symmetric_codes(weight: NDArray[np.float64], axis: int) -> tuple[NDArray[np.
     return np.clip(codes, -MAX_CODE, MAX_CODE).astype(np.int8), scale
 
 
-def _why_not(kernel: ir.Value, readers: list[KernelRead]) -> str | None:
+def why_not(kernel: ir.Value, readers: list[KernelRead]) -> str | None:
     """The reason why a kernel stays in float; None when it can be quantised."""
     for read in readers:
         node = read.node
