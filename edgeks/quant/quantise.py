@@ -37,14 +37,14 @@ def quantise(graph: ir.Model, ledger: Ledger, samples: Samples, scheme: Int8Sche
     keep_float = float_layers(ledger.plan, options.keep_float)
     reference = graph.clone() if options.bias_correction else None
     codes: Mapping[str, NDArray[np.int8]] = {}
-    rounded = ""
     if options.rounding == "adaround":
         rounding = adaround(graph, samples.inputs, keep_float)
-        codes, rounded = rounding.codes, f"; {rounding}"
+        codes = rounding.codes
+        ledger.record("adaround", graph, str(rounding))
     ledger.run(
         "quantize_kernels",
         graph,
-        lambda: quantize_kernels(graph, scheme.weights, keep_float=keep_float, codes_of=codes) + rounded,
+        lambda: quantize_kernels(graph, scheme.weights, keep_float=keep_float, codes_of=codes),
     )
     if all(read.dequantize is None for read in kernel_reads(graph)):
         raise GraphError(

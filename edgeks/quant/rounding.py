@@ -27,7 +27,7 @@ SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Rounding:
+class JointRounding:
     """`codes` per kernel name, in the kernel's own layout, and the objective that they reach.
 
     `objective` and `nearest` are Σ_l E‖a_l·(W − Ŵ)·x_l‖² over all kernels, per sample; `left` names the kernels that
@@ -77,7 +77,7 @@ class _Kernel:
         return np.ascontiguousarray(np.moveaxis(rows.reshape(moved), 0, self.axis))
 
 
-def adaround(model: ir.Model, samples: NDArray[Any], keep_float: Collection[str] = ()) -> Rounding:
+def adaround(model: ir.Model, samples: NDArray[Any], keep_float: Collection[str] = ()) -> JointRounding:
     """Float graph → codes Ŵ = s_W·W_q of every kernel that can be quantised, of least Σ_l E‖a_l·(W − Ŵ)·x_l‖².
 
     That is AdaRound's objective (arXiv 2004.10568 eq. 20, here without its activation function), summed over the
@@ -102,7 +102,7 @@ def adaround(model: ir.Model, samples: NDArray[Any], keep_float: Collection[str]
             rounded[channel] = chosen
             nearest, objective = nearest + before, objective + after
         codes[str(kernel.value.name)] = kernel.kernel(rounded.astype(np.int8))
-    return Rounding(codes, objective, nearest, left)
+    return JointRounding(codes, objective, nearest, left)
 
 
 def round_channel(
