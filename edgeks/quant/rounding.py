@@ -78,15 +78,13 @@ class _Kernel:
 
 
 def adaround(model: ir.Model, samples: NDArray[Any], keep_float: Collection[str] = ()) -> JointRounding:
-    """Float graph → codes Ŵ = s_W·W_q of every kernel that can be quantised, of least Σ_l E‖a_l·(W − Ŵ)·x_l‖².
+    """Float graph → codes W_q of every kernel that can be quantised, of least Σ_l E‖a_l·(W − s_W·W_q)·x_l‖².
 
-    That is AdaRound's objective (arXiv 2004.10568 eq. 20, here without its activation function), summed over the
+    That is AdaRound's objective (arXiv 2004.10568, per layer and without its activation function), summed over the
     layers l that read W; x_l is what layer l reads on `samples` (N×C×H×W), a_l the gain of the BN that it absorbs. It
     is quadratic in the error, so that one Gram matrix per layer says all about the samples. The minimum is sought by
-    coordinate descent from rounding to nearest: one step up or down for the weight that gains most, until none does.
-    On trained kernels this ends lower than the paper's annealed sigmoids, and is 100 times as fast; it needs no
-    learning rate and cannot end above where it began, channel by channel. Kernels of
-    layers in `keep_float` are left out.
+    coordinate descent from rounding to nearest (docs/adr/0012): one step up or down for the weight that gains most,
+    until none does. No channel ends above where it began. Kernels of layers in `keep_float` are left out.
     """
     kernels, left = _kernels(model, keep_float)
     _fill(model, kernels, samples)
