@@ -69,6 +69,23 @@ def export(
     ] = None,
     arch: ArchOption = None,
     form: Annotated[str | None, typer.Option(help="int8: qdq or qoperator. Default: the target's.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="int8: ranges by minmax (the default), percentile, entropy or mse.")
+    ] = None,
+    bias_correction: Annotated[
+        bool, typer.Option("--bias-correction", help="int8: take the mean error of each channel out of its bias.")
+    ] = False,
+    rounding: Annotated[
+        str | None,
+        typer.Option(help="int8: nearest (the default), or adaround: each weight for all layers that read it."),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(help="int8: a kernel that stays float in all its layers; may be repeated.", metavar="KERNEL"),
+    ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="int8: also say what int8 costs each kernel, and suggest.")
+    ] = False,
     input_shape: Annotated[
         str | None, typer.Option("--input", help="Input size CxHxW, where nothing else tells it.", metavar="CxHxW")
     ] = None,
@@ -88,14 +105,30 @@ def export(
     from edgeks.exporter import export as run_export
     from edgeks.quant.options import Int8Options
     from edgeks.samples import parse_input_shape
+    from edgeks.sensitivity_report import render as render_sensitivity
     from edgeks.target import load_target
 
     if fp32 and int8:
         raise ConfigError("--fp32 and --int8 exclude each other: choose one")
     chosen = load_target(target)
-    options = Int8Options(form=form)  # type: ignore[arg-type]  # Int8Options checks the choices
-    if options != Int8Options() and not int8:
-        raise ConfigError(f"--form {form} is about int8: add --int8")
+    options = Int8Options(
+        form=form,  # type: ignore[arg-type]  # Int8Options checks the choices
+        calibration=calibration or "minmax",  # type: ignore[arg-type]
+        bias_correction=bias_correction,
+        rounding=rounding or "nearest",  # type: ignore[arg-type]
+        keep_float=tuple(keep_float or ()),
+    )
+    about_int8 = {
+        f"--form {form}": form,
+        f"--calibration {calibration}": calibration,
+        "--bias-correction": bias_correction,
+        f"--rounding {rounding}": rounding,
+        "--keep-float": keep_float,
+        "--sensitivity": sensitivity,
+    }
+    given = [option for option, value in about_int8.items() if value]
+    if given and not int8:
+        raise ConfigError(f"{given[0]} is about int8: add --int8")
     if min_sqnr is not None and math.isnan(min_sqnr):  # would accept anything
         raise ConfigError("--min-sqnr nan: legal: a number of dB")
     shape = parse_input_shape(input_shape) if input_shape else None
@@ -115,12 +148,15 @@ def export(
             run_simplifier=simplify,
             min_sqnr_db=min_sqnr,
             parity_report=parity_report,
+            run_sensitivity=sensitivity,
             on_step=status.update,
         )
     if as_json:
         typer.echo(report.ledger_path.read_text(encoding="utf-8"))
     else:
         render_export(report, out)
+        if report.sensitivity:
+            render_sensitivity(report.sensitivity, out)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import onnx_ir as ir
@@ -38,10 +38,11 @@ def require_parity(
         ParityFailed: one of them is not.
     """
     if parity.sqnr_db < required:
+        look = "see which kernel costs most (--sensitivity --min-sqnr -200), " if int8 else ""
         raise ParityFailed(
             f"{out.name}: {parity} against torch, below the {required:g} dB that target {target.name!r} asks; "
-            f"no file was written{_where(layers)}. Calibrate on more or other samples (--calib), or accept it with "
-            "--min-sqnr"
+            f"no file was written{_where(layers)}. Calibrate on more or other samples (--calib), {look}"
+            "or accept it with --min-sqnr"
         )
     if here.sqnr_db < required and not (int8 and saturates_here(target)):
         raise ParityFailed(
@@ -68,14 +69,17 @@ def saturates_here(target: Target) -> bool:
         return True  # not Linux: it cannot be told
 
 
-def layers_outside(model: ir.Model, *, int8: bool) -> Iterator[str]:
-    """Layers that the proof or the quantisation does not reach, and why."""
+def layers_outside(model: ir.Model, *, int8: bool, asked: Collection[str] = ()) -> Iterator[str]:
+    """Layers that the proof or the quantisation does not reach, and why; `asked` were to be kept in float."""
     computed = [str(node.name) for node in model.graph if node.op_type in KERNEL_OPS and kernel_read(node) is None]
     if computed:
         yield f"outside the proof and in float, since their kernel is computed at run time: {_some(computed)}"
     floats = [str(read.node.name) for read in kernel_reads(model) if array(read.kernel).dtype.kind == "f"]
-    if int8 and floats:
-        yield f"kept in float: {_some(floats)} (the ledger's quantize_kernels row says why)"
+    wanted, others = ([name for name in floats if (name in asked) is told] for told in (True, False))
+    if int8 and wanted:
+        yield f"kept in float, as asked: {_some(wanted)}"
+    if int8 and others:
+        yield f"kept in float: {_some(others)} (the ledger's quantize_kernels row says why)"
 
 
 def _some(names: list[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -22,9 +22,11 @@ from edgeks.graph.ledger import Ledger
 from edgeks.graph.verify import verify
 from edgeks.layer_parity import LayerParity, layer_parity
 from edgeks.parity import Parity, compare_all
+from edgeks.quant.keep_float import float_layers
 from edgeks.quant.options import Int8Options
 from edgeks.quant.qat import is_prepared, marked, prepare_qat, trained, without_quantisers
 from edgeks.quant.quantise import quantise
+from edgeks.quant.sensitivity import Sensitivity, sensitivity
 from edgeks.quant.trained import NOTHING_TRAINED
 from edgeks.samples import load_samples
 from edgeks.sharing.plan import SharingPlan
@@ -51,6 +53,7 @@ class ExportReport:
     ledger: Ledger
     warnings: tuple[str, ...]
     layers: LayerParity | None = None
+    sensitivity: Sensitivity | None = None
 
 
 def export(
@@ -65,20 +68,29 @@ def export(
     run_simplifier: bool = False,
     min_sqnr_db: float | None = None,
     parity_report: bool = False,
+    run_sensitivity: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> ExportReport:
     """Write `checkpoint` as `out` (.onnx) and `out`.ledger.json, every shared kernel stored exactly once.
 
     A network from `prepare_qat` becomes the int8 file that it was trained to be. `parity_report` compares the int8
-    graph with torch tensor by tensor; torch.fx must be able to trace the network then.
+    graph with torch tensor by tensor; torch.fx must be able to trace the network then. `run_sensitivity` adds what int8
+    costs each kernel (minutes for a large network).
 
     Raises:
+        ConfigError: `options.keep_float` names what is no kernel.
         SharingBroken: a pass or the written file does not hold each kernel exactly once.
         ParityFailed: the outputs are further from torch's than the target (or `min_sqnr_db`) allows.
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
     """
     if parity_report and not int8:
         raise ConfigError("a parity report compares integers: add --int8")
+    after_training = replace(options, form=None) != Int8Options()
+    if int8 and after_training and is_prepared(checkpoint.model):
+        raise ConfigError(
+            "the network was trained with fake quantisation, which decided ranges and rounding: leave --calibration, "
+            "--bias-correction, --rounding, --keep-float and --activations out"
+        )
     if run_simplifier and int8 and (parity_report or is_prepared(checkpoint.model)):
         raise ConfigError("onnxsim loses the marks of fake-quantisers: leave --simplify out")
     samples = load_samples(calib, checkpoint.calibration, checkpoint.preprocessing, input_shape)
@@ -107,6 +119,7 @@ def export(
         model, ledger = float_graph(network, samples.inputs[:1], target.opset, marked=prepared is not None)
         if run_simplifier:
             model = _simplified(model, ledger)
+        float_model = model.clone() if int8 and run_sensitivity else None
         if int8:
             on_step(f"quantising, calibrating on {samples.origin}")
             quantise(model, ledger, samples, target.int8, options, decided)
@@ -125,6 +138,9 @@ def export(
             few = inputs[:LAYER_PARITY_SAMPLES]
             layers = layer_parity(prepared, marks, model, few, reference)
         require_parity(out, target, required, parity, parity_here, int8=int8, layers=layers)
+        costs = None
+        if float_model is not None:
+            costs = sensitivity(float_model, ledger.plan, samples, target.int8, options, on_step)
         report = ExportReport(
             path=out,
             ledger_path=ledger_path,
@@ -138,10 +154,11 @@ def export(
             parity_here=parity_here,
             ledger=ledger,
             warnings=(
-                *layers_outside(model, int8=int8),
+                *layers_outside(model, int8=int8, asked=float_layers(ledger.plan, options.keep_float)),
                 *doubts(samples, parity, parity_here, target, temporary.stat().st_size, int8=int8),
             ),
             layers=layers,
+            sensitivity=costs,
         )
         temporary_ledger.write_text(_ledger_json(report, target, temporary), encoding="utf-8")
     return report
@@ -192,4 +209,5 @@ def _ledger_json(report: ExportReport, target: Target, file: Path) -> str:
         kernels_stored=report.proof.kernels_stored,
         layer_parity=report.layers.to_dict() if report.layers else None,
         warnings=list(report.warnings),
+        **({"sensitivity": asdict(report.sensitivity)} if report.sensitivity else {}),
     )

@@ -64,9 +64,9 @@ def layer_parity(
     inputs: NDArray[np.float32],
     references: list[NDArray[np.float32]],
 ) -> LayerParity:
-    """Compare `graph` with `prepared`, a network from `prepare_qat` (`names`: whose mark is whose), on N×C×H×W `inputs`.
+    """Compare `graph` with `prepared`, a network from `prepare_qat`, on `inputs`, N×C×H×W.
 
-    `references` are the outputs that the file is to have, from torch.
+    `names` says whose mark is whose. `references` are the outputs that the file is to have, from torch.
     """
     network = copy.deepcopy(prepared).eval()
     assert isinstance(network, fx.GraphModule)  # noqa: S101  # what prepare_qat gives

@@ -147,6 +147,11 @@ def test_every_command_has_help(edgeks, command):
         (["export", "m.pt", "--min-sqnr", "nan"], "--min-sqnr nan: legal: a number of dB"),
         (["export", "m.pt", "--fp32", "--int8"], "--fp32 and --int8 exclude each other"),
         (["export", "m.pt", "--form", "qdq"], "--form qdq is about int8: add --int8"),
+        (["export", "m.pt", "--calibration", "mse"], "--calibration mse is about int8: add --int8"),
+        (["export", "m.pt", "--bias-correction"], "--bias-correction is about int8: add --int8"),
+        (["export", "m.pt", "--keep-float", "stem"], "--keep-float is about int8: add --int8"),
+        (["export", "m.pt", "--sensitivity"], "--sensitivity is about int8: add --int8"),
+        (["export", "m.pt", "--int8", "--rounding", "up"], "int8: rounding is 'up'; legal: nearest, adaround"),
         (["export", "m.pt", "--int8", "--form", "QDQ"], "int8: form is 'QDQ'; legal: qdq, qoperator"),
         (["export", "m.pt", "--input", "32"], "--input 32: legal: channels x height x width"),
         (["export", "m.pt", "--target", "rpi"], "unknown target 'rpi'; legal: onnx, onnx-x64, rpi-4"),
@@ -172,6 +177,25 @@ def test_every_command_has_help(edgeks, command):
 def test_arguments_that_cannot_be(refuses, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     refuses(message, *arguments)
+
+
+@pytest.mark.slow
+def test_every_choice_about_int8(edgeks, refuses, model, tmp_path):
+    refuses(
+        "--keep-float nope: no such kernel; legal: blocks.0-1.depthwise",
+        "export",
+        model,
+        "--int8",
+        "--keep-float",
+        "nope",
+    )
+    choices = ["--calibration", "mse", "--bias-correction", "--rounding", "adaround"]
+    kept = ["--keep-float", "stem", "--keep-float", "head"]
+    code, out, err = edgeks("export", model, "--int8", *choices, *kept, "--sensitivity", "-o", tmp_path / "m.onnx")
+    assert (code, err) == (0, "")
+    assert "kept in float, as asked: stem, head" in out
+    assert "adaround" in out and "correct_biases" in out
+    assert "sensitivity: SQNR in dB" in out and "suggestion" in out.splitlines()[-1]
 
 
 # ── bad checkpoints ──

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -16,8 +18,11 @@ from edgeks.graph.passes.quantize_activations import Placement, Range, place_act
 from edgeks.graph.passes.quantize_biases import quantize_biases
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
 from edgeks.graph.passes.to_qoperator import to_qoperator
+from edgeks.quant.bias_correction import correct_biases, quantised_layers
 from edgeks.quant.calibrate import calibrate
+from edgeks.quant.keep_float import float_layers
 from edgeks.quant.options import Int8Options
+from edgeks.quant.rounding import adaround
 from edgeks.quant.trained import NOTHING_TRAINED, Trained
 from edgeks.samples import Samples
 from edgeks.target import Int8Scheme
@@ -37,31 +42,46 @@ def quantise(
     other ranges are calibrated.
 
     Raises:
+        ConfigError: `options.keep_float` names what is no kernel.
         GraphError: no layer of the network can be quantised.
         DataError: an activation is not finite on the samples.
     """
-    scales = _by_value(graph, trained)
-    ledger.run("quantize_kernels", graph, lambda: quantize_kernels(graph, scheme.weights, scales))
+    keep_float = float_layers(ledger.plan, options.keep_float)
+    reference = graph.clone() if options.bias_correction else None
+    codes: Mapping[str, NDArray[np.int8]] = {}
+    if options.rounding == "adaround":
+        rounding = adaround(graph, samples.inputs, keep_float)
+        codes = rounding.codes
+        ledger.record("adaround", graph, str(rounding))
+    scales = _trained_scales(graph, trained)
+    ledger.run(
+        "quantize_kernels",
+        graph,
+        lambda: quantize_kernels(graph, scheme.weights, keep_float=keep_float, codes_of=codes, trained=scales),
+    )
     if all(read.dequantize is None for read in kernel_reads(graph)):
         raise GraphError(
             "int8: the network has no layer whose kernel can be quantised (Conv1d, Conv2d or Linear with a constant "
             f"float32 kernel; {ledger.rows[-1].note}); export it as --fp32"
         )
     ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
+    layers = quantised_layers(graph)
     placement = place_activations(graph)
     ranges = _trained_ranges(placement, trained)
     names = [str(value.name) for value in placement.ranged if str(value.name) not in ranges]
-    ranges |= calibrate(graph, names, samples.inputs)
+    ranges |= calibrate(graph, names, samples.inputs, options.calibration)
     ledger.run(
         "quantize_activations", graph, lambda: quantize_activations(graph, placement, ranges, scheme.activations)
     )
     ledger.run("drop_saturated_relu", graph, lambda: drop_saturated_relu(graph))
+    if reference is not None:
+        ledger.run("correct_biases", graph, lambda: correct_biases(graph, reference, layers, samples.inputs))
     ledger.run("quantize_biases", graph, lambda: quantize_biases(graph))
     if (options.form or scheme.form) == "qoperator":
         ledger.run("to_qoperator", graph, lambda: to_qoperator(graph))
 
 
-def _by_value(graph: ir.Model, trained: Trained) -> dict[ir.Value, NDArray[np.float32]]:
+def _trained_scales(graph: ir.Model, trained: Trained) -> dict[ir.Value, NDArray[np.float32]]:
     """Kernel → the scales that training decided."""
     found = ((read.kernel, mark) for read in kernel_reads(graph) for mark in marks(read.kernel))
     return {kernel: trained.scales[mark] for kernel, mark in found if mark in trained.scales}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeks.graph.kernels import array, kernel_reads, required, sole_use
 from edgeks.graph.rewrite import carry_marks, drop_unused_initializers, new_initializer
@@ -20,14 +21,11 @@ def absorb_batch_norm(model: ir.Model) -> str:
         norm = _sole_batch_norm(node.outputs[0])
         if dequantize is None or norm is None:
             continue
-        old_bias = node.inputs[2] if len(node.inputs) > 2 else None
-        # MatMul has no bias to take b_l; one that is computed at run time cannot be changed.
-        if node.op_type == "MatMul" or (old_bias is not None and not old_bias.is_initializer()):
+        if not _takes_shift(node):
             kept.append(str(norm.name))
             continue
-        a, b, mean, variance = (array(value).astype(np.float64) for value in norm.inputs[1:5] if value is not None)
-        a = a / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
-        b = b - a * mean
+        a, b = _affine(norm)
+        old_bias = node.inputs[2] if len(node.inputs) > 2 else None
         if old_bias is not None:
             b = b + a * array(old_bias).astype(np.float64)
         scale = (array(required(dequantize.inputs[1])).astype(np.float64) * a).astype(np.float32)
@@ -42,6 +40,25 @@ def absorb_batch_norm(model: ir.Model) -> str:
     if negative:
         note += f", {negative} channels have a negative scale"
     return note + (f"; kept: {', '.join(kept)}" if kept else "")
+
+
+def absorbed_gain(node: ir.Node) -> NDArray[np.float64] | None:
+    """a_l, one per output channel, of the BN that `absorb_batch_norm` moves into this layer; None: there is none."""
+    norm = _sole_batch_norm(node.outputs[0])
+    return None if norm is None or not _takes_shift(node) else _affine(norm)[0]
+
+
+def _takes_shift(node: ir.Node) -> bool:
+    """MatMul has no bias to take b_l; one that is computed at run time cannot be changed."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    return node.op_type != "MatMul" and (bias is None or bias.is_initializer())
+
+
+def _affine(norm: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """BN(γ, β, μ, σ²) as a·y + b → (a, b)."""
+    a, b, mean, variance = (array(value).astype(np.float64) for value in norm.inputs[1:5] if value is not None)
+    a = a / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
+    return a, b - a * mean
 
 
 def _sole_batch_norm(value: ir.Value) -> ir.Node | None:

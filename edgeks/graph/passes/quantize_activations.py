@@ -9,9 +9,8 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import KernelRead, kernel_reads, required, sole_use
+from edgeks.graph.kernels import KernelRead, kernel_read, kernel_reads, required, sole_use
 from edgeks.graph.marks import marks
-from edgeks.graph.passes.quantize_kernels import INTEGER_KERNEL_OPS
 from edgeks.graph.rewrite import MARKS, drop_unused_initializers, new_initializer
 
 # A dead activation has no range; its scale still sets the step of the next bias, so it must not be coarse.
@@ -116,9 +115,15 @@ def _is_float_stem(model: ir.Model, read: KernelRead) -> bool:
     """A layer that alone reads its kernel, reads the graph input, and whose output is only read by float ops."""
     if read.node.inputs[0] not in model.graph.inputs or len(read.kernel.uses()) != 1:
         return False
-    integer_ops = REQUANTISING | SCALE_KEEPING | FUSED | set(INTEGER_KERNEL_OPS)
+    integer_ops = REQUANTISING | SCALE_KEEPING | FUSED
     uses = read.node.outputs[0].uses()
-    return bool(uses) and not any(node.op_type in integer_ops for node, _ in uses)
+    return bool(uses) and not any(node.op_type in integer_ops or _reads_codes(node) for node, _ in uses)
+
+
+def _reads_codes(node: ir.Node) -> bool:
+    """Whether `node` is a layer with a quantised kernel."""
+    read = kernel_read(node)
+    return read is not None and read.dequantize is not None
 
 
 def fused_output(node: ir.Node) -> ir.Value:

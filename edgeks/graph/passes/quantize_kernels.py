@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -16,17 +16,22 @@ from edgeks.graph.rewrite import carry_marks, drop_unused_initializers, new_init
 MAX_CODE = 127  # symmetric: −128 is never used
 UINT8_ZERO_POINT = 128
 INTEGER_KERNEL_OPS = ("Conv", "Gemm", "MatMul")
+AS_ASKED = "as asked"
 
 
 def quantize_kernels(
     model: ir.Model,
     weights: Literal["int8", "uint8"],
+    *,
+    keep_float: Collection[str] = (),
+    codes_of: Mapping[str, NDArray[np.int8]] = MappingProxyType({}),
     trained: Mapping[ir.Value, NDArray[np.float32]] = MappingProxyType({}),
 ) -> str:
     """W → DequantizeLinear(W_q, s_W) in front of every reader; W_q = round(W/s_W) is one Value per kernel.
 
     s_W is per output channel, symmetric, |W_q| ≤ 127: max|W|/127, or what training decided for a kernel. uint8 stores
-    W_q + 128 with zero point 128.
+    W_q + 128 with zero point 128. Kernels that a layer in `keep_float` reads stay as they are. `codes_of` gives the W_q
+    of kernels, by name, that were rounded otherwise.
     """
     reads: dict[ir.Value, list[KernelRead]] = {}
     for read in kernel_reads(model):
@@ -34,7 +39,8 @@ def quantize_kernels(
     kept, done = [], 0
     zero_points: dict[int, ir.Value] = {}
     for kernel, readers in reads.items():
-        reason = _why_not(kernel, readers)
+        asked = any(read.node.name in keep_float for read in readers)
+        reason = AS_ASKED if asked else why_not(kernel, readers)
         if reason:
             kept.append(f"{readers[0].node.name} ({reason})")
             continue
@@ -44,6 +50,7 @@ def quantize_kernels(
             codes = codes_at(array(kernel), scale, axis)
         else:
             codes, scale = symmetric_codes(array(kernel).astype(np.float64), axis)
+            codes = codes_of.get(str(kernel.name), codes)
         stored = codes if weights == "int8" else (codes.astype(np.int16) + UINT8_ZERO_POINT).astype(np.uint8)
         kernel_q = new_initializer(model, f"{kernel.name}_q", stored)
         carry_marks(kernel, kernel_q)
@@ -85,7 +92,7 @@ def codes_at(weight: NDArray[np.generic], scale: NDArray[np.float32], axis: int)
     return codes
 
 
-def _why_not(kernel: ir.Value, readers: list[KernelRead]) -> str | None:
+def why_not(kernel: ir.Value, readers: list[KernelRead]) -> str | None:
     """The reason why a kernel stays in float; None when it can be quantised."""
     for read in readers:
         node = read.node
