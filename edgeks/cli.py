@@ -69,6 +69,10 @@ def export(
     ] = None,
     arch: ArchOption = None,
     form: Annotated[str | None, typer.Option(help="int8: qdq or qoperator. Default: the target's.")] = None,
+    io: Annotated[
+        str,
+        typer.Option(help="What the file takes and gives: float, int8 (codes), uint8 (raw pixels in, codes out)."),
+    ] = "float",
     input_shape: Annotated[
         str | None, typer.Option("--input", help="Input size CxHxW, where nothing else tells it.", metavar="CxHxW")
     ] = None,
@@ -107,6 +111,7 @@ def export(
             chosen,
             int8=int8,
             options=options,
+            io=io,  # type: ignore[arg-type]  # export checks it
             calib=calib,
             input_shape=shape,
             run_simplifier=simplify,
@@ -192,6 +197,10 @@ def train(
     weight_decay: Annotated[float, typer.Option(help="Of kernels and matrices.")] = 0.01,
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
     augment: Annotated[list[str] | None, typer.Option(help="crop, flip; may be given several times.")] = None,
+    positive_scales: Annotated[
+        bool,
+        typer.Option("--positive-scales/--no-positive-scales", help="Keep γ of every BN > 0: no negative int8 scale."),
+    ] = True,
     validation: Annotated[float, typer.Option(help="Share held out to choose the best epoch.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Default: torch's choice.")] = None,
@@ -217,6 +226,7 @@ def train(
         momentum=momentum,
         augment=tuple(augment or ()),  # type: ignore[arg-type]
         validation=validation,
+        positive_scales=positive_scales,
         seed=seed,
         threads=threads,
         device=device,

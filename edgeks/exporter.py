@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,17 +15,23 @@ from edgeks.audit.proof import Proof, prove_exactly_once
 from edgeks.checkpoint import Checkpoint
 from edgeks.errors import DataError, SharingBroken
 from edgeks.export_checks import doubts, layers_outside, require_parity
-from edgeks.formats.onnx import REFERENCE, open_session, run, simplify, write_onnx
+from edgeks.export_io import Io, as_pixels, interface_of, quantise_io, require_io
+from edgeks.formats.onnx import INTERFACE_KEY, REFERENCE, open_session, run, simplify, write_onnx
 from edgeks.graph.from_torch import capture, graph_plan, torch_outputs, without_parametrizations
 from edgeks.graph.ledger import Ledger
+from edgeks.graph.negative_scales import NegativeScales, negative_scales
 from edgeks.graph.passes.global_average_pool import global_average_pool
+from edgeks.graph.passes.integer_io import Codes
 from edgeks.graph.passes.name_kernels import name_kernels
 from edgeks.graph.passes.normalise_batch_norm import normalise_batch_norm
+from edgeks.graph.passes.raw_pixels import raw_pixels
 from edgeks.graph.passes.tidy import tidy
 from edgeks.graph.passes.tie_initializers import tie_initializers
 from edgeks.graph.passes.transpose_kernels import transpose_kernels
 from edgeks.graph.verify import verify
+from edgeks.interface import Interface
 from edgeks.parity import Parity, compare_all
+from edgeks.preprocessing import Preprocessing
 from edgeks.quant.options import Int8Options
 from edgeks.quant.quantise import quantise
 from edgeks.samples import Samples, load_samples
@@ -47,6 +53,10 @@ class ExportReport:
     form: str
     file_bytes: int
     samples: str
+    io: Io
+    interface: Interface
+    preprocessing: Preprocessing | None
+    negative_scales: NegativeScales
     proof: Proof
     parity: Parity
     parity_here: Parity
@@ -61,6 +71,7 @@ def export(
     *,
     int8: bool = False,
     options: Int8Options = Int8Options(),
+    io: Io = "float",
     calib: Path | None = None,
     input_shape: tuple[int, int, int] | None = None,
     run_simplifier: bool = False,
@@ -69,11 +80,15 @@ def export(
 ) -> ExportReport:
     """Write `checkpoint` as `out` (.onnx) and `out`.ledger.json, every shared kernel stored exactly once.
 
+    `io` "uint8": the file takes raw pixels, and an int8 one gives uint8 codes. "int8": it takes and gives int8 codes.
+
     Raises:
+        ConfigError: `io` is not legal for this artefact.
         SharingBroken: a pass or the written file does not hold each kernel exactly once.
         ParityFailed: the outputs are further from torch's than the target (or `min_sqnr_db`) allows.
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
     """
+    require_io(io, checkpoint.preprocessing, int8=int8)
     samples = load_samples(calib, checkpoint.calibration, checkpoint.preprocessing, input_shape)
     if int8 and not samples.real:
         raise DataError(
@@ -82,19 +97,30 @@ def export(
         )
     if int8 and samples.inputs.min() == samples.inputs.max():
         raise DataError(f"{samples.origin}: {samples.inputs.min():g} everywhere; int8 is calibrated on real inputs")
+    fed, clipped = samples, None  # what the file is fed; torch takes `samples`
+    if io == "uint8" and checkpoint.preprocessing is not None:
+        fed, clipped = as_pixels(samples, checkpoint.preprocessing)
+        samples = replace(samples, inputs=checkpoint.preprocessing.normalise(fed.inputs))
     ledger_path = out.with_name(out.name + ".ledger.json")
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:
         on_step("running torch")
         reference = torch_outputs(checkpoint.model, samples.inputs[:PARITY_SAMPLES])
         on_step("capturing the graph")
         model, ledger = float_graph(checkpoint.model, samples, target.opset, run_simplifier=run_simplifier)
+        if io == "uint8" and checkpoint.preprocessing is not None:
+            pixels = checkpoint.preprocessing
+            ledger.run("raw_pixels", model, lambda: raw_pixels(model, pixels))
+        codes: dict[str, Codes] = {}
         if int8:
             on_step(f"quantising, calibrating on {samples.origin}")
-            quantise(model, ledger, samples, target.int8, options)
+            quantise(model, ledger, fed, target.int8, options)
+            codes = quantise_io(model, ledger, fed, io) if io != "float" else codes
         on_step("proving and comparing")
-        write_onnx(model, temporary, _metadata(checkpoint))
+        negative = negative_scales(model)
+        interface = interface_of(model, codes, checkpoint.preprocessing)
+        write_onnx(model, temporary, _metadata(checkpoint, interface))
         proof = _prove(temporary, out, ledger.plan)
-        inputs = samples.inputs[:PARITY_SAMPLES]
+        inputs = fed.inputs[:PARITY_SAMPLES]
         parity = compare_all(reference, run(open_session(temporary, REFERENCE), inputs))
         parity_here = compare_all(reference, run(open_session(temporary, target.session), inputs))
         required = min_sqnr_db
@@ -109,11 +135,17 @@ def export(
             form=(options.form or target.int8.form) if int8 else "float",
             file_bytes=temporary.stat().st_size,
             samples=samples.origin,
+            io=io,
+            interface=interface,
+            preprocessing=checkpoint.preprocessing,
+            negative_scales=negative,
             proof=proof,
             parity=parity,
             parity_here=parity_here,
             ledger=ledger,
             warnings=(
+                *([clipped] if clipped else []),
+                *([str(negative)] if negative else []),
                 *layers_outside(model, int8=int8),
                 *doubts(samples, parity, parity_here, target, temporary.stat().st_size, int8=int8),
             ),
@@ -158,9 +190,9 @@ def _prove(written: Path, out: Path, plan: SharingPlan) -> Proof:
         raise SharingBroken(str(error).replace(str(written), str(out))) from error
 
 
-def _metadata(checkpoint: Checkpoint) -> dict[str, object]:
+def _metadata(checkpoint: Checkpoint, interface: Interface) -> dict[str, object]:
     """What a program on the device needs to feed the network and name its classes."""
-    metadata: dict[str, object] = {}
+    metadata: dict[str, object] = {INTERFACE_KEY: interface.to_dict()}
     if checkpoint.architecture:
         metadata["architecture"] = checkpoint.architecture
     if checkpoint.preprocessing:
@@ -178,6 +210,10 @@ def _ledger_json(report: ExportReport, target: Target, file: Path) -> str:
         form=report.form,
         session=asdict(target.session),
         samples=report.samples,
+        io=report.io,
+        interface=report.interface.to_dict(),
+        preprocessing=report.preprocessing.to_dict() if report.preprocessing else None,
+        negative_scales=report.negative_scales.to_dict(),
         parity=asdict(report.parity),
         parity_here=asdict(report.parity_here),
         kernels_stored=report.proof.kernels_stored,

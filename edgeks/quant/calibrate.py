@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from edgeks.formats.onnx import REFERENCE, open_session, to_proto
 from edgeks.graph.passes.quantize_activations import Range
 
 
-def calibrate(model: ir.Model, names: Sequence[str], samples: NDArray[np.float32]) -> dict[str, Range]:
+def calibrate(model: ir.Model, names: Sequence[str], samples: NDArray[Any]) -> dict[str, Range]:
     """Run the float graph on `samples` (N×C×H×W) in ONNX Runtime → smallest and largest value of each named Value.
 
     Raises:

@@ -12,6 +12,7 @@ from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
 from edgeks.graph.passes.quantize_activations import place_activations, quantize_activations
 from edgeks.graph.passes.quantize_biases import quantize_biases
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
+from edgeks.graph.passes.raw_pixels import pixel_ranges
 from edgeks.graph.passes.to_qoperator import to_qoperator
 from edgeks.quant.calibrate import calibrate
 from edgeks.quant.options import Int8Options
@@ -35,6 +36,7 @@ def quantise(graph: ir.Model, ledger: Ledger, samples: Samples, scheme: Int8Sche
     ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
     placement = place_activations(graph)
     ranges = calibrate(graph, [str(value.name) for value in placement.ranged], samples.inputs)
+    ranges |= pixel_ranges(graph)
     ledger.run(
         "quantize_activations", graph, lambda: quantize_activations(graph, placement, ranges, scheme.activations)
     )
