@@ -48,7 +48,7 @@ from edgeks.sharing.torch import discover
 from edgeks.target import Session, load_target
 from edgeks.train.data import load_dataset
 
-SIZE, CALIBRATION, PROBES, WARMUP = 32, 64, 64, 3
+SIZE, CALIBRATION, PROBES, WARMUP = 32, 32, 32, 2
 DEFAULT_SESSION = Session(threads=1, graph_optimization="all", disabled_optimizers=())
 HEADINGS = (
     "network", "chain", "fp32 bytes", "int8 bytes", "copies", "SQNR dB (here)", "top-1", "fp32 ms", "int8 ms", "ratio",
@@ -196,7 +196,7 @@ def edgeks_files(subject: Subject, folder: Path, target_name: str, activations: 
     files = Files(chain, folder / "edgeks_fp32.onnx", folder / f"edgeks_{activations}_int8.onnx", target.session)
     if not files.fp32.exists():
         export(subject.checkpoint, files.fp32, target, min_sqnr_db=-200)
-    options = Int8Options(activations=activations)  # type: ignore[arg-type]
+    options = Int8Options(activations=activations)
     export(subject.checkpoint, files.int8, target, int8=True, options=options, min_sqnr_db=-200)
     return files
 
@@ -225,7 +225,7 @@ def public_files(subject: Subject, folder: Path, activations: QuantType) -> File
     return files
 
 
-class Samples(CalibrationDataReader):  # type: ignore[misc]
+class Samples(CalibrationDataReader):
     """The calibration samples, one by one."""
 
     def __init__(self, name: str, samples: NDArray[np.float32]) -> None:
@@ -349,9 +349,9 @@ def main() -> None:
     asked = arguments()
     torch.set_num_threads(1)
     names = [] if asked.only == ["none"] else asked.only or list(NETWORKS)
-    subjects: list[Callable[[], Subject]] = [lambda name=name: random_subject(name) for name in names]  # type: ignore[misc]
+    subjects: list[Callable[[], Subject]] = [lambda name=name: random_subject(name) for name in names]
     for path in asked.checkpoint:
-        subjects.append(lambda path=path: trained_subject(path, asked.arch, asked.data, asked.images))  # type: ignore[misc]
+        subjects.append(lambda path=path: trained_subject(path, asked.arch, asked.data, asked.images))
     print("# int8: edgeks and the public chain\n")
     print(f"`python benchmarks/int8_peers.py {' '.join(sys.argv[1:])}`".replace(" `", "`"))
     print(f"on {cpu_name()}, onnxruntime {ort.__version__}, torch {torch.__version__}, target {asked.target}.")

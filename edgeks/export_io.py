@@ -76,20 +76,23 @@ def interface_of(graph: ir.Model, codes: Mapping[str, Codes], preprocessing: Pre
     def spec(value: ir.Value, meaning: str) -> TensorSpec:
         shape = tuple(d if isinstance(d, int) else str(d) for d in value.shape or ())
         found = codes.get(str(value.name))
-        pixels = value.dtype == ir.DataType.UINT8 and found is None
         return TensorSpec(
             name=str(value.name),
-            type="uint8" if pixels else found.type if found else "float32",
+            type=found.type if found else (value.dtype or ir.DataType.FLOAT).numpy().name,
             shape=shape,
             layout=LAYOUTS.get(len(shape), "N…"),
-            meaning=f"raw pixels, 0 to {BRIGHTEST}" if pixels else meaning,
-            scale=1 / BRIGHTEST if pixels else float(found.scale) if found else None,
-            zero_point=0 if pixels else found.zero_point if found else None,
+            meaning=meaning,
+            scale=float(found.scale) if found else None,
+            zero_point=found.zero_point if found else None,
         )
 
     fed = "pixels, normalised: (p/255 - mean)/std" if preprocessing else "as the network takes it"
+    inputs = [spec(value, fed) for value in graph.graph.inputs]
+    if inputs[0].type == "uint8" and not codes.get(inputs[0].name):
+        meaning = f"raw pixels, 0 to {BRIGHTEST}"
+        inputs[0] = replace(inputs[0], meaning=meaning, scale=1 / BRIGHTEST, zero_point=0)
     outputs = []
     for value in graph.graph.outputs:
         scores = classes > 1 and value.shape is not None and tuple(value.shape) == (1, classes)
         outputs.append(spec(value, "one score per class" if scores else "output of the network"))
-    return Interface(tuple(spec(value, fed) for value in graph.graph.inputs), tuple(outputs))
+    return Interface(tuple(inputs), tuple(outputs))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeks.errors import ModelFileError
 
-TensorType = Literal["float32", "int8", "uint8"]
+TYPES = ("float32", "int8", "uint8", "float16", "float64", "int16", "int32", "int64", "bool")
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
@@ -19,12 +19,12 @@ LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 class TensorSpec:
     """One input or output. `layout` names the axes, "NCHW" for 1×C×H×W; `meaning` is for people.
 
-    An integer code stands for `scale`·(code − `zero_point`); both are None for float32. A uint8 input holds raw pixels,
-    whose scale of 1/255 makes them the brightness 0…1.
+    Where `scale` and `zero_point` are given, the tensor holds codes (int8 or uint8) that stand for
+    scale·(code − zero_point). A uint8 input holds raw pixels, whose scale of 1/255 makes them the brightness 0…1.
     """
 
     name: str
-    type: TensorType
+    type: str
     shape: tuple[int | str, ...]
     layout: str
     meaning: str
@@ -60,12 +60,12 @@ class TensorSpec:
             ModelFileError: a key is missing or has the wrong type.
         """
         try:
-            if data["type"] not in get_args(TensorType):
-                raise ValueError(f"type is {data['type']!r}")
             scale, zero_point = data["scale"], data["zero_point"]
+            if data["type"] not in (TYPES if scale is None else LIMITS):
+                raise ValueError(f"type is {data['type']!r}")
             return cls(
                 name=str(data["name"]),
-                type=cast(TensorType, data["type"]),
+                type=data["type"],
                 shape=tuple(data["shape"]),
                 layout=str(data["layout"]),
                 meaning=str(data["meaning"]),

@@ -126,7 +126,7 @@ def test_io_that_cannot_be(refuses, model, tmp_path):
 
 def test_train_keeps_scales_positive_unless_told_not_to(edgeks, tmp_path):
     config = (f"--set={key}={value}" for key, value in CONFIG.items())
-    plain = ("--optimizer", "sgd", "--lr", "3", "--epochs", "1", "--threads", "1", "--batch-size", "256", *config)
+    plain = ("--optimizer", "sgd", "--lr", "100", "--epochs", "1", "--threads", "1", "--batch-size", "256", *config)
     for name, option, positive in (("a.pt", (), True), ("b.pt", ("--no-positive-scales",), False)):
         code, _, err = edgeks("train", "convmixer", *plain, "-o", tmp_path / name, *option, "--quiet")
         assert code == 0, err

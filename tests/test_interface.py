@@ -31,7 +31,9 @@ def test_json_there_and_back():
     assert Interface.from_dict(interface.to_dict()) == interface
 
 
-@pytest.mark.parametrize("change", [{"type": "int4"}, {"scale": "much"}, {"shape": 3}, {"zero_point": [1]}])
+@pytest.mark.parametrize(
+    "change", [{"type": "int4"}, {"type": "int64"}, {"scale": "much"}, {"shape": 3}, {"zero_point": [1]}]
+)
 def test_a_malformed_description_is_one_line(change):
     told = Interface((FLOAT,), (INT8,)).to_dict()
     told["outputs"][0].update(change)
