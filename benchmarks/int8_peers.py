@@ -310,8 +310,8 @@ def rows(subject: Subject, chains: list[tuple[str, Callable[[Path], Files]]], ro
                 copies(subject.checkpoint.model, files.int8),
                 f"{compare(reference, file).sqnr_db:.1f} ({compare(reference, here).sqnr_db:.1f})",
                 top1(subject, sessions[f"{files.chain} int8"], reference, here),
-                f"{fp32_ms:.1f}",
-                f"{int8_ms:.1f}",
+                f"{fp32_ms:.{1 if fp32_ms >= 1 else 3}f}",
+                f"{int8_ms:.{1 if int8_ms >= 1 else 3}f}",
                 f"{int8_ms / fp32_ms:.2f}",
                 f"{ram_mb(files.int8, files.session):.1f}",
             )

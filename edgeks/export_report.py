@@ -10,7 +10,7 @@ from edgeks.terminal import table
 
 
 def _takes(report: ExportReport) -> str:
-    """`uint8 1×3×32×32, raw pixels; gives int8 1×10, …`: what a program on the device has to know."""
+    """`uint8 1×3×32×32 (raw pixels …) → uint8 1×10 (one score per class …)`: what a program has to know."""
     told = []
     for spec in (*report.interface.inputs, *report.interface.outputs):
         scale = "" if spec.scale is None else f", scale {spec.scale:.6g}, zero point {spec.zero_point}"
