@@ -20,6 +20,7 @@ def peers():
     del sys.modules["int8_peers"]
 
 
+@pytest.mark.slow
 def test_a_row_per_chain(peers):
     torch.manual_seed(0)
     checkpoint = small_checkpoint(peers.SharedVGG(8, 3, classes=3), 32)
