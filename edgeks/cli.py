@@ -86,6 +86,10 @@ def export(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="int8: also say what int8 costs each kernel, and suggest.")
     ] = False,
+    io: Annotated[
+        str,
+        typer.Option(help="What the file takes and gives: float, int8 (codes), uint8 (raw pixels in, codes out)."),
+    ] = "float",
     input_shape: Annotated[
         str | None, typer.Option("--input", help="Input size CxHxW, where nothing else tells it.", metavar="CxHxW")
     ] = None,
@@ -143,6 +147,7 @@ def export(
             chosen,
             int8=int8,
             options=options,
+            io=io,  # type: ignore[arg-type]  # export checks it
             calib=calib,
             input_shape=shape,
             run_simplifier=simplify,
@@ -242,6 +247,10 @@ def train(
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
     augment: Annotated[list[str] | None, typer.Option(help="crop, flip; may be given several times.")] = None,
     frozen_norm_epochs: Annotated[int, typer.Option(help="Last epochs with the running BN statistics.")] = 0,
+    positive_scales: Annotated[
+        bool,
+        typer.Option("--positive-scales/--no-positive-scales", help="Keep γ of every BN > 0: no negative int8 scale."),
+    ] = True,
     validation: Annotated[float, typer.Option(help="Share held out to choose the best epoch.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Default: torch's choice.")] = None,
@@ -272,6 +281,7 @@ def train(
         qat=ranges if qat else "off",  # type: ignore[arg-type]
         frozen_norm_epochs=frozen_norm_epochs,
         validation=validation,
+        positive_scales=positive_scales,
         seed=seed,
         threads=threads,
         device=device,

@@ -10,6 +10,16 @@ from edgeks.layer_parity import LayerParity
 from edgeks.terminal import table
 
 
+def _takes(report: ExportReport) -> str:
+    """`uint8 1×3×32×32 (raw pixels …) → uint8 1×10 (one score per class …)`: what a program has to know."""
+    told = []
+    for spec in (*report.interface.inputs, *report.interface.outputs):
+        scale = "" if spec.scale is None else f", scale {spec.scale:.6g}, zero point {spec.zero_point}"
+        told.append(f"{spec.type} {'×'.join(map(str, spec.shape))} ({spec.meaning}{scale})")
+    taken = len(report.interface.inputs)
+    return f"{'; '.join(told[:taken])} → {'; '.join(told[taken:])}"
+
+
 def render(report: ExportReport, console: Console) -> None:
     """Print the report. Lines are not broken, so that a path in them can be copied."""
 
@@ -28,6 +38,8 @@ def render(report: ExportReport, console: Console) -> None:
     say(f"parity        {report.parity}, against torch")
     if report.parity_here != report.parity:
         say(f"on this CPU   {report.parity_here}")
+    if report.io != "float":
+        say(f"takes         {_takes(report)}")
     say(f"samples       {escape(report.samples)}")
     say(f"ledger        {escape(str(report.ledger_path))}")
     for warning in report.warnings:

@@ -15,13 +15,19 @@ from edgeks.audit.proof import Proof, prove_exactly_once
 from edgeks.checkpoint import Checkpoint
 from edgeks.errors import ConfigError, DataError, SharingBroken
 from edgeks.export_checks import doubts, layers_outside, require_parity
-from edgeks.formats.onnx import REFERENCE, open_session, run, simplify, write_onnx
+from edgeks.export_io import Io, as_pixels, interface_of, quantise_io, require_io
+from edgeks.formats.onnx import INTERFACE_KEY, REFERENCE, open_session, run, simplify, write_onnx
 from edgeks.graph.float_graph import float_graph
 from edgeks.graph.from_torch import torch_outputs
 from edgeks.graph.ledger import Ledger
+from edgeks.graph.negative_scales import NegativeScales, negative_scales
+from edgeks.graph.passes.integer_io import Codes
+from edgeks.graph.passes.raw_pixels import raw_pixels
 from edgeks.graph.verify import verify
+from edgeks.interface import Interface
 from edgeks.layer_parity import LayerParity, layer_parity
 from edgeks.parity import Parity, compare_all
+from edgeks.preprocessing import Preprocessing
 from edgeks.quant.keep_float import float_layers
 from edgeks.quant.options import Int8Options
 from edgeks.quant.qat import is_prepared, marked, prepare_qat, trained, without_quantisers
@@ -47,6 +53,10 @@ class ExportReport:
     form: str
     file_bytes: int
     samples: str
+    io: Io
+    interface: Interface
+    preprocessing: Preprocessing | None
+    negative_scales: NegativeScales
     proof: Proof
     parity: Parity
     parity_here: Parity
@@ -63,6 +73,7 @@ def export(
     *,
     int8: bool = False,
     options: Int8Options = Int8Options(),
+    io: Io = "float",
     calib: Path | None = None,
     input_shape: tuple[int, int, int] | None = None,
     run_simplifier: bool = False,
@@ -77,14 +88,17 @@ def export(
     graph with torch tensor by tensor; torch.fx must be able to trace the network then. `run_sensitivity` adds what int8
     costs each kernel (minutes for a large network).
 
+    `io` "uint8": the file takes raw pixels, and an int8 one gives uint8 codes. "int8": it takes and gives int8 codes.
+
     Raises:
-        ConfigError: `options.keep_float` names what is no kernel.
+        ConfigError: options that exclude each other; `options.keep_float` names what is no kernel.
         SharingBroken: a pass or the written file does not hold each kernel exactly once.
         ParityFailed: the outputs are further from torch's than the target (or `min_sqnr_db`) allows.
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
     """
-    if parity_report and not int8:
-        raise ConfigError("a parity report compares integers: add --int8")
+    require_io(io, checkpoint.preprocessing, int8=int8)
+    if parity_report and not (int8 and io == "float"):
+        raise ConfigError("a parity report compares integers inside the network: add --int8, and leave --io out")
     after_training = replace(options, form=None) != Int8Options()
     if int8 and after_training and is_prepared(checkpoint.model):
         raise ConfigError(
@@ -101,6 +115,10 @@ def export(
         )
     if int8 and samples.inputs.min() == samples.inputs.max():
         raise DataError(f"{samples.origin}: {samples.inputs.min():g} everywhere; int8 is calibrated on real inputs")
+    fed, clipped = samples, None  # what the file is fed; torch takes `samples`
+    if io == "uint8" and checkpoint.preprocessing is not None:
+        fed, clipped = as_pixels(samples, checkpoint.preprocessing)
+        samples = replace(samples, inputs=checkpoint.preprocessing.normalise(fed.inputs))
     ledger_path = out.with_name(out.name + ".ledger.json")
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:
         on_step("running torch")
@@ -119,14 +137,21 @@ def export(
         model, ledger = float_graph(network, samples.inputs[:1], target.opset, marked=prepared is not None)
         if run_simplifier:
             model = _simplified(model, ledger)
+        if io == "uint8" and checkpoint.preprocessing is not None:
+            pixels = checkpoint.preprocessing
+            ledger.run("raw_pixels", model, lambda: raw_pixels(model, pixels))
         float_model = model.clone() if int8 and run_sensitivity else None
+        codes: dict[str, Codes] = {}
         if int8:
             on_step(f"quantising, calibrating on {samples.origin}")
-            quantise(model, ledger, samples, target.int8, options, decided)
+            quantise(model, ledger, fed, target.int8, options, decided)
+            codes = quantise_io(model, ledger, fed, io) if io != "float" else codes
         on_step("proving and comparing")
-        write_onnx(model, temporary, _metadata(checkpoint))
+        negative = negative_scales(model)
+        interface = interface_of(model, codes, checkpoint.preprocessing)
+        write_onnx(model, temporary, _metadata(checkpoint, interface))
         proof = _prove(temporary, out, ledger.plan)
-        inputs = samples.inputs[:PARITY_SAMPLES]
+        inputs = fed.inputs[:PARITY_SAMPLES]
         parity = compare_all(reference, run(open_session(temporary, REFERENCE), inputs))
         parity_here = compare_all(reference, run(open_session(temporary, target.session), inputs))
         required = min_sqnr_db
@@ -140,7 +165,7 @@ def export(
         require_parity(out, target, required, parity, parity_here, int8=int8, layers=layers)
         costs = None
         if float_model is not None:
-            costs = sensitivity(float_model, ledger.plan, samples, target.int8, options, on_step)
+            costs = sensitivity(float_model, ledger.plan, fed, target.int8, options, on_step)
         report = ExportReport(
             path=out,
             ledger_path=ledger_path,
@@ -149,11 +174,17 @@ def export(
             form=(options.form or target.int8.form) if int8 else "float",
             file_bytes=temporary.stat().st_size,
             samples=samples.origin,
+            io=io,
+            interface=interface,
+            preprocessing=checkpoint.preprocessing,
+            negative_scales=negative,
             proof=proof,
             parity=parity,
             parity_here=parity_here,
             ledger=ledger,
             warnings=(
+                *([clipped] if clipped else []),
+                *([str(negative)] if negative else []),
                 *layers_outside(model, int8=int8, asked=float_layers(ledger.plan, options.keep_float)),
                 *doubts(samples, parity, parity_here, target, temporary.stat().st_size, int8=int8),
             ),
@@ -184,9 +215,9 @@ def _prove(written: Path, out: Path, plan: SharingPlan) -> Proof:
         raise SharingBroken(str(error).replace(str(written), str(out))) from error
 
 
-def _metadata(checkpoint: Checkpoint) -> dict[str, object]:
+def _metadata(checkpoint: Checkpoint, interface: Interface) -> dict[str, object]:
     """What a program on the device needs to feed the network and name its classes."""
-    metadata: dict[str, object] = {}
+    metadata: dict[str, object] = {INTERFACE_KEY: interface.to_dict()}
     if checkpoint.architecture:
         metadata["architecture"] = checkpoint.architecture
     if checkpoint.preprocessing:
@@ -204,6 +235,10 @@ def _ledger_json(report: ExportReport, target: Target, file: Path) -> str:
         form=report.form,
         session=asdict(target.session),
         samples=report.samples,
+        io=report.io,
+        interface=report.interface.to_dict(),
+        preprocessing=report.preprocessing.to_dict() if report.preprocessing else None,
+        negative_scales=report.negative_scales.to_dict(),
         parity=asdict(report.parity),
         parity_here=asdict(report.parity_here),
         kernels_stored=report.proof.kernels_stored,

@@ -258,6 +258,8 @@ class _Run:
 def _accuracy(artefact: Path, target: Target, dataset: Dataset) -> dict[str, Any]:
     """Share of the test images that the artefact classifies right, in ONNX Runtime with the target's options."""
     session = open_session(artefact, target.session)
-    logits = run(session, dataset.preprocessing.normalise(dataset.test_images))[0]
+    takes_pixels = session.get_inputs()[0].type == "tensor(uint8)"
+    images = dataset.test_images
+    logits = run(session, images if takes_pixels else dataset.preprocessing.normalise(images))[0]
     right = int((logits.argmax(1) == dataset.test_labels).sum())
     return {"images": len(dataset.test_labels), "right": right, "accuracy": right / len(dataset.test_labels)}

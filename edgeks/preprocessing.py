@@ -54,6 +54,12 @@ class Preprocessing:
         std = np.asarray(self.std, np.float32).reshape(1, -1, 1, 1)
         return ((images.astype(np.float32) / np.float32(255)) - mean) / std
 
+    def denormalise(self, inputs: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """N×C×H×W as the network takes them → the nearest bytes: `normalise` is undone exactly."""
+        mean = np.asarray(self.mean, np.float64).reshape(1, -1, 1, 1)
+        std = np.asarray(self.std, np.float64).reshape(1, -1, 1, 1)
+        return np.clip(np.rint((inputs * std + mean) * 255), 0, 255).astype(np.uint8)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and text, for JSON and checkpoints."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

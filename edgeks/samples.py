@@ -7,6 +7,7 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,12 @@ RANK = 4
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """float32 N×C×H×W as the network takes them. `origin` is for reports; `real` is False for random noise."""
+    """float32 N×C×H×W as the network takes them, or uint8 for a graph that takes raw pixels.
 
-    inputs: NDArray[np.float32]
+    `origin` is for reports; `real` is False for random noise.
+    """
+
+    inputs: NDArray[Any]
     origin: str
     real: bool
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from networks import randomise_batch_norm, smooth_samples
@@ -105,6 +106,33 @@ def test_bytes_of_an_export_do_not_depend_on_what_stood_there(edgeks, model, tmp
     first = old.read_bytes()
     assert edgeks("export", model, "-o", old, "--json")[0] == 0
     assert old.read_bytes() == first
+
+
+@pytest.mark.parametrize(("io", "takes"), [("uint8", "takes         uint8 1×1×8×8 (raw pixels"), ("int8", "int8 1×10")])
+def test_export_says_what_the_file_takes_and_gives(edgeks, model, tmp_path, io, takes):
+    code, out, err = edgeks("export", model, "--int8", "--io", io)
+    assert (code, err) == (0, "")
+    assert takes in out
+    assert f"tensor({io})" == ort.InferenceSession(tmp_path / "model_int8.onnx").get_inputs()[0].type
+
+
+def test_io_that_cannot_be(refuses, model, tmp_path):
+    refuses("--io int16: legal: float, int8, uint8", "export", model, "--int8", "--io", "int16")
+    refuses("--io int8: a float artefact has no int8 codes; add --int8", "export", model, "--fp32", "--io", "int8")
+    torch.save(build("convmixer_48_6_2k", {}, seed=0).state_dict(), tmp_path / "sd.pt")
+    plain = ("export", tmp_path / "sd.pt", "--arch", "convmixer_48_6_2k", "--input", "3x8x8")
+    refuses("--io uint8: raw pixels need the checkpoint's preprocessing", *plain, "--io", "uint8")
+
+
+def test_train_keeps_scales_positive_unless_told_not_to(edgeks, tmp_path):
+    config = (f"--set={key}={value}" for key, value in CONFIG.items())
+    plain = ("--optimizer", "sgd", "--lr", "100", "--epochs", "1", "--threads", "1", "--batch-size", "256", *config)
+    for name, option, positive in (("a.pt", (), True), ("b.pt", ("--no-positive-scales",), False)):
+        code, _, err = edgeks("train", "convmixer", *plain, "-o", tmp_path / name, *option, "--quiet")
+        assert code == 0, err
+        tensors = torch.load(tmp_path / name, weights_only=True)["state_dict"]
+        gammas = [tensor for key, tensor in tensors.items() if key.endswith("norm.weight")]
+        assert gammas and all(bool((gamma > 0).all()) for gamma in gammas) == positive
 
 
 def test_share_shows_and_ties(edgeks, model, tmp_path):

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 import edgeks
 from edgeks.errors import GraphError, ModelFileError
 from edgeks.formats.compact_names import compact_names
+from edgeks.interface import Interface
 from edgeks.target import Session
 
 MAX_PROTO_BYTES = 2**31 - 1
+INTERFACE_KEY = "interface"  # of metadata_props, with the prefix that all of edgeks' keys have
 LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -84,15 +86,37 @@ def open_session(model: Path | bytes, options: Session) -> ort.InferenceSession:
         raise ModelFileError(f"ONNX Runtime refuses {where}: {str(error).splitlines()[0][:300]}") from error
 
 
-def run(session: ort.InferenceSession, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Samples N×C×H×W, in batches of the file's own size → every output, N×…; a last short batch is padded."""
+def interface(session: ort.InferenceSession) -> Interface | None:
+    """What the file says of its inputs and outputs; None for one that edgeks did not write.
+
+    Raises:
+        ModelFileError: the file's description is malformed.
+    """
+    stored = session.get_modelmeta().custom_metadata_map.get(f"edgeks.{INTERFACE_KEY}")
+    try:
+        return None if stored is None else Interface.from_dict(json.loads(stored))
+    except json.JSONDecodeError as error:
+        raise ModelFileError(f"the file's description of its inputs and outputs is no JSON: {error}") from error
+
+
+def run(session: ort.InferenceSession, samples: NDArray[Any]) -> list[NDArray[np.float32]]:
+    """Samples N×C×H×W, in batches of the file's own size → every output, N×…; a last short batch is padded.
+
+    Samples are real values as the network takes them, or raw pixels for a file that takes those; outputs are real
+    values: codes are made and read here, as the file's interface says.
+    """
     feed = session.get_inputs()[0]
+    described = interface(session)
+    if described is not None:
+        samples = described.inputs[0].encode(samples)
     size = feed.shape[0] if feed.shape and isinstance(feed.shape[0], int) else len(samples)
     rows = []
     for start in range(0, len(samples), size):
         batch = samples[start : start + size]
         padding = np.repeat(batch[-1:], size - len(batch), axis=0)
         found = session.run(None, {feed.name: np.concatenate([batch, padding])})
+        if described is not None:
+            found = [spec.decode(output) for spec, output in zip(described.outputs, found, strict=True)]
         rows.append([np.asarray(output, np.float32)[: len(batch)] for output in found])
     return [np.concatenate(column) for column in zip(*rows, strict=True)]
 

@@ -46,3 +46,4 @@ def positive_scales(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for norm in norms:
                 parametrize.remove_parametrizations(norm, "weight")
+                norm._parameters["bias"] = norm._parameters.pop("bias")  # behind γ again, as in any state dict

@@ -17,6 +17,7 @@ from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
 from edgeks.graph.passes.quantize_activations import Placement, Range, place_activations, quantize_activations
 from edgeks.graph.passes.quantize_biases import quantize_biases
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
+from edgeks.graph.passes.raw_pixels import pixel_ranges
 from edgeks.graph.passes.to_qoperator import to_qoperator
 from edgeks.quant.bias_correction import correct_biases, quantised_layers
 from edgeks.quant.calibrate import calibrate
@@ -70,6 +71,7 @@ def quantise(
     ranges = _trained_ranges(placement, trained)
     names = [str(value.name) for value in placement.ranged if str(value.name) not in ranges]
     ranges |= calibrate(graph, names, samples.inputs, options.calibration)
+    ranges |= pixel_ranges(graph)
     ledger.run(
         "quantize_activations", graph, lambda: quantize_activations(graph, placement, ranges, scheme.activations)
     )

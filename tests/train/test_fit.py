@@ -255,6 +255,17 @@ def test_evaluate_counts_and_leaves_the_mode(digits):
     assert model.training
 
 
+@pytest.mark.parametrize("positive", [True, False])
+def test_gammas_stay_positive_if_asked_and_the_network_is_plain_afterwards(digits, tmp_path, positive):
+    settings = replace(SETTINGS, epochs=1, optimizer="sgd", lr=3.0, positive_scales=positive)
+    model = network()
+    fit(model, digits, settings, last=tmp_path / "last.pt")
+    gammas = [module.weight for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(bool((gamma > 0).all()) for gamma in gammas) == positive
+    assert list(model.state_dict()) == list(network().state_dict())
+    assert [name for name, _ in model.named_parameters()] == [name for name, _ in network().named_parameters()]
+
+
 def test_plain_lines_without_a_terminal(digits, tmp_path):
     out = io.StringIO()
     progress = progress_for(Console(file=out, width=20))

@@ -113,7 +113,7 @@ def place_activations(model: ir.Model) -> Placement:
 
 def _is_float_stem(model: ir.Model, read: KernelRead) -> bool:
     """A layer that alone reads its kernel, reads the graph input, and whose output is only read by float ops."""
-    if read.node.inputs[0] not in model.graph.inputs or len(read.kernel.uses()) != 1:
+    if not _is_network_input(model, required(read.node.inputs[0])) or len(read.kernel.uses()) != 1:
         return False
     integer_ops = REQUANTISING | SCALE_KEEPING | FUSED
     uses = read.node.outputs[0].uses()
@@ -124,6 +124,17 @@ def _reads_codes(node: ir.Node) -> bool:
     """Whether `node` is a layer with a quantised kernel."""
     read = kernel_read(node)
     return read is not None and read.dequantize is not None
+
+
+def _is_network_input(model: ir.Model, value: ir.Value) -> bool:
+    """The graph input, or what raw_pixels makes of it."""
+    producer = value.producer()
+    while producer is not None and producer.op_type in ("DequantizeLinear", "Mul", "Add"):
+        value = required(producer.inputs[0])
+        if not all(constant is not None and constant.is_initializer() for constant in producer.inputs[1:]):
+            return False
+        producer = value.producer()
+    return value in model.graph.inputs
 
 
 def fused_output(node: ir.Node) -> ir.Value:

@@ -9,8 +9,10 @@ from edgeks.exporter import float_graph
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.quantize_activations import Range, place_activations, quantize_activations
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
+from edgeks.graph.passes.raw_pixels import raw_pixels
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
+from edgeks.preprocessing import Preprocessing
 from edgeks.samples import Samples
 
 
@@ -104,6 +106,25 @@ def test_only_an_unshared_stem_in_front_of_float_ops_stays_float(activation, ker
     assert (stem.inputs[0].name == "x") == stem_is_float
     assert stem.inputs[1].producer().op_type == "DequantizeLinear"  # an int8 kernel in any case
     assert node_of(model, "conv").inputs[0].producer().op_type == "DequantizeLinear"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "made_by"),
+    [("", "DequantizeLinear"), ("<pads=[0,0,0,0]>", "DequantizeLinear"), ('<auto_pad="SAME_UPPER">', "Add")],
+)
+def test_a_float_stem_behind_raw_pixels_stays_float(attributes, made_by):
+    model = graph_of(
+        STEM.format("g = Gelu(c)", "V").replace("Conv(x", f"Conv{attributes}(x"),
+        W=normal(4, 4, 1, 1),
+        V=normal(4, 4, 1, 1, seed=1),
+    )
+    raw_pixels(model, Preprocessing(4, 4, 4, (0.5,) * 4, (0.25,) * 4, ()))
+    quantised(model)
+    stem = node_of(model, "stem")
+    source = stem.inputs[0].producer()
+    assert source.op_type == made_by
+    assert made_by == "Add" or source.inputs[0] is model.graph.inputs[0]
+    assert node_of(model, "conv").inputs[0].producer().inputs[0].producer().op_type == "QuantizeLinear"
 
 
 def float_model(network, size):

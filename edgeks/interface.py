@@ -1,0 +1,100 @@
+"""What a program feeds an artefact and gets from it: type, layout, scale and zero point of every input and output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeks.errors import ModelFileError
+
+TYPES = ("float32", "int8", "uint8", "float16", "float64", "int16", "int32", "int64", "bool")
+LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output. `layout` names the axes, "NCHW" for 1×C×H×W; `meaning` is for people.
+
+    Where `scale` and `zero_point` are given, the tensor holds codes (int8 or uint8) that stand for
+    scale·(code − zero_point). A uint8 input holds raw pixels, whose scale of 1/255 makes them the brightness 0…1.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int | str, ...]
+    layout: str
+    meaning: str
+    scale: float | None = None
+    zero_point: int | None = None
+
+    def encode(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Real values → what this tensor holds, of the same shape. Codes of its own type are taken as they are."""
+        if self.scale is None or self.zero_point is None:
+            return values
+        if values.dtype == self.type:
+            return values
+        low, high = LIMITS[self.type]
+        codes = np.rint(np.asarray(values, np.float32) / np.float32(self.scale)) + self.zero_point
+        clipped: NDArray[Any] = np.clip(codes, low, high).astype(self.type)
+        return clipped
+
+    def decode(self, held: NDArray[Any]) -> NDArray[np.float32]:
+        """What this tensor holds → real values, float32 of the same shape."""
+        if self.scale is None or self.zero_point is None:
+            return np.asarray(held, np.float32)
+        return (held.astype(np.int32) - self.zero_point).astype(np.float32) * np.float32(self.scale)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and text, for JSON."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TensorSpec:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ModelFileError: a key is missing or has the wrong type.
+        """
+        try:
+            scale, zero_point = data["scale"], data["zero_point"]
+            if data["type"] not in (TYPES if scale is None else LIMITS):
+                raise ValueError(f"type is {data['type']!r}")
+            return cls(
+                name=str(data["name"]),
+                type=data["type"],
+                shape=tuple(data["shape"]),
+                layout=str(data["layout"]),
+                meaning=str(data["meaning"]),
+                scale=None if scale is None else float(scale),
+                zero_point=None if zero_point is None else int(zero_point),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"the file's description of its inputs and outputs is malformed: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """All inputs and outputs of an artefact, in the order of the file."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, for JSON."""
+        return {"inputs": [s.to_dict() for s in self.inputs], "outputs": [s.to_dict() for s in self.outputs]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Interface:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ModelFileError: a key is missing or has the wrong type.
+        """
+        try:
+            return cls(*(tuple(TensorSpec.from_dict(spec) for spec in data[key]) for key in ("inputs", "outputs")))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ModelFileError(f"the file's description of its inputs and outputs is malformed: {error!r}") from error
