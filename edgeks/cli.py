@@ -60,7 +60,7 @@ def _root(
 def export(
     model: Annotated[Path, typer.Argument(help="Checkpoint: .pt or .safetensors.", metavar="MODEL.pt")],
     fp32: Annotated[bool, typer.Option("--fp32", help="Float artefact (the default).")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Static int8: one int8 kernel per sharing group.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="One int8 kernel per sharing group.")] = False,
     target: TargetOption = "onnx",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: MODEL_int8.onnx beside it.")] = None,
     calib: Annotated[
@@ -68,7 +68,11 @@ def export(
         typer.Option(help="Real samples: .npz with one array N×C×H×W fed as it is, or a folder of images."),
     ] = None,
     arch: ArchOption = None,
-    form: Annotated[str | None, typer.Option(help="int8: qdq or qoperator. Default: the target's.")] = None,
+    form: Annotated[str | None, typer.Option(help="Static int8: qdq or qoperator. Default: the target's.")] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(help="int8: static (integers), dynamic (quantised on the fly) or float. Default: the target's."),
+    ] = None,
     input_shape: Annotated[
         str | None, typer.Option("--input", help="Input size CxHxW, where nothing else tells it.", metavar="CxHxW")
     ] = None,
@@ -90,9 +94,10 @@ def export(
     if fp32 and int8:
         raise ConfigError("--fp32 and --int8 exclude each other: choose one")
     chosen = load_target(target)
-    options = Int8Options(form=form)  # type: ignore[arg-type]  # Int8Options checks the choices
+    options = Int8Options(form=form, activations=activations)  # type: ignore[arg-type]  # Int8Options checks the choices
     if options != Int8Options() and not int8:
-        raise ConfigError(f"--form {form} is about int8: add --int8")
+        option = f"--form {form}" if form else f"--activations {activations}"
+        raise ConfigError(f"{option} is about int8: add --int8")
     if min_sqnr is not None and math.isnan(min_sqnr):  # would accept anything
         raise ConfigError("--min-sqnr nan: legal: a number of dB")
     shape = parse_input_shape(input_shape) if input_shape else None

@@ -42,7 +42,8 @@ def require_parity(out: Path, target: Target, required: float, parity: Parity, h
 
 def saturates_here(target: Target) -> bool:
     """Whether u8×s8 products saturate on this CPU: x86-64 without VNNI, for kernels of s8."""
-    if platform.machine() not in ("x86_64", "AMD64") or target.int8.weights != "int8":
+    scheme = target.int8
+    if platform.machine() not in ("x86_64", "AMD64") or scheme.weights != "int8" or scheme.mode == "float":
         return False
     try:
         return "vnni" not in Path("/proc/cpuinfo").read_text(encoding="utf-8")
@@ -71,7 +72,7 @@ def doubts(
     found = []
     if not samples.real:
         found.append("compared on random noise: pass --calib with real samples for a figure that means something")
-    if int8 and here.sqnr_db < parity.sqnr_db - NOTABLE_DB:
+    if int8 and here.sqnr_db < parity.sqnr_db - NOTABLE_DB and (target.int8.mode == "static" or saturates_here(target)):
         cause = "try another --form"
         if saturates_here(target):
             cause = "u8×s8 products saturate on it, which target onnx-x64 avoids"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -31,7 +31,7 @@ from edgeks.quant.quantise import quantise
 from edgeks.samples import Samples, load_samples
 from edgeks.sharing.plan import SharingPlan
 from edgeks.sharing.torch import discover
-from edgeks.target import Target
+from edgeks.target import Int8Scheme, Target
 
 PARITY_SAMPLES = 64
 
@@ -74,13 +74,16 @@ def export(
         ParityFailed: the outputs are further from torch's than the target (or `min_sqnr_db`) allows.
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
     """
+    if int8:
+        target = replace(target, int8=options.scheme(target.int8))
+    static = int8 and target.int8.mode == "static"
     samples = load_samples(calib, checkpoint.calibration, checkpoint.preprocessing, input_shape)
-    if int8 and not samples.real:
+    if static and not samples.real:
         raise DataError(
             "int8 needs calibration data and this checkpoint carries none; pass --calib with an .npz of real inputs "
-            "(one array N×C×H×W) or a folder of images"
+            "(one array N×C×H×W) or a folder of images, or choose --activations dynamic or float, which need none"
         )
-    if int8 and samples.inputs.min() == samples.inputs.max():
+    if static and samples.inputs.min() == samples.inputs.max():
         raise DataError(f"{samples.origin}: {samples.inputs.min():g} everywhere; int8 is calibrated on real inputs")
     ledger_path = out.with_name(out.name + ".ledger.json")
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:
@@ -89,7 +92,7 @@ def export(
         on_step("capturing the graph")
         model, ledger = float_graph(checkpoint.model, samples, target.opset, run_simplifier=run_simplifier)
         if int8:
-            on_step(f"quantising, calibrating on {samples.origin}")
+            on_step(f"quantising, calibrating on {samples.origin}" if static else "quantising")
             quantise(model, ledger, samples, target.int8, options)
         on_step("proving and comparing")
         write_onnx(model, temporary, _metadata(checkpoint))
@@ -106,7 +109,7 @@ def export(
             ledger_path=ledger_path,
             target=target.name,
             precision="int8" if int8 else "fp32",
-            form=(options.form or target.int8.form) if int8 else "float",
+            form=_form(target.int8) if int8 else "float",
             file_bytes=temporary.stat().st_size,
             samples=samples.origin,
             proof=proof,
@@ -148,6 +151,11 @@ def float_graph(
             note = f"not used: {error}"
         ledger.run("onnxsim", graph, lambda: note)
     return graph, ledger
+
+
+def _form(scheme: Int8Scheme) -> str:
+    """How the kernels of an int8 file are read."""
+    return {"static": scheme.form, "dynamic": "dynamic", "float": "weight-only"}[scheme.mode]
 
 
 def _prove(written: Path, out: Path, plan: SharingPlan) -> Proof:
