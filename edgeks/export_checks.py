@@ -30,7 +30,7 @@ def require_parity(out: Path, target: Target, required: float, parity: Parity, h
     if parity.sqnr_db < required:
         raise ParityFailed(
             f"{out.name}: {parity} against torch, below the {required:g} dB that target {target.name!r} asks; "
-            f"no file was written. Calibrate on more or other samples (--calib), or accept it with --min-sqnr"
+            f"no file was written. {_remedy(target, int8=int8)}, or accept it with --min-sqnr"
         )
     if here.sqnr_db < required and not (int8 and saturates_here(target)):
         raise ParityFailed(
@@ -38,6 +38,13 @@ def require_parity(out: Path, target: Target, required: float, parity: Parity, h
             f"the file itself computes {parity.sqnr_db:.1f} dB: the runtime gets an operator of this network wrong; "
             "no file was written. Try another --form or --target, or accept it with --min-sqnr"
         )
+
+
+def _remedy(target: Target, *, int8: bool) -> str:
+    """What raises the parity of such a file."""
+    if int8 and target.int8.mode != "static":
+        return "Try --activations float" if target.int8.mode == "dynamic" else "Its kernels lose too much in 8 bits"
+    return "Calibrate on more or other samples (--calib)"
 
 
 def saturates_here(target: Target) -> bool:

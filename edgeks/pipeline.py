@@ -182,11 +182,13 @@ class _Run:
             "model": self._runs.digest(MODEL),
             "target": asdict(recipe.target),
             "form": recipe.form,
+            "activations": recipe.activations,
         }
 
         def action() -> None:
             out = self._runs.path / artefact
-            export(checkpoint, out, recipe.target, int8=precision == "int8", options=Int8Options(form=recipe.form))
+            options = Int8Options(form=recipe.form, activations=recipe.activations)
+            export(checkpoint, out, recipe.target, int8=precision == "int8", options=options)
 
         def detail() -> str:
             ledger = self._runs.read_json(f"{artefact}.ledger.json")

@@ -41,7 +41,7 @@ def quantize_dynamically(model: ir.Model, weights: Literal["int8", "uint8"], ski
 
     Stay in float, because ONNX Runtime's ConvInteger is slower than float there or the rounding costs most
     (docs/adr/0012): grouped and depthwise convolutions, and layers that read the network's input. Kernels of
-    ConvInteger are stored with zero point 128 whatever `weights` says: it is 4 to 8 times slower with s8 on x86.
+    ConvInteger are stored with zero point 128 whatever `weights` says: it is 3 to 4 times slower with s8 on x86.
     """
     reads: dict[ir.Value, list[KernelRead]] = {}
     for read in kernel_reads(model):
