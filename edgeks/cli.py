@@ -60,7 +60,7 @@ def _root(
 def export(
     model: Annotated[Path, typer.Argument(help="Checkpoint: .pt or .safetensors.", metavar="MODEL.pt")],
     fp32: Annotated[bool, typer.Option("--fp32", help="Float artefact (the default).")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Static int8: one int8 kernel per sharing group.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="One int8 kernel per sharing group.")] = False,
     target: TargetOption = "onnx",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: MODEL_int8.onnx beside it.")] = None,
     calib: Annotated[
@@ -68,7 +68,11 @@ def export(
         typer.Option(help="Real samples: .npz with one array N×C×H×W fed as it is, or a folder of images."),
     ] = None,
     arch: ArchOption = None,
-    form: Annotated[str | None, typer.Option(help="int8: qdq or qoperator. Default: the target's.")] = None,
+    form: Annotated[str | None, typer.Option(help="Static int8: qdq or qoperator. Default: the target's.")] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(help="int8: static (integers), dynamic (quantised on the fly) or float. Default: the target's."),
+    ] = None,
     calibration: Annotated[
         str | None, typer.Option(help="int8: ranges by minmax (the default), percentile, entropy or mse.")
     ] = None,
@@ -117,6 +121,7 @@ def export(
     chosen = load_target(target)
     options = Int8Options(
         form=form,  # type: ignore[arg-type]  # Int8Options checks the choices
+        activations=activations,  # type: ignore[arg-type]
         calibration=calibration or "minmax",  # type: ignore[arg-type]
         bias_correction=bias_correction,
         rounding=rounding or "nearest",  # type: ignore[arg-type]
@@ -124,11 +129,13 @@ def export(
     )
     about_int8 = {
         f"--form {form}": form,
+        f"--activations {activations}": activations,
         f"--calibration {calibration}": calibration,
         "--bias-correction": bias_correction,
         f"--rounding {rounding}": rounding,
         "--keep-float": keep_float,
         "--sensitivity": sensitivity,
+        "--parity-report": parity_report,
     }
     given = [option for option, value in about_int8.items() if value]
     if given and not int8:

@@ -38,11 +38,9 @@ def require_parity(
         ParityFailed: one of them is not.
     """
     if parity.sqnr_db < required:
-        look = "see which kernel costs most (--sensitivity --min-sqnr -200), " if int8 else ""
         raise ParityFailed(
             f"{out.name}: {parity} against torch, below the {required:g} dB that target {target.name!r} asks; "
-            f"no file was written{_where(layers)}. Calibrate on more or other samples (--calib), {look}"
-            "or accept it with --min-sqnr"
+            f"no file was written{_where(layers)}. {_remedy(target, int8=int8)}, or accept it with --min-sqnr"
         )
     if here.sqnr_db < required and not (int8 and saturates_here(target)):
         raise ParityFailed(
@@ -59,9 +57,20 @@ def _where(layers: LayerParity | None) -> str:
     return f"; the first tensor off by more than a step is {first!r}" if first else "; no tensor is off by over a step"
 
 
+def _remedy(target: Target, *, int8: bool) -> str:
+    """What raises the parity of such a file."""
+    if not int8:
+        return "Calibrate on more or other samples (--calib)"
+    if target.int8.mode != "static":
+        return "Try --activations float" if target.int8.mode == "dynamic" else "Its kernels lose too much in 8 bits"
+    look = "see which kernel costs most (--sensitivity --min-sqnr -200)"
+    return f"Calibrate on more or other samples (--calib), or {look}, or try --activations dynamic"
+
+
 def saturates_here(target: Target) -> bool:
     """Whether u8×s8 products saturate on this CPU: x86-64 without VNNI, for kernels of s8."""
-    if platform.machine() not in ("x86_64", "AMD64") or target.int8.weights != "int8":
+    scheme = target.int8
+    if platform.machine() not in ("x86_64", "AMD64") or scheme.weights != "int8" or scheme.mode == "float":
         return False
     try:
         return "vnni" not in Path("/proc/cpuinfo").read_text(encoding="utf-8")
@@ -93,7 +102,7 @@ def doubts(
     found = []
     if not samples.real:
         found.append("compared on random noise: pass --calib with real samples for a figure that means something")
-    if int8 and here.sqnr_db < parity.sqnr_db - NOTABLE_DB:
+    if int8 and here.sqnr_db < parity.sqnr_db - NOTABLE_DB and (target.int8.mode == "static" or saturates_here(target)):
         cause = "try another --form"
         if saturates_here(target):
             cause = "u8×s8 products saturate on it, which target onnx-x64 avoids"

@@ -36,7 +36,7 @@ from edgeks.quant.sensitivity import Sensitivity, sensitivity
 from edgeks.quant.trained import NOTHING_TRAINED
 from edgeks.samples import load_samples
 from edgeks.sharing.plan import SharingPlan
-from edgeks.target import Target
+from edgeks.target import Int8Scheme, Target
 
 PARITY_SAMPLES = 64
 LAYER_PARITY_SAMPLES = 16
@@ -97,23 +97,27 @@ def export(
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
     """
     require_io(io, checkpoint.preprocessing, int8=int8)
-    if parity_report and not (int8 and io == "float"):
-        raise ConfigError("a parity report compares integers inside the network: add --int8, and leave --io out")
-    after_training = replace(options, form=None) != Int8Options()
-    if int8 and after_training and is_prepared(checkpoint.model):
+    if int8:
+        target = replace(target, int8=options.scheme(target.int8))
+    static = int8 and target.int8.mode == "static"
+    if parity_report and not (static and io == "float"):
+        raise ConfigError(
+            "a parity report compares integers inside the network: it needs --int8 with static activations and no --io"
+        )
+    if int8 and is_prepared(checkpoint.model) and (not static or options.after_training):
         raise ConfigError(
             "the network was trained with fake quantisation, which decided ranges and rounding: leave --calibration, "
-            "--bias-correction, --rounding, --keep-float and --activations out"
+            "--bias-correction, --rounding and --keep-float out, and --activations static"
         )
     if run_simplifier and int8 and (parity_report or is_prepared(checkpoint.model)):
         raise ConfigError("onnxsim loses the marks of fake-quantisers: leave --simplify out")
     samples = load_samples(calib, checkpoint.calibration, checkpoint.preprocessing, input_shape)
-    if int8 and not samples.real:
+    if static and not samples.real:
         raise DataError(
             "int8 needs calibration data and this checkpoint carries none; pass --calib with an .npz of real inputs "
-            "(one array N×C×H×W) or a folder of images"
+            "(one array N×C×H×W) or a folder of images, or choose --activations dynamic or float, which need none"
         )
-    if int8 and samples.inputs.min() == samples.inputs.max():
+    if static and samples.inputs.min() == samples.inputs.max():
         raise DataError(f"{samples.origin}: {samples.inputs.min():g} everywhere; int8 is calibrated on real inputs")
     fed, clipped = samples, None  # what the file is fed; torch takes `samples`
     if io == "uint8" and checkpoint.preprocessing is not None:
@@ -143,7 +147,7 @@ def export(
         float_model = model.clone() if int8 and run_sensitivity else None
         codes: dict[str, Codes] = {}
         if int8:
-            on_step(f"quantising, calibrating on {samples.origin}")
+            on_step(f"quantising, calibrating on {samples.origin}" if static else "quantising")
             quantise(model, ledger, fed, target.int8, options, decided)
             codes = quantise_io(model, ledger, fed, io) if io != "float" else codes
         on_step("proving and comparing")
@@ -171,7 +175,7 @@ def export(
             ledger_path=ledger_path,
             target=target.name,
             precision="int8" if int8 else "fp32",
-            form=(options.form or target.int8.form) if int8 else "float",
+            form=_form(target.int8) if int8 else "float",
             file_bytes=temporary.stat().st_size,
             samples=samples.origin,
             io=io,
@@ -205,6 +209,11 @@ def _simplified(model: ir.Model, ledger: Ledger) -> ir.Model:
         note = f"not used: {error}"
     ledger.run("onnxsim", model, lambda: note)
     return model
+
+
+def _form(scheme: Int8Scheme) -> str:
+    """How the kernels of an int8 file are read."""
+    return {"static": scheme.form, "dynamic": "dynamic", "float": "weight-only"}[scheme.mode]
 
 
 def _prove(written: Path, out: Path, plan: SharingPlan) -> Proof:

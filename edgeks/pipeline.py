@@ -222,10 +222,12 @@ class _Run:
             "model": self._runs.digest(model),
             "target": asdict(recipe.target),
             "form": recipe.form,
+            "activations": recipe.activations,
         }
 
         def action() -> None:
-            out, options = self._runs.path / artefact, Int8Options(form=recipe.form)
+            out = self._runs.path / artefact
+            options = Int8Options(form=recipe.form, activations=recipe.activations)
             export(checkpoint, out, recipe.target, int8=name != "fp32", options=options)
 
         def detail() -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgeks.errors import ConfigError
-from edgeks.target import FORMS, Int8Form, Target, catalogue, load_target
+from edgeks.quant.options import Int8Options
+from edgeks.target import FORMS, MODES, Activations, Int8Form, Target, catalogue, load_target
 from edgeks.toml_table import Table
 from edgeks.train.settings import TrainSettings
 
@@ -33,7 +34,8 @@ class Recipe:
     qat: TrainSettings | None
     target: Target
     precisions: tuple[str, ...]
-    form: Int8Form
+    form: Int8Form | None
+    activations: Activations | None
     bench_runs: int
     bench_warmup: int
 
@@ -97,7 +99,12 @@ def read_recipe(path: Path) -> Recipe:
     precisions = export.texts("precisions", default=PRECISIONS, choices=PRECISIONS)
     if not precisions:
         raise export.error("precisions", [], "fp32, int8 or both")
-    form = cast(Int8Form, export.text("form", default=target.int8.form, choices=FORMS))
+    form = cast(Int8Form, export.text("form", choices=FORMS)) if export.has("form") else None
+    activations = cast(Activations, export.text("activations", choices=MODES)) if export.has("activations") else None
+    try:
+        Int8Options(form=form, activations=activations)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: key 'export.form': {error}") from error
     export.finish()
 
     bench = root.table("bench")
@@ -117,6 +124,7 @@ def read_recipe(path: Path) -> Recipe:
         target=target,
         precisions=tuple(precision for precision in PRECISIONS if precision in precisions),
         form=form,
+        activations=activations,
         bench_runs=runs,
         bench_warmup=warmup,
     )

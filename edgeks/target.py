@@ -14,6 +14,7 @@ Int8Type = Literal["int8", "uint8"]
 Activations = Literal["static", "dynamic", "float"]
 
 FORMS: tuple[Int8Form, ...] = ("qdq", "qoperator")
+MODES: tuple[Activations, ...] = ("static", "dynamic", "float")
 # Names of ONNX Runtime 1.31; it takes any other in silence, and then does what was to be prevented.
 OPTIMIZERS = (
     "BiasGeluFusion", "CommonSubexpressionElimination", "ConstantFolding", "ConvActivationFusion",
@@ -40,11 +41,16 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Int8Scheme:
-    """int8 quantisation: `weights` int8 has zero point 0, uint8 has zero point 128 (the same codes + 128)."""
+    """int8 quantisation: `weights` int8 has zero point 0, uint8 has zero point 128 (the same codes + 128).
+
+    `mode` says what becomes of activations between int8 kernels: "static" integers with calibrated scales, "dynamic"
+    float that each layer quantises on the fly, "float" (weight-only). `form` and `activations` are about static.
+    """
 
     form: Int8Form
     activations: Int8Type
     weights: Int8Type
+    mode: Activations = "static"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,7 @@ def read_target(path: Path) -> Target:
         form=cast(Int8Form, int8.text("form", default="qdq", choices=FORMS)),
         activations=cast(Int8Type, int8.text("activations", default="int8", choices=("int8", "uint8"))),
         weights=cast(Int8Type, int8.text("weights", default="int8", choices=("int8", "uint8"))),
+        mode=cast(Activations, int8.text("mode", default="static", choices=MODES)),
     )
     int8.finish()
     if scheme.weights == "uint8" and scheme.activations == "int8":

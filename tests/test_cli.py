@@ -181,6 +181,8 @@ def test_every_command_has_help(edgeks, command):
         (["export", "m.pt", "--sensitivity"], "--sensitivity is about int8: add --int8"),
         (["export", "m.pt", "--int8", "--rounding", "up"], "int8: rounding is 'up'; legal: nearest, adaround"),
         (["export", "m.pt", "--int8", "--form", "QDQ"], "int8: form is 'QDQ'; legal: qdq, qoperator"),
+        (["export", "m.pt", "--activations", "float"], "--activations float is about int8: add --int8"),
+        (["export", "m.pt", "--int8", "--activations", "s8"], "activations is 's8'; legal: static, dynamic, float"),
         (["export", "m.pt", "--input", "32"], "--input 32: legal: channels x height x width"),
         (["export", "m.pt", "--target", "rpi"], "unknown target 'rpi'; legal: onnx, onnx-x64, rpi-4"),
         (["export", "m.pt", "--target", "none.toml"], "none.toml: cannot be read"),
@@ -350,7 +352,7 @@ def test_target_files_with_mistakes(refuses, model, tmp_path):
     base = 'description = "mine"\nformat = "onnx"\nruntime = "onnxruntime"\n'
     for text, message in [
         ("[", "mine.toml: malformed TOML"),
-        (base + "[int8]\nfrom = 1", "unknown key 'int8.from'; legal keys here: form, activations, weights"),
+        (base + "[int8]\nfrom = 1", "unknown key 'int8.from'; legal keys here: form, activations, weights, mode"),
         (base + "[int8]\nform = 'qqq'", "key 'int8.form': found 'qqq'; legal: qdq, qoperator"),
         (base + "[session]\nthreads = '2'", "key 'session.threads': found '2'; legal: a whole number"),
     ]:

@@ -124,6 +124,11 @@ def test_networks_of_many_kinds(name, tmp_path):
         int8 = export(checkpoint, tmp_path / "int8.onnx", TARGETS["onnx"], int8=True, options=Int8Options(form=form))
         assert int8.parity.sqnr_db > 25
         assert [g.layers for g in int8.proof.groups] == [g.layers for g in fp32.proof.groups]
+    options = Int8Options(activations="dynamic")
+    dynamic = export(checkpoint, tmp_path / "dynamic.onnx", TARGETS["onnx"], int8=True, options=options)
+    assert dynamic.parity.sqnr_db > 30 and dynamic.parity_here.sqnr_db > 25
+    assert [g.layers for g in dynamic.proof.groups] == [g.layers for g in fp32.proof.groups]
+    assert {g.dtype for g in dynamic.proof.groups} <= {"int8", "uint8"}
 
 
 def test_simplify_keeps_ties(tmp_path):
@@ -312,6 +317,13 @@ def test_convmixer_384_20_with_2_kernels_is_small(tmp_path):
     assert fp32.proof.kernels_stored == 4 and [len(g.layers) for g in fp32.proof.groups] == [20, 20]
     int8 = export(checkpoint, tmp_path / "int8.onnx", TARGETS["onnx"], int8=True, min_sqnr_db=-200)
     assert int8.file_bytes < 500_000 and int8.proof.kernels_stored == 4
+    kinds = [Int8Options(activations=kind) for kind in ("dynamic", "float")]
+    dynamic, weight_only = (
+        export(checkpoint, tmp_path / "x.onnx", TARGETS["onnx"], int8=True, options=options, min_sqnr_db=-200)
+        for options in kinds
+    )
+    assert dynamic.file_bytes < 350_000 and weight_only.file_bytes < 350_000
+    assert int8.parity.sqnr_db + 3 < dynamic.parity.sqnr_db < weight_only.parity.sqnr_db
     checkpoint.model = untied(network)
     twin = export(checkpoint, tmp_path / "twin.onnx", TARGETS["onnx"])
     assert 14_300_000 < twin.file_bytes < 14_600_000

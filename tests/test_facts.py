@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import onnxsim
 import pytest
@@ -13,8 +14,10 @@ from networks import SharedConvs, small_checkpoint
 from onnx_text import graph_of, normal, run_graph
 
 from edgeks.exporter import export
-from edgeks.formats.onnx import LEVELS
+from edgeks.formats.onnx import LEVELS, open_session
+from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
+from edgeks.quant.options import Int8Options
 from edgeks.target import load_target
 
 KERNEL_BYTES = 8 * 8 * 3 * 3
@@ -139,3 +142,54 @@ def test_integer_convolutions_still_read_one_kernel_at_run_time(target, tmp_path
     fused = optimised(path, tmp_path)
     assert Counter(node.op_type for node in fused.graph.node)["QLinearConv"] == 5
     assert len(set(kernel_reads(fused))) == 2
+
+
+def float_kernels(model, dims):
+    """Name of the float kernel of shape `dims` (padded to whole blocks in NCHWc) that each convolution reads."""
+    shapes = {t.name: list(t.dims) for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    return [n.input[1] for n in model.graph.node if n.op_type == "Conv" and shapes.get(n.input[1], [])[2:] == dims]
+
+
+def test_cast_and_mul_of_an_int8_kernel_fold_at_load_into_one_float_kernel_and_dequantize_linear_does_not(tmp_path):
+    network = SharedConvs(16, (1, 1, 1, 1))
+    path = written(network, tmp_path / "m.onnx", int8=True, options=Int8Options(activations="float"))
+    options = load_target("onnx").session
+    folded = optimised(path, tmp_path, options.disabled_optimizers)
+    assert len(float_kernels(folded, [3, 3])) == 5 and len(set(float_kernels(folded, [3, 3]))) == 2
+    assert not any(t.data_type == onnx.TensorProto.INT8 for t in folded.graph.initializer)
+
+    kernels = normal(16, 16, 3, 3)
+    text = """(float[1,16,6,6] x) => (float[1,16,6,6] y) {
+        w = DequantizeLinear<axis=0>(W, s)
+        a = Conv<pads=[1,1,1,1]>(x, w)
+        y = Conv<pads=[1,1,1,1]>(a, w)
+    }"""
+    model = graph_of(text, W=(kernels * 30).astype(np.int8), s=np.full(16, 0.01, np.float32))
+    (tmp_path / "dq.onnx").write_bytes(ir.to_proto(model).SerializeToString())
+    kept = Counter(node.op_type for node in optimised(tmp_path / "dq.onnx", tmp_path).graph.node)
+    assert kept["DequantizeLinear"] == 2  # at every run, and one per layer
+
+
+def test_a_dynamic_product_becomes_one_node_and_reads_the_one_stored_kernel(tmp_path):
+    network = ConvMixer(16, 6, 3, 2, 2)
+    path = written(network, tmp_path / "m.onnx", int8=True, options=Int8Options(activations="dynamic"))
+    fused = optimised(path, tmp_path, load_target("onnx").session.disabled_optimizers)
+    products = [node for node in fused.graph.node if node.op_type == "DynamicQuantizeMatMul"]
+    assert len(products) == 7 and len({node.input[1] for node in products}) == 2
+    assert not {"MatMulInteger", "Cast"} & {node.op_type for node in fused.graph.node}
+
+
+def test_dynamic_quantisation_alone_and_fused_give_the_same_numbers():
+    text = """(float[1,8,8,16] x) => (float[1,8,8,16] y) {
+        q, s, z = DynamicQuantizeLinear(x)
+        i = MatMulInteger(q, W, z)
+        f = Cast<to=1>(i)
+        both = Mul(s, scale)
+        y = Mul(f, both)
+    }"""
+    codes = np.random.default_rng(0).integers(-64, 65, (16, 16)).astype(np.int8)  # no sum of two products saturates
+    model = graph_of(text, W=codes, scale=normal(16))
+    x = normal(1, 8, 8, 16)
+    fused = open_session(ir.to_proto(model).SerializeToString(), load_target("onnx").session).run(None, {"x": x})
+    np.testing.assert_allclose(fused[0], run_graph(model, x)[0], rtol=1e-5, atol=1e-5)
+    assert run_graph(model, np.zeros_like(x))[0].max() == 0  # a range of zero makes no NaN

@@ -50,7 +50,8 @@ def test_a_recipe_by_name_by_repository_path_and_by_file(tmp_path, monkeypatch):
 
 def test_defaults_of_a_minimal_recipe(tmp_path):
     recipe = read(tmp_path, MINIMAL)
-    assert (recipe.target.name, recipe.precisions, recipe.form) == ("onnx", ("fp32", "int8"), "qdq")
+    assert (recipe.target.name, recipe.precisions) == ("onnx", ("fp32", "int8"))
+    assert recipe.form is None and recipe.activations is None  # the target's
     assert (recipe.data_size, recipe.bench_runs, recipe.bench_warmup) == (None, 200, 20)
     swapped = read(tmp_path, MINIMAL + '[export]\nprecisions = ["int8", "fp32", "int8"]\n')
     assert swapped.precisions == ("fp32", "int8")
@@ -80,6 +81,14 @@ def test_defaults_of_a_minimal_recipe(tmp_path):
         (MINIMAL + "[export]\nform = 'QDQ'", "key 'export.form': found 'QDQ'; legal: qdq, qoperator"),
         (MINIMAL + "[bench]\nruns = 0", "key 'bench.runs': found 0; legal: a whole number, 1 to"),
         (MINIMAL + "[bench]\nrun = 1", "unknown key 'bench.run'; legal keys here: runs, warmup"),
+        (
+            MINIMAL + "[export]\nactivations = 'none'",
+            "'export.activations': found 'none'; legal: static, dynamic, float",
+        ),
+        (
+            MINIMAL + "[export]\nform = 'qdq'\nactivations = 'float'",
+            "key 'export.form': int8: form qdq is about static",
+        ),
         (MINIMAL + "[bench", "malformed TOML"),
     ],
 )

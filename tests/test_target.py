@@ -11,7 +11,7 @@ from edgeks.target import catalogue, load_target, read_target, target_names
 MINIMAL = 'description = "mine"\nformat = "onnx"\nruntime = "onnxruntime"\n'
 KEYS = {
     "": ["description", "format", "runtime", "opset"],
-    "int8": ["form", "activations", "weights"],
+    "int8": ["form", "activations", "weights", "mode"],
     "session": ["threads", "graph_optimization", "disabled_optimizers", "config"],
     "parity": ["min_fp32_sqnr_db", "min_int8_sqnr_db"],
     "budget": ["flash_mb", "ram_mb"],
@@ -92,6 +92,7 @@ def test_session_options_become_text_as_the_runtime_wants_it(tmp_path):
         (MINIMAL + "int8 = 3", "key 'int8': found 3; legal: a table"),
         (MINIMAL + '[int8]\nform = "QDQ"', "key 'int8.form': found 'QDQ'; legal: qdq, qoperator"),
         (MINIMAL + '[int8]\nweights = "int4"', "key 'int8.weights': found 'int4'; legal: int8, uint8"),
+        (MINIMAL + '[int8]\nmode = "int8"', "key 'int8.mode': found 'int8'; legal: static, dynamic, float"),
         (MINIMAL + "[int8]\nactivations = []", "key 'int8.activations': found \\[\\]; legal: int8, uint8"),
         (MINIMAL + "[session]\nthreads = 0", "key 'session.threads': found 0; legal: a whole number, 1 to 1024"),
         (MINIMAL + '[session]\ngraph_optimization = "O3"', "found 'O3'; legal: disabled, basic, extended, all"),

@@ -57,20 +57,27 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """`peak` is None where a size is unknown; `notes` say why, and what was assumed."""
+    """`peak` is None where a size is unknown; `notes` say why, and what was assumed.
+
+    `folded_bytes`: what the runtime makes of constants alone, once at load, and keeps (kernels stored as int8 and
+    computed with in float).
+    """
 
     peak: Peak | None
     notes: tuple[str, ...]
+    folded_bytes: int = 0
 
 
 def measure_arena(model: ModelFile) -> Arena:
     """ModelFile → Arena (see the top of this file for the model)."""
     activations = infer_activations(model)
+    liveness = _GraphLiveness(model, activations.by_graph, model.proto.graph, "", {})
+    folded = liveness.folded_bytes()
     try:
-        peak = _GraphLiveness(model, activations.by_graph, model.proto.graph, "", {}).peak()
+        peak = liveness.peak()
     except _UnknownSize as unknown:
-        return Arena(None, (*activations.notes, f"peak activations are unknown: {unknown}"))
-    return Arena(peak, activations.notes)
+        return Arena(None, (*activations.notes, f"peak activations are unknown: {unknown}"), folded)
+    return Arena(peak, activations.notes, folded)
 
 
 class _UnknownSize(Exception):
@@ -137,6 +144,16 @@ class _GraphLiveness:
             return Peak(sum(tensor.size_bytes for tensor in tensors), "", "", tensors)
         ordered = tuple(sorted(tensors, key=lambda tensor: (-tensor.size_bytes, tensor.name)))
         return Peak(total, node_label(step_at_peak.node), step_at_peak.node.op_type, ordered)
+
+    def folded_bytes(self) -> int:
+        """Bytes of what constants alone compute and other nodes read; sizes that the file does not say are left out."""
+        folded = {
+            name
+            for name in self._constant & self._producer.keys() & self._sizes.keys()
+            if self._producer[name].op_type != "Constant"
+            and any(not self._constant.issuperset(node.output) for node in self._consumers[name])
+        }
+        return sum(self._sizes[name].size_bytes for name in folded)
 
     def _steps(self) -> list[_Step]:
         """Nodes in order, without those that merge into another or only rename a buffer."""

@@ -31,7 +31,8 @@ class BudgetCheck:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """`ram_bytes` is an estimate: constants (copies included: a runtime loads them all) and peak activations.
+    """`ram_bytes` is an estimate: constants (copies included: a runtime loads them all), what the runtime computes from
+    them at load, and peak activations.
 
     The runtime's own memory is not in it.
 
@@ -90,4 +91,4 @@ def footprint(path: Path, target: Target | None = None) -> Footprint:
 
 
 def _ram_bytes(flash: Flash, arena: Arena) -> int | None:
-    return None if arena.peak is None else flash.constant_bytes + arena.peak.peak_bytes
+    return None if arena.peak is None else flash.constant_bytes + arena.folded_bytes + arena.peak.peak_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import ChainMap, defaultdict
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ WEIGHT_INPUTS: dict[str, tuple[WeightInput, ...]] = {
     "QLinearMatMul": (WeightInput(3, 5, -1), WeightInput(0, 2, -2)),
 }
 
-# A constant that goes through these on its first input is still the same kernel.
+# A constant that goes through these on its first input is still the same kernel; so is its product with another.
 TRANSPARENT_OPS = frozenset(
     {"DequantizeLinear", "QuantizeLinear", "Identity", "Cast", "CastLike"}
     | {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
@@ -174,15 +175,18 @@ class _Walk:
 
     def _node(self, node: NodeProto, scope: MutableMapping[str, _Source]) -> None:
         sources = [scope.get(name) if name else None for name in node.input]
+        seen: _Source | None = None
         transparent = node.op_type in TRANSPARENT_OPS and sources and sources[0] is not None and len(node.output) == 1
         if transparent and sources[0] is not None:
             zero_point = sources[0].zero_point
             if node.op_type == "DequantizeLinear" and len(sources) > 2 and sources[2] is not None:
                 zero_point = sources[2].constant
             scope[node.output[0]] = _Source(sources[0].constant, (*sources[0].via, node), zero_point)
+        elif (seen := _scaled_constant(node, sources)) is not None:
+            scope[node.output[0]] = _Source(seen.constant, (*seen.via, node), seen.zero_point)
         weight = next((w for w in _weight_inputs(node) if w.index < len(sources) and sources[w.index]), None)
         for index, source in enumerate(sources):
-            if source is None or (transparent and index == 0):
+            if source is None or (transparent and index == 0) or source is seen:
                 continue
             is_weight = weight is not None and weight.index == index and len(source.constant.shape) > 1
             zero_point = source.zero_point
@@ -194,6 +198,15 @@ class _Walk:
 
     def _read(self, source: _Source, reader: Reader) -> None:
         self.readers[source.constant].append(reader)
+
+
+def _scaled_constant(node: NodeProto, sources: list[_Source | None]) -> _Source | None:
+    """The larger factor of a product of two constants: a kernel times its scale is still that kernel."""
+    first, second = sources if node.op_type == "Mul" and len(sources) == 2 else (None, None)
+    if first is None or second is None:
+        return None
+    sizes = math.prod(first.constant.shape), math.prod(second.constant.shape)
+    return None if sizes[0] == sizes[1] else first if sizes[0] > sizes[1] else second
 
 
 def _weight_inputs(node: NodeProto) -> tuple[WeightInput, ...]:

@@ -134,11 +134,14 @@ def _no_copies(
     group_of = {kernel.constant: group for group, kernel in groups}
     kernel_of = {kernel.constant: kernel for kernel in kernels}
     shapes = {_as_matrix(kernel.values()).shape for _, kernel in groups}
+    digests = {kernel.constant.digest(): kernel.constant for _, kernel in groups if kernel.constant.dtype == "uint8"}
     candidates, values = [], []
     for constant in model.all_constants():
         if constant.dtype == "string" or len(constant.shape) < 2:
             continue
-        array = _as_matrix(kernel_of[constant].values() if constant in kernel_of else constant.array())
+        # Codes with a zero point are known by it only where a layer reads them; a copy that none reads has equal bytes.
+        known = constant if constant in kernel_of else digests.get(constant.digest(), constant)
+        array = _as_matrix(kernel_of[known].values() if known in kernel_of else constant.array())
         if array.shape in shapes and array.any():
             candidates.append(constant)
             values.append(array)

@@ -71,6 +71,7 @@ def to_json(footprint: Footprint) -> dict[str, Any]:
             ],
         },
         "activations": _arena_json(arena),
+        "folded_bytes": arena.folded_bytes,
         "ram_estimate_bytes": footprint.ram_bytes,
         "target": footprint.target,
         "budgets": [

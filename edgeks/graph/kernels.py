@@ -10,12 +10,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 # Op → (index of the weight input, axis of the output channels in the weight).
-WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "QLinearConv": 3}
+WEIGHT_INPUT = {
+    "Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "QLinearConv": 3, "ConvInteger": 1, "MatMulInteger": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class KernelRead:
-    """`node` reads `kernel`, directly or through the DequantizeLinear `dequantize`."""
+    """`node` reads `kernel`: directly, through Cast and Mul, or through the DequantizeLinear `dequantize`."""
 
     node: ir.Node
     kernel: ir.Value
@@ -31,9 +33,22 @@ def kernel_read(node: ir.Node) -> KernelRead | None:
     dequantize = None
     if weight is not None and (producer := weight.producer()) is not None and producer.op_type == "DequantizeLinear":
         weight, dequantize = producer.inputs[0], producer
+    elif weight is not None:
+        weight = _behind_scale(weight)
     if weight is None or not weight.is_initializer() or array(weight).ndim < 2:
         return None
     return KernelRead(node, weight, dequantize)
+
+
+def _behind_scale(weight: ir.Value) -> ir.Value:
+    """Mul(Cast(codes), scale), the form of store_kernels_as_int8 → codes; any other Value as it is."""
+    product = weight.producer()
+    if product is None or product.op_type != "Mul" or product.inputs[1] is None or product.inputs[0] is None:
+        return weight
+    cast, scale = product.inputs[0].producer(), product.inputs[1]
+    if cast is None or cast.op_type != "Cast" or cast.inputs[0] is None or not scale.is_initializer():
+        return weight
+    return cast.inputs[0]
 
 
 def kernel_reads(model: ir.Model) -> Iterator[KernelRead]:
@@ -71,7 +86,7 @@ def output_channels(read: KernelRead) -> int:
     node = read.node
     if node.op_type == "Gemm":
         return 0 if node.attributes.get_int("transB", 0) else 1
-    if node.op_type == "MatMul":
+    if node.op_type in ("MatMul", "MatMulInteger"):
         return array(read.kernel).ndim - 1
     return 1 if node.op_type == "ConvTranspose" else 0
 

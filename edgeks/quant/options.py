@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from edgeks.errors import ConfigError
-from edgeks.target import FORMS, Activations, Int8Form
+from edgeks.target import FORMS, MODES, Activations, Int8Form, Int8Scheme
 
 Calibration = Literal["minmax", "percentile", "entropy", "mse"]
 Rounding = Literal["nearest", "adaround"]
@@ -34,10 +34,25 @@ class Int8Options:
     def __post_init__(self) -> None:
         for name, value, legal in (
             ("form", self.form, (None, *FORMS)),
-            ("activations", self.activations, (None, *get_args(Activations))),
+            ("activations", self.activations, (None, *MODES)),
             ("calibration", self.calibration, get_args(Calibration)),
             ("rounding", self.rounding, get_args(Rounding)),
         ):
             if value not in legal:
                 choices = ", ".join(str(choice) for choice in legal if choice)
                 raise ConfigError(f"int8: {name.replace('_', ' ')} is {value!r}; legal: {choices}")
+        if self.form is not None and self.activations in ("dynamic", "float"):
+            raise ConfigError(
+                f"int8: form {self.form} is about static activations, not {self.activations}; leave it out"
+            )
+
+    def scheme(self, scheme: Int8Scheme) -> Int8Scheme:
+        """The target's `scheme` with what was chosen in its place; naming a form asks for static activations."""
+        mode = self.activations or ("static" if self.form else scheme.mode)
+        return replace(scheme, form=self.form or scheme.form, mode=mode)
+
+    @property
+    def after_training(self) -> bool:
+        """Whether it asks for what is decided after training."""
+        plain = Int8Options(form=self.form, activations=self.activations)
+        return self != plain

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeks.errors import GraphError
-from edgeks.graph.kernels import kernel_reads
+from edgeks.errors import ConfigError, GraphError
+from edgeks.graph.kernels import array, kernel_reads
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.marks import marks
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
+from edgeks.graph.passes.pointwise_channels_last import pointwise_channels_last
 from edgeks.graph.passes.quantize_activations import Placement, Range, place_activations, quantize_activations
 from edgeks.graph.passes.quantize_biases import quantize_biases
+from edgeks.graph.passes.quantize_dynamically import quantize_dynamically
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
 from edgeks.graph.passes.raw_pixels import pixel_ranges
+from edgeks.graph.passes.store_kernels_as_int8 import store_kernels_as_int8
 from edgeks.graph.passes.to_qoperator import to_qoperator
 from edgeks.quant.bias_correction import correct_biases, quantised_layers
 from edgeks.quant.calibrate import calibrate
@@ -37,7 +41,7 @@ def quantise(
     options: Int8Options,
     trained: Trained = NOTHING_TRAINED,
 ) -> None:
-    """Float graph → int8 graph, in place; every pass is a verified row of `ledger`.
+    """Float graph → int8 graph, in place; every pass is a verified row of `ledger`. Only static reads `samples`.
 
     What quantisation-aware training decided (`trained`, by the marks on the graph's Values) is taken as it is; the
     other ranges are calibrated.
@@ -47,6 +51,33 @@ def quantise(
         GraphError: no layer of the network can be quantised.
         DataError: an activation is not finite on the samples.
     """
+    scheme = options.scheme(scheme)
+    if scheme.mode == "static":
+        _static(graph, ledger, samples, scheme, options, trained)
+    else:
+        _without_calibration(graph, ledger, scheme, options)
+
+
+def _without_calibration(graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, options: Int8Options) -> None:
+    """int8 kernels between float activations: what can is computed in integers if dynamic, the rest in float."""
+    if replace(options, keep_float=()).after_training:
+        raise ConfigError(
+            f"int8: calibration, bias correction and rounding are about static activations, not {scheme.mode} ones; "
+            "leave them out"
+        )
+    layers = float_layers(ledger.plan, options.keep_float)
+    kept = {read.kernel for read in kernel_reads(graph) if read.node.name in layers}
+    if scheme.mode == "dynamic":
+        ledger.run("pointwise_channels_last", graph, lambda: pointwise_channels_last(graph, kept))
+        ledger.run("quantize_dynamically", graph, lambda: quantize_dynamically(graph, scheme.weights, kept))
+    ledger.run("store_kernels_as_int8", graph, lambda: store_kernels_as_int8(graph, kept))
+    _require_int8(graph, ledger)
+
+
+def _static(
+    graph: ir.Model, ledger: Ledger, samples: Samples, scheme: Int8Scheme, options: Int8Options, trained: Trained
+) -> None:
+    """Integer activations with scales that were calibrated or trained."""
     keep_float = float_layers(ledger.plan, options.keep_float)
     reference = graph.clone() if options.bias_correction else None
     codes: Mapping[str, NDArray[np.int8]] = {}
@@ -60,11 +91,7 @@ def quantise(
         graph,
         lambda: quantize_kernels(graph, scheme.weights, keep_float=keep_float, codes_of=codes, trained=scales),
     )
-    if all(read.dequantize is None for read in kernel_reads(graph)):
-        raise GraphError(
-            "int8: the network has no layer whose kernel can be quantised (Conv1d, Conv2d or Linear with a constant "
-            f"float32 kernel; {ledger.rows[-1].note}); export it as --fp32"
-        )
+    _require_int8(graph, ledger)
     ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
     layers = quantised_layers(graph)
     placement = place_activations(graph)
@@ -79,8 +106,16 @@ def quantise(
     if reference is not None:
         ledger.run("correct_biases", graph, lambda: correct_biases(graph, reference, layers, samples.inputs))
     ledger.run("quantize_biases", graph, lambda: quantize_biases(graph))
-    if (options.form or scheme.form) == "qoperator":
+    if scheme.form == "qoperator":
         ledger.run("to_qoperator", graph, lambda: to_qoperator(graph))
+
+
+def _require_int8(graph: ir.Model, ledger: Ledger) -> None:
+    if all(array(read.kernel).dtype.kind == "f" for read in kernel_reads(graph)):
+        raise GraphError(
+            "int8: the network has no layer whose kernel can be quantised (Conv1d, Conv2d or Linear with a constant "
+            f"float32 kernel; {ledger.rows[-1].note}); export it as --fp32"
+        )
 
 
 def _trained_scales(graph: ir.Model, trained: Trained) -> dict[ir.Value, NDArray[np.float32]]:

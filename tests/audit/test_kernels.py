@@ -5,6 +5,7 @@ import pytest
 import small_graphs as graphs
 from onnx import TensorProto, helper
 
+from edgeks.audit.footprint import footprint
 from edgeks.audit.kernels import WEIGHT_INPUTS, list_kernels
 
 KERNEL_BYTES = 8 * 8 * 9
@@ -101,3 +102,46 @@ def test_activations_and_vectors_are_no_kernels(tmp_path):
     ]
     proto = graphs.model(nodes, [graphs.initializer("factor", graphs.kernel(1, (8, 1, 1)))], 1, [1, 8, 6, 6])
     assert rows(graphs.save(proto, tmp_path / "net.onnx")) == {}
+
+
+def weight_only(scale_first=False):
+    """Two float convolutions on Mul(Cast(codes), scale), as a weight-only int8 file stores a kernel."""
+    factors = ["scale", "float"] if scale_first else ["float", "scale"]
+    nodes = [
+        helper.make_node("Cast", ["codes"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", factors, ["kernel"]),
+        helper.make_node("Conv", ["x", "kernel"], ["a"], "one", pads=[1] * 4),
+        helper.make_node("Conv", ["a", "kernel"], ["y"], "two", pads=[1] * 4),
+    ]
+    codes = np.rint(graphs.kernel() * 100).astype(np.int8)
+    scale = np.full((8, 1, 1, 1), 0.01, np.float32)
+    constants = [graphs.initializer("codes", codes), graphs.initializer("scale", scale)]
+    return graphs.model(nodes, constants, 1, [1, 8, 6, 6])
+
+
+@pytest.mark.parametrize("scale_first", [False, True])
+def test_a_kernel_times_its_scale_is_that_kernel(scale_first, tmp_path):
+    path = graphs.save(weight_only(scale_first), tmp_path / "net.onnx")
+    graphs.check_runs(path)
+    assert rows(path) == {"codes": (("one", "two"), "int8", KERNEL_BYTES)}
+    result = footprint(path)
+    assert result.arena.folded_bytes == 4 * KERNEL_BYTES  # one float kernel, whatever number of layers reads it
+    assert result.ram_bytes == result.flash.constant_bytes + 4 * KERNEL_BYTES + result.arena.peak.peak_bytes
+
+
+def test_layers_that_are_quantised_on_the_fly_read_their_codes_directly(tmp_path):
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("ConvInteger", ["q", "codes", "z", "zero"], ["i"], "one", pads=[1] * 4),
+        helper.make_node("ConvInteger", ["q", "codes", "z", "zero"], ["j"], "two", pads=[1] * 4),
+        helper.make_node("Add", ["i", "j"], ["y"]),
+    ]
+    codes = (np.rint(graphs.kernel() * 100) + 128).astype(np.uint8)
+    constants = [graphs.initializer("codes", codes), graphs.initializer("zero", np.array(128, np.uint8))]
+    path = graphs.save(
+        graphs.model(nodes, constants, 1, [1, 8, 6, 6], output_type=TensorProto.INT32), tmp_path / "n.onnx"
+    )
+    graphs.check_runs(path)
+    (kernel,) = list_kernels(path)
+    assert (kernel.layers, kernel.dtype, kernel.stored_bytes) == (("one", "two"), "uint8", KERNEL_BYTES)
+    np.testing.assert_array_equal(kernel.values(), np.rint(graphs.kernel() * 100))
