@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import onnxsim
 import pytest
@@ -139,3 +140,22 @@ def test_integer_convolutions_still_read_one_kernel_at_run_time(target, tmp_path
     fused = optimised(path, tmp_path)
     assert Counter(node.op_type for node in fused.graph.node)["QLinearConv"] == 5
     assert len(set(kernel_reads(fused))) == 2
+
+
+def test_an_integer_average_pool_in_ceil_mode_that_counts_padding_is_wrong():
+    """Why `pad_average_pool` is there: it can go when this fails."""
+    model = graph_of(
+        """(float[1,4,6,6] x) => (float[1,4,4,4] y) {
+            [q] xq = QuantizeLinear(x, s, z) [d] xf = DequantizeLinear(xq, s, z)
+            [pool] p = AveragePool
+                <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], ceil_mode=1, count_include_pad=1>(xf)
+            [q2] pq = QuantizeLinear(p, s, z) [d2] y = DequantizeLinear(pq, s, z)
+        }""",
+        s=np.float32(0.02),
+        z=np.array(128, np.uint8),
+    )
+    x = np.ones((1, 4, 6, 6), np.float32)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"])
+    assert np.abs(session.run(None, {"x": x})[0] - run_graph(model, x)[0]).max() > 0.1

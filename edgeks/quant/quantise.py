@@ -9,6 +9,7 @@ from edgeks.graph.kernels import kernel_reads
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
+from edgeks.graph.passes.move_codes import move_codes
 from edgeks.graph.passes.quantize_activations import place_activations, quantize_activations
 from edgeks.graph.passes.quantize_biases import quantize_biases
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
@@ -39,6 +40,7 @@ def quantise(graph: ir.Model, ledger: Ledger, samples: Samples, scheme: Int8Sche
         "quantize_activations", graph, lambda: quantize_activations(graph, placement, ranges, scheme.activations)
     )
     ledger.run("drop_saturated_relu", graph, lambda: drop_saturated_relu(graph))
+    ledger.run("move_codes", graph, lambda: move_codes(graph))
     ledger.run("quantize_biases", graph, lambda: quantize_biases(graph))
     if (options.form or scheme.form) == "qoperator":
         ledger.run("to_qoperator", graph, lambda: to_qoperator(graph))

@@ -94,16 +94,54 @@ STEM = "(float[1,4,4,4] x) => (float[1,4,4,4] y) {{ [stem] c = Conv(x, W) {} [co
 
 @pytest.mark.parametrize(
     ("activation", "kernel", "stem_is_float"),
-    [("g = Gelu(c)", "V", True), ("g = Relu(c)", "V", False), ("g = Gelu(c)", "W", False)],
-    ids=["unshared, float op behind", "unshared, Relu behind", "shared"],
+    [("g = Gelu(c)", "V", True), ("g = Relu(c)", "V", False), ("g = Gelu(c)", "W", True)],
+    ids=["float op behind", "Relu behind", "float op behind, shared"],
 )
-def test_only_an_unshared_stem_in_front_of_float_ops_stays_float(activation, kernel, stem_is_float):
+def test_only_a_stem_in_front_of_float_ops_stays_float(activation, kernel, stem_is_float):
     model = graph_of(STEM.format(activation, kernel), W=normal(4, 4, 1, 1), V=normal(4, 4, 1, 1, seed=1))
     quantised(model)
     stem = node_of(model, "stem")
     assert (stem.inputs[0].name == "x") == stem_is_float
     assert stem.inputs[1].producer().op_type == "DequantizeLinear"  # an int8 kernel in any case
     assert node_of(model, "conv").inputs[0].producer().op_type == "DequantizeLinear"
+
+
+MOVING = """(float[1,4,4,4] x) => (float[1,4,"h","w"] y) {{
+    [conv] c = Conv(x, W)
+    [move] {}
+    [conv2] y = Conv(m, {})
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("op", "tied"),
+    [
+        ("m = Pad(c, amounts)", True),
+        ("m = Pad(c, amounts, zero)", True),
+        ('m = Pad<mode="reflect">(c, amounts)', True),
+        ("m = Pad(c, amounts, half)", False),
+        ('m = Resize<mode="nearest">(c, , scales)', True),
+        ('m = Resize<mode="linear">(c, , scales)', False),
+        ("m, n = Split<axis=1, num_outputs=2>(c)", True),
+        ("m = Gather<axis=1>(c, order)", True),
+    ],
+)
+def test_ops_that_move_values_keep_the_scale(op, tied):
+    model = graph_of(
+        MOVING.format(op, "V" if "Split" in op else "W"),
+        W=normal(4, 4, 1, 1),
+        V=normal(4, 2, 1, 1),
+        amounts=np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        scales=np.array([1, 1, 2, 2], np.float32),
+        order=np.array([2, 0, 3, 1]),
+        zero=np.float32(0),
+        half=np.float32(0.5),
+    )
+    placement = quantised(model)
+    assert {value.name: source.name for value, source in placement.tied.items()}.get("m") == ("c" if tied else None)
+    assert scale_of(node_of(model, "conv2").inputs[0]) is not None
+    if "Split" in op:
+        assert len(placement.tied) == 2
 
 
 def float_model(network, size):
