@@ -156,7 +156,7 @@ def networks(draw: st.DrawFn) -> Network:
 
 @torch.no_grad()
 def eight_bits(network: Network, inputs: Tensor) -> float:
-    """SQNR (dB) that 8 bits cost: torch's rounding of every kernel, of what every layer reads and every BN gives.
+    """SQNR (dB) that 8 bits cost: torch's rounding of every kernel, and of what every layer and BN reads and gives.
 
     BN after an activation amplifies channels of small variance, and all rounding with them: what is to be expected of
     the integer file depends on the network.
@@ -169,9 +169,8 @@ def eight_bits(network: Network, inputs: Tensor) -> float:
         return torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, 255)
 
     for layer in twin.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             layer.register_forward_pre_hook(lambda _, given: rounded(given[0]))
-        elif isinstance(layer, nn.BatchNorm2d):
             layer.register_forward_hook(lambda _, given, result: rounded(result))
     for weight in {id(layer.weight): layer.weight for layer in twin.modules() if hasattr(layer, "weight")}.values():
         if weight.dim() > 1:

@@ -24,8 +24,8 @@ def drop_saturated_relu(model: ir.Model) -> str:
         node = required(quantize.inputs[0]).producer()
         if node is None or node.op_type not in FUSED or sole_use(node.outputs[0]) is None:
             continue
-        scale, zero_point = array(required(quantize.inputs[1])), array(required(quantize.inputs[2]))
-        lowest, highest = ((limit - float(zero_point)) * float(scale) for limit in LIMITS[zero_point.dtype.name])
+        scale, zero_point = float(array(required(quantize.inputs[1]))), array(required(quantize.inputs[2]))
+        lowest, highest = ((limit - float(zero_point)) * scale for limit in LIMITS[zero_point.dtype.name])
         low, high = _bounds(node)
         if lowest < low - HALF_A_STEP * scale or highest > high + HALF_A_STEP * scale:
             continue

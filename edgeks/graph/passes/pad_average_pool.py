@@ -24,7 +24,7 @@ def pad_average_pool(model: ir.Model) -> str:
         amounts = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)
         pad = ir.node("Pad", [source, new_initializer(model, f"{node.name}.pads", amounts)], name=f"{node.name}.pad")
         padded = pad.outputs[0]
-        padded.name, padded.dtype = f"{source.name}_padded_{spelt_out}", source.dtype
+        padded.name, padded.type = f"{source.name}_padded_{spelt_out}", source.type
         if source.shape is not None:
             sizes = [
                 size + low + high if isinstance(size, int) else size
