@@ -1,6 +1,7 @@
 # make demo   train, export, prove, audit and time a kernel-sharing net: the whole path, from nothing
 # make test   lint, type check, import rules, and every test
-# Both build .venv from constraints.txt when it is missing or out of date.
+# make fuzz   1,000 random networks with random sharing plans through the exporter; takes half an hour
+# All build .venv from constraints.txt when it is missing or out of date.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -12,13 +13,16 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 $(shell rm -f $(STAMP))
 endif
 
-.PHONY: demo test lint format clean
+.PHONY: demo test fuzz lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgeks run pipelines/quickstart.toml
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout=0 --hypothesis-profile fuzz tests/test_property.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,8 +1,24 @@
 """Shared by all tests: property tests have no deadline (no test asserts a time), torch computes with one thread."""
 
+import functools
+
 import torch
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("edgeks", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
+settings.register_profile("edgeks", max_examples=60, derandomize=True, **common)
+settings.register_profile("fuzz", max_examples=1000, derandomize=False, **common)
 settings.load_profile("edgeks")
 torch.set_num_threads(1)
+
+
+def keep_the_exporter_s_registry() -> None:
+    """torch.onnx builds its table of ops anew at every export, most of the time of a small one: build it once."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # private: another torch may have it elsewhere, and the tests are slower then
+        return
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+
+
+keep_the_exporter_s_registry()

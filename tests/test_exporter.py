@@ -8,8 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from networks import SharedConvs, checkpoint_of, small_checkpoint
 from onnx import numpy_helper
 from torch import nn
@@ -258,53 +256,6 @@ def test_what_onnxsim_breaks_is_not_used(tmp_path):
     report = export(checkpoint_of(Twice(), (3, 6, 6)), tmp_path / "m.onnx", TARGETS["onnx"], run_simplifier=True)
     assert report.ledger.rows[-1].note.startswith("not used: after onnxsim")
     assert [len(group.layers) for group in report.proof.groups] == [2]
-
-
-class Chain(nn.Module):
-    """Layers of 4 channels; `owner[i]` is the index of the layer whose kernel layer i reads."""
-
-    def __init__(self, owners, strides, seed):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.stem = nn.Conv2d(2, 4, 1)
-        self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
-        for owner, stride in zip(owners, strides, strict=True):
-            conv = nn.Conv2d(4, 4, 3, stride, 1, bias=False)
-            if owner < len(self.convs):
-                conv.weight = self.convs[owner].weight
-            self.convs.append(conv)
-            self.norms.append(nn.BatchNorm2d(4))
-        self.head = nn.Linear(4, 3)
-
-    def forward(self, x):
-        x = self.stem(x)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = torch.relu(norm(conv(x)))
-        return self.head(x.mean((2, 3)))
-
-
-@st.composite
-def chains(draw):
-    depth = draw(st.integers(2, 4))
-    owners = [draw(st.integers(0, i)) for i in range(depth)]
-    strides = draw(st.lists(st.sampled_from([1, 1, 2]), min_size=depth, max_size=depth))
-    return owners, strides, draw(st.integers(0, 1000)), draw(st.sampled_from([0.0, 0.5, 1.0]))
-
-
-@settings(max_examples=5)
-@given(chains())
-def test_any_plan_any_sign_any_stride(tmp_path_factory, chain):
-    owners, strides, seed, negative = chain
-    folder = tmp_path_factory.mktemp("chain")
-    checkpoint = small_checkpoint(Chain(owners, strides, seed), 8, negative=negative, channels=2)
-    kernels = len({id(conv.weight) for conv in checkpoint.model.convs}) + 2
-    fp32 = export(checkpoint, folder / "fp32.onnx", TARGETS["onnx"])
-    int8 = export(checkpoint, folder / "int8.onnx", TARGETS["onnx"], int8=True, min_sqnr_db=0)
-    assert fp32.proof.kernels_stored == int8.proof.kernels_stored == kernels
-    assert fp32.parity.sqnr_db >= 90
-    checkpoint.model = untied(checkpoint.model)
-    twin = export(checkpoint, folder / "twin.onnx", TARGETS["onnx"], int8=True, min_sqnr_db=0)
-    assert int8.parity.sqnr_db >= twin.parity.sqnr_db - 3
 
 
 @pytest.mark.slow

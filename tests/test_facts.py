@@ -193,3 +193,22 @@ def test_dynamic_quantisation_alone_and_fused_give_the_same_numbers():
     fused = open_session(ir.to_proto(model).SerializeToString(), load_target("onnx").session).run(None, {"x": x})
     np.testing.assert_allclose(fused[0], run_graph(model, x)[0], rtol=1e-5, atol=1e-5)
     assert run_graph(model, np.zeros_like(x))[0].max() == 0  # a range of zero makes no NaN
+
+
+def test_an_integer_average_pool_in_ceil_mode_that_counts_padding_is_wrong():
+    """Why `pad_average_pool` is there: it can go when this fails."""
+    model = graph_of(
+        """(float[1,4,6,6] x) => (float[1,4,4,4] y) {
+            [q] xq = QuantizeLinear(x, s, z) [d] xf = DequantizeLinear(xq, s, z)
+            [pool] p = AveragePool
+                <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], ceil_mode=1, count_include_pad=1>(xf)
+            [q2] pq = QuantizeLinear(p, s, z) [d2] y = DequantizeLinear(pq, s, z)
+        }""",
+        s=np.float32(0.02),
+        z=np.array(128, np.uint8),
+    )
+    x = np.ones((1, 4, 6, 6), np.float32)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"])
+    assert np.abs(session.run(None, {"x": x})[0] - run_graph(model, x)[0]).max() > 0.1

@@ -11,8 +11,10 @@ from edgeks.graph.from_torch import capture, graph_plan, without_parametrization
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.marks import take_marks
 from edgeks.graph.passes.global_average_pool import global_average_pool
+from edgeks.graph.passes.merge_padding import merge_padding
 from edgeks.graph.passes.name_kernels import name_kernels
 from edgeks.graph.passes.normalise_batch_norm import normalise_batch_norm
+from edgeks.graph.passes.pad_average_pool import pad_average_pool
 from edgeks.graph.passes.tidy import tidy
 from edgeks.graph.passes.tie_initializers import tie_initializers
 from edgeks.graph.passes.transpose_kernels import transpose_kernels
@@ -44,5 +46,7 @@ def float_graph(
     ledger.run("name_kernels", graph, lambda: name_kernels(graph, ledger.plan))
     ledger.run("tidy", graph, lambda: tidy(graph))
     ledger.run("normalise_batch_norm", graph, lambda: normalise_batch_norm(graph))
+    ledger.run("merge_padding", graph, lambda: merge_padding(graph))
+    ledger.run("pad_average_pool", graph, lambda: pad_average_pool(graph))
     ledger.run("global_average_pool", graph, lambda: global_average_pool(graph))
     return graph, ledger

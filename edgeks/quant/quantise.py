@@ -15,6 +15,7 @@ from edgeks.graph.ledger import Ledger
 from edgeks.graph.marks import marks
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
+from edgeks.graph.passes.move_codes import move_codes
 from edgeks.graph.passes.pointwise_channels_last import pointwise_channels_last
 from edgeks.graph.passes.quantize_activations import Placement, Range, place_activations, quantize_activations
 from edgeks.graph.passes.quantize_biases import quantize_biases
@@ -103,6 +104,7 @@ def _static(
         "quantize_activations", graph, lambda: quantize_activations(graph, placement, ranges, scheme.activations)
     )
     ledger.run("drop_saturated_relu", graph, lambda: drop_saturated_relu(graph))
+    ledger.run("move_codes", graph, lambda: move_codes(graph))
     if reference is not None:
         ledger.run("correct_biases", graph, lambda: correct_biases(graph, reference, layers, samples.inputs))
     ledger.run("quantize_biases", graph, lambda: quantize_biases(graph))

@@ -7,10 +7,9 @@ from torch import nn
 from torch.nn import functional
 
 from edgeks.errors import GraphError
-from edgeks.exporter import float_graph
+from edgeks.graph.float_graph import float_graph
 from edgeks.graph.from_torch import capture, graph_plan
 from edgeks.graph.kernels import readers
-from edgeks.samples import Samples
 
 X = normal(1, 4, 6, 6)
 
@@ -91,7 +90,7 @@ def test_linear_layers_of_3_d_inputs_are_layers_of_the_plan(tied):
     if tied:
         net.last = nn.Linear(4, 4)
         net.last.weight = net.fc.weight
-    model, ledger = float_graph(net, Samples(X, "", real=True), 20)
+    model, ledger = float_graph(net, X, 20)
     (group,) = ledger.plan.groups
     assert len(group.layers) == 2 and group.kernel_shape == (4, 4)
     assert [len(layers) for layers in readers(model).values()] == [2]

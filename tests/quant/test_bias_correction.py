@@ -5,7 +5,8 @@ import pytest
 from networks import SharedConvs, inputs_of, small_checkpoint
 from onnx_text import constant, graph_of, node_of, normal
 
-from edgeks.exporter import export, float_graph
+from edgeks.exporter import export
+from edgeks.graph.float_graph import float_graph
 from edgeks.graph.kernels import array, kernel_reads, output_channels
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
@@ -19,7 +20,6 @@ from edgeks.quant.activations import activations
 from edgeks.quant.bias_correction import correct_biases, quantised_layers
 from edgeks.quant.calibrate import calibrate
 from edgeks.quant.options import Int8Options
-from edgeks.samples import Samples
 from edgeks.target import load_target
 
 STEP = 16  # coarse kernels: 15 levels instead of 255
@@ -74,7 +74,7 @@ NETS = {
 def test_no_layer_has_a_mean_error_afterwards(name):
     checkpoint = small_checkpoint(NETS[name](), negative=0.3)
     samples = inputs_of(checkpoint)
-    graph, _ = float_graph(checkpoint.model, Samples(samples, "test", real=True), 20)
+    graph, _ = float_graph(checkpoint.model, samples[:1], 20)
     reference = graph.clone()
     layers = coarsely_quantised(graph, samples)
     assert len(layers) == len(list(kernel_reads(graph)))
@@ -117,7 +117,7 @@ def test_layers_without_a_bias_that_can_be_changed_are_left():
 def test_large_activations_take_fewer_samples(monkeypatch):
     checkpoint = small_checkpoint(SharedConvs())
     samples = inputs_of(checkpoint)
-    graph, _ = float_graph(checkpoint.model, Samples(samples, "test", real=True), 20)
+    graph, _ = float_graph(checkpoint.model, samples[:1], 20)
     reference = graph.clone()
     layers = coarsely_quantised(graph, samples)
     monkeypatch.setattr(bias_correction, "MAX_LIVE_BYTES", 4 * 4 * 8 * 12 * 12 * 5)

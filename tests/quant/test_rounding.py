@@ -11,7 +11,8 @@ from networks import SharedConvs, checkpoint_of, inputs_of, small_checkpoint
 from onnx_text import normal
 from torch import nn
 
-from edgeks.exporter import export, float_graph
+from edgeks.exporter import export
+from edgeks.graph.float_graph import float_graph
 from edgeks.graph.kernels import array, kernel_reads, output_channels
 from edgeks.graph.passes.quantize_kernels import symmetric_codes
 from edgeks.models.convmixer import ConvMixer
@@ -24,7 +25,7 @@ from edgeks.target import load_target
 
 def graph_of_checkpoint(checkpoint):
     samples = Samples(inputs_of(checkpoint), "test", real=True)
-    return float_graph(checkpoint.model, samples, 20)[0], samples.inputs
+    return float_graph(checkpoint.model, samples.inputs[:1], 20)[0], samples.inputs
 
 
 def kernels_of(graph):

@@ -9,15 +9,16 @@ from edgeks.graph.rewrite import drop_unused_initializers, replace_node
 
 
 def global_average_pool(model: ir.Model) -> str:
-    """ReduceMean over H and W of an N×C×H×W tensor → GlobalAveragePool (and Flatten where the axes are dropped)."""
+    """ReduceMean over H and W of N×C×H×W (L of N×C×L) → GlobalAveragePool (and Flatten where the axes are dropped)."""
     count = 0
     for node in list(model.graph):
         if node.op_type != "ReduceMean" or len(node.inputs) != 2:
             continue
         source, axes = node.inputs
-        if source is None or source.shape is None or len(source.shape) != 4 or axes is None or axes.const_value is None:
+        if source is None or source.shape is None or len(source.shape) < 3 or axes is None or axes.const_value is None:
             continue
-        if {int(axis) % 4 for axis in array(axes).ravel()} != {2, 3}:
+        rank = len(source.shape)
+        if {int(axis) % rank for axis in array(axes).ravel()} != set(range(2, rank)):
             continue
         pool = ir.node("GlobalAveragePool", [source], name=f"{node.name}.pool")
         made = [pool]

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import KernelRead, kernel_read, kernel_reads, required, sole_use
+from edgeks.graph.kernels import KernelRead, array, kernel_read, kernel_reads, required, sole_use
 from edgeks.graph.marks import marks
 from edgeks.graph.rewrite import MARKS, drop_unused_initializers, new_initializer
 
@@ -20,9 +20,14 @@ LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 NUMPY_TYPE: dict[str, type[np.integer]] = {"int8": np.int8, "uint8": np.uint8}
 
 # Ops with an integer kernel that takes inputs of any scales and requantises to a scale of its own.
-REQUANTISING = {"Add", "Mul", "GlobalAveragePool", "AveragePool", "Sigmoid", "Concat"}
-# Ops that move or pick values: the output keeps the scale of input 0.
-SCALE_KEEPING = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Identity"}
+REQUANTISING = {"Add", "Mul", "GlobalAveragePool", "AveragePool", "Sigmoid", "LeakyRelu", "Concat"}
+# Ops that move or pick values: the outputs keep the scale of input 0.
+SCALE_KEEPING = {
+    "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "ReduceMax", "Slice", "Split", "Gather",
+    "Pad", "Resize", "DepthToSpace", "SpaceToDepth", "Tile", "Expand", "Identity",
+}  # fmt: skip
+# Those that a runtime computes in integers only where they read and write integers themselves.
+MOVED_AS_CODES = {"Pad", "DepthToSpace", "SpaceToDepth", "Tile", "Expand"}
 # Activations that a runtime merges into the requantisation of the op before.
 FUSED = {"Relu", "Clip"}
 # Integer Gemm and MatMul may hand out float results: the classifier's logits are not requantised.
@@ -78,7 +83,7 @@ def place_activations(model: ir.Model) -> Placement:
 
     A layer with a quantised kernel takes and makes integers. An elementwise op or a pooling computes in integers when
     all its inputs are made by integer ops (an SE-ResNet's residual), and in float otherwise (a ConvMixer's, after GELU
-    and BN): no Value is quantised only to be dequantised. An unshared stem whose output goes to float ops keeps float
+    and BN): no Value is quantised only to be dequantised. A stem whose output goes to float ops keeps float
     activations, with an int8 kernel: BN after GELU amplifies its output's rounding more than that of any other layer
     (docs/adr/0005), and it is the cheapest layer of its net.
     """
@@ -90,7 +95,7 @@ def place_activations(model: ir.Model) -> Placement:
     for node in model.graph:
         if node in kernels:
             inputs = [0]
-        elif node.op_type in REQUANTISING | SCALE_KEEPING and node.domain == "":
+        elif has_integer_kernel(node):
             inputs = [0] if node.op_type in SCALE_KEEPING else list(range(len(node.inputs)))
             if not all(node.inputs[i] in placement.integer for i in inputs):
                 continue
@@ -102,22 +107,37 @@ def place_activations(model: ir.Model) -> Placement:
         result = fused_output(node)
         if node.op_type in FLOAT_OUTPUT and _leads_to_output(result):
             continue
-        placement.integer.add(result)
-        if node.op_type in SCALE_KEEPING and result is node.outputs[0]:
-            placement.tied[result] = required(node.inputs[0])
+        if node.op_type in SCALE_KEEPING:
+            parts = node.outputs if node.op_type == "Split" else [result]
+            placement.integer.update(parts)
+            placement.tied.update(dict.fromkeys(parts, required(node.inputs[0])))
         else:
+            placement.integer.add(result)
             marked.setdefault(result)
     placement.ranged = [value for value in marked if value not in placement.tied]
     return placement
 
 
 def _is_float_stem(model: ir.Model, read: KernelRead) -> bool:
-    """A layer that alone reads its kernel, reads the graph input, and whose output is only read by float ops."""
-    if not _is_network_input(model, required(read.node.inputs[0])) or len(read.kernel.uses()) != 1:
+    """A layer that reads the graph input, and whose output is only read by float ops."""
+    if not _is_network_input(model, required(read.node.inputs[0])):
         return False
-    integer_ops = REQUANTISING | SCALE_KEEPING | FUSED
     uses = read.node.outputs[0].uses()
-    return bool(uses) and not any(node.op_type in integer_ops or _reads_codes(node) for node, _ in uses)
+    return bool(uses) and not any(
+        node.op_type in FUSED or has_integer_kernel(node) or _reads_codes(node) for node, _ in uses
+    )
+
+
+def has_integer_kernel(node: ir.Node) -> bool:
+    """Whether a runtime computes `node`, which reads no kernel, in integers."""
+    if node.domain != "" or node.op_type not in REQUANTISING | SCALE_KEEPING:
+        return False
+    if node.op_type == "Resize":  # the other modes make values that lie between
+        return node.attributes.get_string("mode", "nearest") == "nearest"
+    if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
+        value = node.inputs[2] if len(node.inputs) > 2 else None
+        return value is None or (value.is_initializer() and not array(value).any())  # 0 is exact in every scale
+    return True
 
 
 def _reads_codes(node: ir.Node) -> bool:

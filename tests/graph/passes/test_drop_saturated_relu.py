@@ -51,7 +51,7 @@ def test_dropped_and_the_function_stays(op, scale, zero_point, dtype):
         ("Relu(x)", 0.02, 0),
         ("Clip(x, zero, six)", 6.1 / 255, -128),
         ("Clip(x, zero, six)", 3 / 255, -120),
-        ("Clip(x, minus_one, one)", 2 / 255, 0),
+        ("Clip(x, minus_one, one)", 2.1 / 255, 0),
         ("Sigmoid(x)", 1 / 255, -128),
     ],
 )
@@ -59,6 +59,15 @@ def test_kept_where_the_integers_reach_further(op, scale, zero_point):
     model = activation(op, scale, zero_point)
     assert drop_saturated_relu(model).startswith("0 ")
     assert len(ops(model)) == 3
+
+
+@pytest.mark.parametrize("zero_point", [-1, 0])
+def test_a_bound_between_two_codes_is_as_good_as_either(zero_point):
+    """hardtanh: neither −1 nor 1 is a code, and a Clip that stays keeps the convolution before it in float."""
+    model = activation("Clip(x, minus_one, one)", 2 / 255, zero_point)
+    x = 4 * normal(1, 64)
+    assert drop_saturated_relu(model).startswith("1 ")
+    assert np.abs(run_graph(model, x)[0] - x.clip(-1, 1)).max() <= 0.501 * 2 / 255
 
 
 @pytest.mark.parametrize(

@@ -31,3 +31,12 @@ def test_another_mean_stays(axes, output):
     model = mean(axes, 1, output)
     assert global_average_pool(model).startswith("0 ")
     assert ops(model) == ["ReduceMean"]
+
+
+def test_the_mean_over_a_line():
+    model = graph_of(
+        "(float[2,4,9] x) => (float[2,4] y) { [mean] y = ReduceMean<keepdims=0>(x, axes) }", axes=np.array([2])
+    )
+    x = normal(2, 4, 9)
+    assert global_average_pool(model) == "1 means over the feature map"
+    np.testing.assert_allclose(run_graph(model, x)[0], x.mean(2), atol=1e-6)

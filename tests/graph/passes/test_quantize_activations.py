@@ -5,7 +5,7 @@ import pytest
 from networks import SharedConvs, inputs_of, small_checkpoint
 from onnx_text import constant, graph_of, node_of, normal, ops, run_graph
 
-from edgeks.exporter import float_graph
+from edgeks.graph.float_graph import float_graph
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.quantize_activations import Range, place_activations, quantize_activations
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
@@ -13,7 +13,6 @@ from edgeks.graph.passes.raw_pixels import raw_pixels
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
 from edgeks.preprocessing import Preprocessing
-from edgeks.samples import Samples
 
 
 @pytest.mark.parametrize("integer_type", ["int8", "uint8"])
@@ -96,10 +95,10 @@ STEM = "(float[1,4,4,4] x) => (float[1,4,4,4] y) {{ [stem] c = Conv(x, W) {} [co
 
 @pytest.mark.parametrize(
     ("activation", "kernel", "stem_is_float"),
-    [("g = Gelu(c)", "V", True), ("g = Relu(c)", "V", False), ("g = Gelu(c)", "W", False)],
-    ids=["unshared, float op behind", "unshared, Relu behind", "shared"],
+    [("g = Gelu(c)", "V", True), ("g = Relu(c)", "V", False), ("g = Gelu(c)", "W", True)],
+    ids=["float op behind", "Relu behind", "float op behind, shared"],
 )
-def test_only_an_unshared_stem_in_front_of_float_ops_stays_float(activation, kernel, stem_is_float):
+def test_only_a_stem_in_front_of_float_ops_stays_float(activation, kernel, stem_is_float):
     model = graph_of(STEM.format(activation, kernel), W=normal(4, 4, 1, 1), V=normal(4, 4, 1, 1, seed=1))
     quantised(model)
     stem = node_of(model, "stem")
@@ -127,9 +126,47 @@ def test_a_float_stem_behind_raw_pixels_stays_float(attributes, made_by):
     assert node_of(model, "conv").inputs[0].producer().inputs[0].producer().op_type == "QuantizeLinear"
 
 
+MOVING = """(float[1,4,4,4] x) => (float[1,4,"h","w"] y) {{
+    [conv] c = Conv(x, W)
+    [move] {}
+    [conv2] y = Conv(m, {})
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("op", "tied"),
+    [
+        ("m = Pad(c, amounts)", True),
+        ("m = Pad(c, amounts, zero)", True),
+        ('m = Pad<mode="reflect">(c, amounts)', True),
+        ("m = Pad(c, amounts, half)", False),
+        ('m = Resize<mode="nearest">(c, , scales)', True),
+        ('m = Resize<mode="linear">(c, , scales)', False),
+        ("m, n = Split<axis=1, num_outputs=2>(c)", True),
+        ("m = Gather<axis=1>(c, order)", True),
+    ],
+)
+def test_ops_that_move_values_keep_the_scale(op, tied):
+    model = graph_of(
+        MOVING.format(op, "V" if "Split" in op else "W"),
+        W=normal(4, 4, 1, 1),
+        V=normal(4, 2, 1, 1),
+        amounts=np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        scales=np.array([1, 1, 2, 2], np.float32),
+        order=np.array([2, 0, 3, 1]),
+        zero=np.float32(0),
+        half=np.float32(0.5),
+    )
+    placement = quantised(model)
+    assert {value.name: source.name for value, source in placement.tied.items()}.get("m") == ("c" if tied else None)
+    assert scale_of(node_of(model, "conv2").inputs[0]) is not None
+    if "Split" in op:
+        assert len(placement.tied) == 2
+
+
 def float_model(network, size):
     checkpoint = small_checkpoint(network, size)
-    return float_graph(checkpoint.model, Samples(inputs_of(checkpoint)[:2], "", real=True), 20)[0]
+    return float_graph(checkpoint.model, inputs_of(checkpoint)[:1], 20)[0]
 
 
 def integer_inputs(model, op):
