@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from edgeks.bench.local import bench as bench_file
     from edgeks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from edgeks.exporter import export
+    from edgeks.models.positive_scales import positive_scales
     from edgeks.pipeline import run_recipe, train_checkpoint
+    from edgeks.quant import prepare_qat
+    from edgeks.quant.options import Int8Options
     from edgeks.recipe import load_recipe
     from edgeks.share import share as share_checkpoint
     from edgeks.sharing.plan import SharingGroup, SharingPlan
@@ -30,6 +33,7 @@ __version__ = "0.1.0"
 # Public name → module and the name there. `bench`, `share` and `train` are modules, so their functions say of what.
 _PUBLIC = {
     "Checkpoint": ("edgeks.checkpoint", "Checkpoint"),
+    "Int8Options": ("edgeks.quant.options", "Int8Options"),
     "SharingGroup": ("edgeks.sharing.plan", "SharingGroup"),
     "SharingPlan": ("edgeks.sharing.plan", "SharingPlan"),
     "apply_plan": ("edgeks.sharing.torch", "apply_plan"),
@@ -41,6 +45,8 @@ _PUBLIC = {
     "load_recipe": ("edgeks.recipe", "load_recipe"),
     "load_target": ("edgeks.target", "load_target"),
     "plan_sharing": ("edgeks.sharing.torch", "plan_sharing"),
+    "positive_scales": ("edgeks.models.positive_scales", "positive_scales"),
+    "prepare_qat": ("edgeks.quant", "prepare_qat"),
     "prove_exactly_once": ("edgeks.audit.proof", "prove_exactly_once"),
     "run_recipe": ("edgeks.pipeline", "run_recipe"),
     "save_checkpoint": ("edgeks.checkpoint", "save_checkpoint"),
@@ -51,6 +57,7 @@ _PUBLIC = {
 
 __all__ = [
     "Checkpoint",
+    "Int8Options",
     "SharingGroup",
     "SharingPlan",
     "apply_plan",
@@ -62,6 +69,8 @@ __all__ = [
     "load_recipe",
     "load_target",
     "plan_sharing",
+    "positive_scales",
+    "prepare_qat",
     "prove_exactly_once",
     "run_recipe",
     "save_checkpoint",

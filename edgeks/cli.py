@@ -255,9 +255,12 @@ def train(
     augment: Annotated[list[str] | None, typer.Option(help="crop, flip; may be given several times.")] = None,
     frozen_norm_epochs: Annotated[int, typer.Option(help="Last epochs with the running BN statistics.")] = 0,
     positive_scales: Annotated[
-        bool,
-        typer.Option("--positive-scales/--no-positive-scales", help="Keep γ of every BN > 0: no negative int8 scale."),
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--positive-scales/--no-positive-scales",
+            help="Keep γ of every BN > 0: no negative int8 scale. Default: yes, unless a checkpoint has some below 0.",
+        ),
+    ] = None,
     validation: Annotated[float, typer.Option(help="Share held out to choose the best epoch.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Default: torch's choice.")] = None,
@@ -268,12 +271,16 @@ def train(
 ) -> None:
     """Train a network and write a checkpoint that `edgeks export` needs nothing else for."""
     from edgeks.checkpoint import load_checkpoint
+    from edgeks.models.positive_scales import has_negative_scale
     from edgeks.pipeline import TrainJob, train_checkpoint
     from edgeks.target import load_target
     from edgeks.train.data import load_dataset
     from edgeks.train.progress import progress_for
     from edgeks.train.settings import TrainSettings
 
+    start = load_checkpoint(Path(model), arch) if Path(model).suffix in (".pt", ".pth", ".safetensors") else None
+    if positive_scales is None:
+        positive_scales = start is None or not has_negative_scale(start.model)
     settings = TrainSettings(
         epochs=epochs,
         batch_size=batch_size,
@@ -294,7 +301,6 @@ def train(
         device=device,
     )
     output = output or Path("model_qat.pt" if qat else "model.pt")
-    start = load_checkpoint(Path(model), arch) if Path(model).suffix in (".pt", ".pth", ".safetensors") else None
     if start is not None and output.resolve() == Path(model).resolve():
         raise OutputError(f"-o {output}: is the checkpoint to go on from; name another file")
     scheme = load_target(target).int8

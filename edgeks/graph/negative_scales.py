@@ -34,7 +34,7 @@ class NegativeScales:
     def __str__(self) -> str:
         layers = list(self.channels)
         more = f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
-        where = f"{len(layers)} layers ({', '.join(layers[:SHOWN])}{more})"
+        where = f"{len(layers)} layer{'' if len(layers) == 1 else 's'} ({', '.join(layers[:SHOWN])}{more})"
         return (
             f"{sum(self.channels.values())} channels in {where} have a negative weight scale (γ < 0): free in ONNX "
             "Runtime, about 2.4 times slower in LiteRT with XNNPACK; positive_scales = true in [train] prevents them"

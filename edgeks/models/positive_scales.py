@@ -47,3 +47,9 @@ def positive_scales(model: nn.Module) -> Iterator[None]:
             for norm in norms:
                 parametrize.remove_parametrizations(norm, "weight")
                 norm._parameters["bias"] = norm._parameters.pop("bias")  # behind γ again, as in any state dict
+
+
+def has_negative_scale(model: nn.Module) -> bool:
+    """Whether any BN of `model` has a γ below 0, which `positive_scales` would set to 0."""
+    norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
+    return any(norm.affine and bool((norm.weight < 0).any()) for norm in norms)
