@@ -23,7 +23,7 @@ from edgeks.formats.onnx import REFERENCE, open_session, to_proto
 from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channels, required
 from edgeks.graph.marks import marks
 from edgeks.graph.passes.quantize_activations import LIMITS
-from edgeks.quant.fake_quant import ActivationFakeQuantize, KernelFakeQuantize
+from edgeks.quant.fake_quant import ActivationFakeQuantize, BiasRounding, KernelFakeQuantize, Same
 from edgeks.quant.layout import insert_behind
 
 STEPS_OF_FLOAT_OUTPUT = 255  # an output that stays float is measured in steps that uint8 would have over its range
@@ -87,7 +87,7 @@ def layer_parity(
     found: list[list[NDArray[np.float32]]] = []
     for index in range(len(inputs)):
         sample = inputs[index : index + 1]
-        with torch.inference_mode():
+        with torch.no_grad():
             network(torch.from_numpy(sample))
         values = dict(zip([*tensors, *outputs], session.run([*tensors, *outputs], {feed: sample}), strict=True))
         found.append([values[name] for name in outputs])
@@ -118,7 +118,7 @@ def _row(tensor: str, difference: NDArray[np.int32]) -> TensorParity:
 
 def _codes(module: nn.Module, result: Tensor) -> NDArray[np.int32]:
     assert isinstance(module, ActivationFakeQuantize)  # noqa: S101  # only they are hooked
-    codes: NDArray[np.int32] = (result / module.scale + module.zero_point).round().to(torch.int32).numpy()
+    codes: NDArray[np.int32] = (result / module.scale.detach() + module.zero_point).round().to(torch.int32).numpy()
     return codes
 
 
@@ -139,6 +139,9 @@ def _take_over(network: fx.GraphModule, names: Mapping[int, str], graph: ir.Mode
         if shift == 0:
             tensors[str(node.outputs[0].name)] = name
         module.set_parameters(float(scale), int(zero_point) + shift)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, BiasRounding):
+            network.set_submodule(name, Same())  # the stored bias is taken
     calls: dict[str, list[fx.Node]] = {}
     for call in network.graph.nodes:
         calls.setdefault(str(call.target), []).append(call)
@@ -180,7 +183,7 @@ def _take_bias(network: fx.GraphModule, read: KernelRead, calls: Mapping[str, li
     expected = torch.zeros(len(bias), dtype=torch.float64)
     if isinstance(layer.bias, Tensor):
         expected = layer.bias.detach().double()
-    user = next(iter(node.users)) if len(node.users) == 1 else None
+    user = _reader(network, node)
     norm = network.get_submodule(str(user.target)) if user is not None and user.op == "call_module" else None
     if user is not None and isinstance(norm, _BatchNorm) and norm.running_var is not None:
         assert norm.running_mean is not None  # noqa: S101  # they come together
@@ -195,6 +198,14 @@ def _take_bias(network: fx.GraphModule, read: KernelRead, calls: Mapping[str, li
     with network.graph.inserting_before(node):
         constant = network.graph.get_attr(name)
     insert_behind(network, node, torch.add, constant)
+
+
+def _reader(network: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The one node that reads `node`, past a bias rounding that is gone."""
+    user = next(iter(node.users)) if len(node.users) == 1 else None
+    if user is not None and user.op == "call_module" and isinstance(network.get_submodule(str(user.target)), Same):
+        return _reader(network, user)
+    return user
 
 
 def _stored_bias(read: KernelRead) -> NDArray[np.float64] | None:

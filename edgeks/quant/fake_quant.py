@@ -8,9 +8,11 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeks.errors import ConfigError
 from edgeks.graph.passes.quantize_activations import LIMITS, Range
+from edgeks.graph.passes.quantize_biases import MAX_BIAS, SMALLEST_SCALE
 from edgeks.graph.passes.quantize_kernels import MAX_CODE, symmetric_codes
 from edgeks.target import Int8Type
 
@@ -132,6 +134,54 @@ class KernelFakeQuantize(nn.Module):
         along = [-1] + [1] * (kernel.dim() - 1)
         scale = self.scale.view(along)
         return _fake_quantize(kernel, scale, torch.zeros_like(scale), -MAX_CODE, MAX_CODE)
+
+
+class BiasRounding(nn.Module):
+    """Behind a layer and its BN, in evaluation mode: the int32 rounding of their bias. In training mode nothing.
+
+    The integer layer adds S·round(B/S) with B the bias and BN's shift together, S = s_x·s_W·a (docs/arithmetic.md §2).
+    """
+
+    def __init__(
+        self,
+        bias: Tensor | None,
+        norm: _BatchNorm | None,
+        kernel: KernelFakeQuantize,
+        activation: ActivationFakeQuantize,
+    ) -> None:
+        super().__init__()
+        self._parts = (bias, norm, kernel, activation)  # a tuple: they stay the network's own
+
+    def forward(self, y: Tensor) -> Tensor:
+        """N×O×… → the same."""
+        bias, norm, kernel, activation = self._parts
+        if self.training or activation.observing:
+            return y
+        gain, total = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        if bias is not None:
+            total = bias.detach().double()
+        if norm is not None and norm.running_mean is not None and norm.running_var is not None:
+            gain = (norm.running_var.double() + norm.eps).rsqrt()
+            shift = -norm.running_mean.double() * gain
+            if norm.affine:
+                shift = shift * norm.weight.detach().double() + norm.bias.detach().double()
+                gain = gain * norm.weight.detach().double()
+            total = total * gain + shift
+        total = total.float()
+        input_scale = activation.scale.detach()
+        scale = (kernel.scale.detach().double() * gain).float()
+        least = (total.abs() / (input_scale * MAX_BIAS)).clamp(min=SMALLEST_SCALE)
+        step = input_scale * torch.where(scale.abs() < least, torch.copysign(least, scale), scale)
+        difference = (total / step).round() * step - total
+        return y + difference.view([1, -1] + [1] * (y.dim() - 2))
+
+
+class Same(nn.Module):
+    """Stands where a module was that is not wanted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape → the same tensor."""
+        return x
 
 
 def _register_log_scale(module: nn.Module, log_scale: Tensor, ranges: Ranges) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
@@ -39,13 +40,24 @@ class ActivationPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class BiasPoint:
+    """fx node `layer`, the BN behind it that becomes part of its scale, its kernel's node, its input's quantiser."""
+
+    layer: str
+    norm: str | None
+    kernel: str
+    activation: str
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a network's fake-quantisers are: fx nodes that get a kernel, and activation points."""
+    """Where a network's fake-quantisers are: fx nodes that get a kernel, activation points, int32 biases."""
 
     integer_type: Int8Type
     ranges: Ranges
     kernels: tuple[str, ...]
     activations: tuple[ActivationPoint, ...]
+    biases: tuple[BiasPoint, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and text, for checkpoints."""
@@ -71,7 +83,16 @@ class Layout:
             if integer_type not in ("int8", "uint8"):
                 raise ValueError(f"integer_type {integer_type!r}")
             kernels = tuple(str(name) for name in data["kernels"])
-            return cls(integer_type, checked_ranges(data["ranges"]), kernels, tuple(points))
+            biases = [
+                BiasPoint(
+                    str(point["layer"]),
+                    None if point["norm"] is None else str(point["norm"]),
+                    str(point["kernel"]),
+                    str(point["activation"]),
+                )
+                for point in data["biases"]
+            ]
+            return cls(integer_type, checked_ranges(data["ranges"]), kernels, tuple(points), tuple(biases))
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise CheckpointError(f"the layout of its fake-quantisers is malformed: {error!r}") from error
 
@@ -181,21 +202,38 @@ def find_layout(traced: fx.GraphModule, example: Tensor, scheme: Int8Scheme, ran
     if not quantised_kernels:
         raise GraphError("quantisation-aware training: the network has no layer whose kernel can be quantised")
     absorb_batch_norm(graph)
-    points = _points(place_activations(graph), nodes, node_of_layer)
+    placement = place_activations(graph)
+    points = _points(placement, nodes, node_of_layer)
+    biases = []
+    for read in kernel_reads(graph):
+        name = str(read.node.name)
+        source = placement.source(read.node.inputs[0])
+        quantiser = points.get(source) if source is not None else None
+        if name not in node_of_layer or read.dequantize is None or quantiser is None or read.node.op_type == "MatMul":
+            continue
+        layer = node_of_layer[name]
+        behind = [nodes[mark] for mark in marks(read.node.outputs[0])]
+        norm = behind[0].name if behind and behind[0] is not layer else None
+        biases.append(BiasPoint(layer.name, norm, kernel_of_layer[name].name, quantiser[0].name))
     return Layout(
-        scheme.activations, ranges, tuple(node.name for node in kernels if node.name in quantised_kernels), points
+        scheme.activations,
+        ranges,
+        tuple(node.name for node in kernels if node.name in quantised_kernels),
+        tuple(point for found in points.values() for point in found),
+        tuple(biases),
     )
 
 
 def _points(
     placement: Placement, nodes: Mapping[int, fx.Node], node_of_layer: Mapping[str, fx.Node]
-) -> tuple[ActivationPoint, ...]:
-    points = []
+) -> dict[ir.Value, list[ActivationPoint]]:
+    """Quantised Value → where its fake-quantiser is called; several places where it was made in float."""
+    points: dict[ir.Value, list[ActivationPoint]] = {}
     for value in placement.ranged:
         if value in placement.integer:
             found = placement.marks_on(value)
             if found:  # else inside what torch.fx sees as one operation: the export calibrates it
-                points.append(ActivationPoint(nodes[found[0]].name, nodes[found[0]].name, None))
+                points[value] = [ActivationPoint(nodes[found[0]].name, nodes[found[0]].name, None)]
             continue
         sources: dict[fx.Node, list[str]] = {}  # made in float: only layers read the quantised form
         for node, index in placement.reads:
@@ -203,11 +241,11 @@ def _points(
             source = layer.args[0] if layer is not None and layer.args else None
             if layer is not None and isinstance(source, fx.Node):
                 sources.setdefault(source, []).append(layer.name)
-        first = next(iter(sources), None)
         for source, readers in sources.items():
-            assert first is not None  # noqa: S101  # sources is not empty here
-            points.append(ActivationPoint(first.name, source.name, tuple(readers)))
-    return tuple(points)
+            found_before = points.setdefault(value, [])
+            name = found_before[0].name if found_before else source.name
+            found_before.append(ActivationPoint(name, source.name, tuple(readers)))
+    return points
 
 
 def _probe(traced: fx.GraphModule, example: Tensor, kernels: set[fx.Node]) -> fx.GraphModule:

@@ -18,13 +18,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeks.errors import CheckpointError, ConfigError, GraphError
 from edgeks.graph.from_torch import without_parametrizations
-from edgeks.quant.fake_quant import ActivationFakeQuantize, KernelFakeQuantize, Ranges, checked_ranges
-from edgeks.quant.layout import Layout, Mark, find_layout, insert_behind, traced_network
+from edgeks.quant.fake_quant import (
+    ActivationFakeQuantize,
+    BiasRounding,
+    KernelFakeQuantize,
+    Ranges,
+    Same,
+    checked_ranges,
+)
+from edgeks.quant.layout import BiasPoint, Layout, Mark, find_layout, insert_behind, traced_network
 from edgeks.quant.trained import Trained
 from edgeks.target import Int8Scheme
 
 DEFAULT_SCHEME = Int8Scheme(form="qdq", activations="uint8", weights="int8")  # target "onnx"
-KERNELS, ACTIVATIONS = "kernel_quantizers", "activation_quantizers"  # where the quantisers are in the network
+KERNELS, ACTIVATIONS, BIASES = "kernel_quantizers", "activation_quantizers", "bias_roundings"  # submodules
 LAYOUT = "edgeks.qat"  # key of GraphModule.meta
 
 
@@ -59,7 +66,14 @@ def rebuild_qat(model: nn.Module, layout: Layout) -> fx.GraphModule:
     """
     try:
         return _with_quantisers(traced_network(without_parametrizations(copy.deepcopy(model))), layout)
-    except (KeyError, AttributeError, ValueError, RuntimeError, GraphError) as error:  # the layout is from a file
+    except (
+        KeyError,
+        AttributeError,
+        ValueError,
+        RuntimeError,
+        GraphError,
+        CheckpointError,
+    ) as error:  # the layout is from a file
         raise CheckpointError(f"its fake-quantisers do not fit the architecture ({error})") from error
 
 
@@ -118,7 +132,7 @@ def without_quantisers(model: nn.Module) -> fx.GraphModule:
     plain = copy.deepcopy(model)
     assert isinstance(plain, fx.GraphModule)  # noqa: S101  # what is_prepared looks at
     for node in list(plain.graph.nodes):
-        if node.op == "call_module" and node.target.partition(".")[0] in (KERNELS, ACTIVATIONS):
+        if node.op == "call_module" and node.target.partition(".")[0] in (KERNELS, ACTIVATIONS, BIASES):
             node.replace_all_uses_with(node.args[0])
             plain.graph.erase_node(node)
     plain.delete_all_unused_submodules()
@@ -134,6 +148,8 @@ def marked(model: nn.Module) -> tuple[nn.Module, dict[int, str]]:
         if isinstance(module, ActivationFakeQuantize | KernelFakeQuantize):
             copied.set_submodule(name, Mark(number))
             names[number] = name
+        elif isinstance(module, BiasRounding):
+            copied.set_submodule(name, Same())  # the export rounds biases itself
     return copied, names
 
 
@@ -176,10 +192,35 @@ def _with_quantisers(traced: fx.GraphModule, layout: Layout) -> fx.GraphModule:
         node = nodes[point.node]
         readers = None if point.readers is None else {nodes[name] for name in point.readers}
         insert_behind(traced, node, path, readers=readers)
+    for bias in layout.biases:
+        _insert_bias_rounding(traced, nodes, bias)
     traced.graph.lint()
     traced.recompile()
     traced.meta[LAYOUT] = layout
     return traced
+
+
+def _insert_bias_rounding(traced: fx.GraphModule, nodes: Mapping[str, fx.Node], point: BiasPoint) -> None:
+    layer, kernel = nodes[point.layer], traced.get_submodule(f"{KERNELS}.{point.kernel}")
+    activation = traced.get_submodule(f"{ACTIVATIONS}.{point.activation}")
+    norm = None if point.norm is None else traced.get_submodule(str(nodes[point.norm].target))
+    bias: object = None
+    if layer.op == "call_module":
+        bias = traced.get_submodule(str(layer.target)).bias
+    else:
+        given = layer.args[2] if len(layer.args) > 2 else layer.kwargs.get("bias")
+        if isinstance(given, fx.Node) and given.op != "get_attr":
+            return  # computed at run time: the export leaves it in float
+        bias = _attribute(traced, given) if isinstance(given, fx.Node) else None
+    if not isinstance(kernel, KernelFakeQuantize) or not isinstance(activation, ActivationFakeQuantize):
+        raise CheckpointError(f"layer {point.layer!r} has no quantisers")
+    if not (norm is None or isinstance(norm, _BatchNorm)) or not (bias is None or isinstance(bias, Tensor)):
+        raise CheckpointError(f"layer {point.layer!r} has a bias or BN of another kind")
+    if bias is None and norm is None:
+        return
+    path = f"{BIASES}.{point.layer}"
+    traced.add_submodule(path, BiasRounding(bias, norm, kernel, activation))
+    insert_behind(traced, nodes[point.norm or point.layer], path)
 
 
 def _attribute(traced: fx.GraphModule, node: fx.Node) -> Tensor:

@@ -69,6 +69,12 @@ class Placement:
         """All Values to be given a QuantizeLinear and a DequantizeLinear."""
         return [*self.ranged, *self.tied]
 
+    def source(self, value: ir.Value | None) -> ir.Value | None:
+        """The quantised Value whose scale `value` has; None where it is not quantised."""
+        while value in self.tied:
+            value = self.tied[value]
+        return value if value in self.ranged else None
+
     def marks_on(self, value: ir.Value) -> list[int]:
         """Marks on `value`, or else on the Values that take their scale from it (a mean ahead of its flattening)."""
         found = list(marks(value))
