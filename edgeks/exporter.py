@@ -165,7 +165,7 @@ def export(
         if parity_report and prepared is not None:
             on_step("comparing layer by layer")
             few = inputs[:LAYER_PARITY_SAMPLES]
-            layers = layer_parity(prepared, marks, model, few, reference)
+            layers = layer_parity(prepared, marks, model, few, reference if decided is not NOTHING_TRAINED else None)
         require_parity(out, target, required, parity, parity_here, int8=int8, layers=layers)
         costs = None
         if float_model is not None:

@@ -1,7 +1,8 @@
 """Layer by layer: the integer graph against the same arithmetic in torch, in steps of each tensor's own scale.
 
-torch computes with fake quantisation and with the kernels, biases and scales that the graph holds, so that what differs
-is the arithmetic of the runtime. One flipped rounding is one step; an operator that is wrong is many.
+torch computes with fake quantisation and with the kernels, biases and scales that the graph holds, each tensor from the
+graph's own tensors before it: what differs is the runtime's arithmetic of this one step of the network. A rounding that
+falls the other way is one step; an operator that is wrong is many.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeks.formats.onnx import REFERENCE, open_session, to_proto
+from edgeks.graph.from_torch import torch_outputs
 from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channels, required
 from edgeks.graph.marks import marks
 from edgeks.graph.passes.quantize_activations import LIMITS
@@ -42,9 +44,9 @@ class TensorParity:
 
 @dataclass(frozen=True, slots=True)
 class LayerParity:
-    """All quantised tensors in graph order, and the network's outputs (`output_step` is what one step of them is).
+    """All quantised tensors in graph order, named after what makes them in the traced network, and the outputs.
 
-    `first_over_one` names the first tensor of which an element differs by more than one step.
+    `output_step` is what one step of an output is; `first_over_one` names the first tensor of which an element differs by more than one step.
     """
 
     tensors: tuple[TensorParity, ...]
@@ -62,11 +64,12 @@ def layer_parity(
     names: Mapping[int, str],
     graph: ir.Model,
     inputs: NDArray[np.float32],
-    references: list[NDArray[np.float32]],
+    references: list[NDArray[np.float32]] | None,
 ) -> LayerParity:
     """Compare `graph` with `prepared`, a network from `prepare_qat`, on `inputs`, N×C×H×W.
 
-    `names` says whose mark is whose. `references` are the outputs that the file is to have, from torch.
+    `names` says whose mark is whose. `references` are the outputs that the file is to have; None: those of `prepared`
+    with what the graph holds.
     """
     network = copy.deepcopy(prepared).eval()
     assert isinstance(network, fx.GraphModule)  # noqa: S101  # what prepare_qat gives
@@ -78,25 +81,36 @@ def layer_parity(
             proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     session = open_session(proto.SerializeToString(), REFERENCE)
     feed, outputs = session.get_inputs()[0].name, [value.name for value in graph.graph.outputs]
-    seen: dict[str, Tensor] = {}
-    for name in tensors.values():
-        network.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, result, name=name: seen.__setitem__(name, result)
-        )
+    forced: dict[str, NDArray[np.generic]] = {}
     differences: dict[str, list[NDArray[np.int32]]] = {name: [] for name in tensors}
+
+    def compare(tensor: str, module: ActivationFakeQuantize, result: Tensor) -> Tensor:
+        """Compare what torch made of the tensors before with the graph's codes, and go on with those."""
+        codes = torch.from_numpy(forced[tensor].astype(np.int32)).view(result.shape)
+        scale, zero_point = module.scale.detach(), module.zero_point
+        own = (result / scale + zero_point).round().to(torch.int32)
+        differences[tensor].append((own - codes).abs().numpy().ravel())
+        return (codes - zero_point) * scale
+
+    for tensor, name in tensors.items():
+        network.get_submodule(name).register_forward_hook(
+            lambda module, _inputs, result, tensor=tensor: compare(tensor, module, result)
+        )
     found: list[list[NDArray[np.float32]]] = []
+    own_outputs: list[list[NDArray[np.float32]]] = []
     for index in range(len(inputs)):
         sample = inputs[index : index + 1]
-        with torch.no_grad():
-            network(torch.from_numpy(sample))
         values = dict(zip([*tensors, *outputs], session.run([*tensors, *outputs], {feed: sample}), strict=True))
+        forced.update({name: values[name] for name in tensors})
+        own_outputs.append(torch_outputs(network, sample))
         found.append([values[name] for name in outputs])
-        for tensor, name in tensors.items():
-            codes = _codes(network.get_submodule(name), seen[name])
-            differences[tensor].append(np.abs(values[tensor].astype(np.int32).ravel() - codes.ravel()))
-    rows = tuple(_row(tensor.removesuffix("_q"), np.concatenate(parts)) for tensor, parts in differences.items())
+    rows = tuple(
+        _row(tensors[tensor].partition(".")[2], np.concatenate(parts)) for tensor, parts in differences.items() if parts
+    )
     first = next((row.tensor for row in rows if row.largest > 1), None)
     columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+    if references is None:
+        references = [np.concatenate(column) for column in zip(*own_outputs, strict=True)]
     steps = [float(reference.max() - reference.min()) / STEPS_OF_FLOAT_OUTPUT for reference in references]
     within = [
         float(np.mean(np.abs(column - reference[: len(column)]) <= step))
@@ -114,12 +128,6 @@ def _row(tensor: str, difference: NDArray[np.int32]) -> TensorParity:
         float(np.mean(difference > 0)),
         float(np.mean(difference > 1)),
     )
-
-
-def _codes(module: nn.Module, result: Tensor) -> NDArray[np.int32]:
-    assert isinstance(module, ActivationFakeQuantize)  # noqa: S101  # only they are hooked
-    codes: NDArray[np.int32] = (result / module.scale.detach() + module.zero_point).round().to(torch.int32).numpy()
-    return codes
 
 
 def _take_over(network: fx.GraphModule, names: Mapping[int, str], graph: ir.Model) -> dict[str, str]:

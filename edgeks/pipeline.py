@@ -217,6 +217,7 @@ class _Run:
 
     def _export(self, checkpoint: Checkpoint, name: str, model: str, prefix: str = "") -> None:
         recipe, artefact = self._recipe, f"{prefix}{name}.onnx"
+        trained_for_int8 = is_prepared(checkpoint.model)
         inputs = {
             "architecture": self._architecture,
             "model": self._runs.digest(model),
@@ -227,7 +228,8 @@ class _Run:
 
         def action() -> None:
             out = self._runs.path / artefact
-            options = Int8Options(form=recipe.form, activations=recipe.activations)
+            activations = "static" if trained_for_int8 else recipe.activations  # what it was trained for
+            options = Int8Options(form=recipe.form, activations=activations)
             export(checkpoint, out, recipe.target, int8=name != "fp32", options=options)
 
         def detail() -> str:

@@ -141,4 +141,4 @@ def _training(path: Path, table: str, values: dict[str, Any]) -> TrainSettings:
     try:
         return TrainSettings(**plain)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{path}: [{table}]: {error}") from error

@@ -65,7 +65,7 @@ def test_what_stays_float_is_no_longer_rounded(tmp_path):
     everything = exported(tmp_path, SharedConvs(8, (1, 2, 1)), ())
     kept = exported(tmp_path, SharedConvs(8, (1, 2, 1)), ("convs.0-2",))
     assert kept.parity.sqnr_db > everything.parity.sqnr_db
-    assert everything.warnings == ()
+    assert not any("kept in float" in warning for warning in everything.warnings)
     assert kept.file_bytes > everything.file_bytes + 3 * 8 * 8 * 9 - 1200
 
 
