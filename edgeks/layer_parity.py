@@ -46,7 +46,8 @@ class TensorParity:
 class LayerParity:
     """All quantised tensors in graph order, named after what makes them in the traced network, and the outputs.
 
-    `output_step` is what one step of an output is; `first_over_one` names the first tensor of which an element differs by more than one step.
+    `output_step` is what one step of an output is; `first_over_one` names the first tensor of which an element differs
+    by more than one step.
     """
 
     tensors: tuple[TensorParity, ...]
