@@ -153,6 +153,7 @@ def traced_network(model: nn.Module) -> fx.GraphModule:
             f"quantisation-aware training needs a network that torch.fx can trace: {reason[:300]}; move control flow "
             "that depends on tensors out of forward, or quantise after training (edgeks export --int8)"
         ) from error
+    _spell_out_silu(traced)
     first_name = {layer: group.layers[0] for group in discover(traced).kernels for layer in group.layers}
     first_use = next(node for node in traced.graph.nodes if node.op != "placeholder")
     kernels: dict[str, fx.Node] = {}
@@ -171,6 +172,19 @@ def traced_network(model: nn.Module) -> fx.GraphModule:
         node.args, node.kwargs = (*node.args, *node.kwargs.values(), kernels[name]), {}
     traced.recompile()
     return traced
+
+
+def _spell_out_silu(traced: fx.GraphModule) -> None:
+    """SiLU → x·Sigmoid(x), as the exporter writes it: the gate is quantised too."""
+    for node in list(traced.graph.nodes):
+        is_module = node.op == "call_module" and type(traced.get_submodule(node.target)) is nn.SiLU
+        if not is_module and not (node.op == "call_function" and node.target is functional.silu):
+            continue
+        with traced.graph.inserting_before(node):
+            gate = traced.graph.call_function(torch.sigmoid, (node.args[0],))
+            product = traced.graph.call_function(torch.mul, (node.args[0], gate))
+        node.replace_all_uses_with(product)
+        traced.graph.erase_node(node)
 
 
 def _kernel_nodes(traced: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from graph_forms import FORMS, form_checkpoint
 from networks import SharedConvs, checkpoint_of, inputs_of, randomise_batch_norm
 from torch import nn
 from torch.nn import functional
@@ -113,6 +114,36 @@ def test_the_trained_network_and_the_file_agree_to_a_step(trained, tmp_path):
     assert report.layers.outputs_within_one_step >= 0.999
     assert report.layers.first_over_one is None
     assert len(report.layers.tensors) == len(quantisers(checkpoint.model, ActivationFakeQuantize))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BN, ReLU, conv",
+        "depthwise",
+        "different strides",
+        "one layer with BN, one without",
+        "Linear, BatchNorm1d",
+        "concat of convolutions",
+        "average pool, ceil, padded",
+        "SiLU",
+        "SE gate with HardSigmoid, HardSwish",
+        "channel shuffle",
+        "Conv1d",
+        "γ zero",
+        "shared first layers, GELU, BN",
+    ],
+)
+def test_forms_agree_nearly_to_the_bit(name, tmp_path):
+    checkpoint = form_checkpoint(FORMS[name], seed=0)
+    x = torch.from_numpy(inputs_of(checkpoint))
+    prepared = prepare_qat(checkpoint.model, x[:1])
+    observe_ranges(prepared, x)
+    checkpoint.model = prepared.eval()
+    report = export(checkpoint, tmp_path / "m.onnx", TARGET, int8=True, parity_report=True)
+    assert report.layers.first_over_one is None
+    assert report.layers.outputs_within_one_step >= 0.999
+    assert report.parity.sqnr_db > 60
 
 
 def test_one_quantiser_per_kernel_ahead_of_all_its_uses_and_activations_where_the_file_quantises(trained, tmp_path):
