@@ -142,6 +142,11 @@ def from_zoo(name: str) -> Callable[[], nn.Module]:
     return lambda: zoo.build(*zoo.architecture(name), seed=0)
 
 
+VARIANTS = {
+    "static": Int8Options(),
+    "static, bias corrected": Int8Options(bias_correction=True),
+    "dynamic": Int8Options(activations="dynamic"),
+}
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "convmixer_384_20_2k": from_zoo("convmixer_384_20_2k"),
     "se_resnet_d4_shared": from_zoo("se_resnet_d4_shared"),
@@ -182,22 +187,21 @@ def trained_subject(path: Path, arch: str | None, data: str | None, limit: int) 
     if checkpoint.calibration is None or checkpoint.preprocessing is None:
         raise SystemExit(f"{path}: carries no calibration images; train it with edgeks")
     checkpoint = replace(checkpoint, calibration=checkpoint.calibration[:CALIBRATION])
+    name = path.parent.name if path.stem.startswith("model") else path.stem  # a run's folder says more
     if data is None:
-        return Subject(path.stem, checkpoint, load_checkpoint(path, arch).calibration[-PROBES:])
+        return Subject(name, checkpoint, load_checkpoint(path, arch).calibration[-PROBES:])
     dataset = load_dataset(data, checkpoint.preprocessing.height)
     test = dataset.test_images[:limit], dataset.test_labels[:limit]
-    return Subject(path.stem, checkpoint, dataset.test_images[:PROBES], test)
+    return Subject(name, checkpoint, dataset.test_images[:PROBES], test)
 
 
-def edgeks_files(subject: Subject, folder: Path, target_name: str, activations: str | None) -> Files:
+def edgeks_files(subject: Subject, folder: Path, target_name: str, variant: str) -> Files:
     """`edgeks export`, fp32 and int8."""
     target = load_target(target_name)
-    chain = "edgeks" + (f" {activations}" if activations else "")
-    files = Files(chain, folder / "edgeks_fp32.onnx", folder / f"edgeks_{activations}_int8.onnx", target.session)
+    files = Files(f"edgeks {variant}", folder / "edgeks_fp32.onnx", folder / f"{variant}_int8.onnx", target.session)
     if not files.fp32.exists():
         export(subject.checkpoint, files.fp32, target, min_sqnr_db=-200)
-    options = Int8Options(activations=activations)
-    export(subject.checkpoint, files.int8, target, int8=True, options=options, min_sqnr_db=-200)
+    export(subject.checkpoint, files.int8, target, int8=True, options=VARIANTS[variant], min_sqnr_db=-200)
     return files
 
 
@@ -308,7 +312,7 @@ def rows(subject: Subject, chains: list[tuple[str, Callable[[Path], Files]]], ro
                 f"{files.fp32.stat().st_size:,}",
                 f"{files.int8.stat().st_size:,}",
                 copies(subject.checkpoint.model, files.int8),
-                f"{compare(reference, file).sqnr_db:.1f} ({compare(reference, here).sqnr_db:.1f})",
+                f"{compare(reference, file).sqnr_db:.2f} ({compare(reference, here).sqnr_db:.2f})",
                 top1(subject, sessions[f"{files.chain} int8"], reference, here),
                 f"{fp32_ms:.{1 if fp32_ms >= 1 else 3}f}",
                 f"{int8_ms:.{1 if int8_ms >= 1 else 3}f}",
@@ -338,10 +342,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", help="test images for the checkpoints: cifar10:DIR, digits …")
     parser.add_argument("--images", type=int, default=10_000, help="at most so many test images")
     parser.add_argument("--target", default="onnx", help="edgeks' target")
-    parser.add_argument("--activations", action="append", help="edgeks: static, dynamic, float; repeatable")
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="of edgeks; repeatable")
     parser.add_argument("--public-activations", default="QInt8", choices=["QInt8", "QUInt8"], help="default: its own")
     parser.add_argument("--rounds", type=int, default=15)
     return parser.parse_args()
+
+
+def shortened(argument: str) -> str:
+    """An argument without the folders that lead to a file or data set on this machine."""
+    kind, colon, _ = argument.partition(":")
+    if colon:
+        return f"{kind}:DIR"
+    path = Path(argument)
+    return str(Path("runs", path.parent.name, path.name)) if path.suffix == ".pt" else argument
 
 
 def main() -> None:
@@ -353,7 +366,8 @@ def main() -> None:
     for path in asked.checkpoint:
         subjects.append(lambda path=path: trained_subject(path, asked.arch, asked.data, asked.images))
     print("# int8: edgeks and the public chain\n")
-    print(f"`python benchmarks/int8_peers.py {' '.join(sys.argv[1:])}`".replace(" `", "`"))
+    command = " ".join(["python benchmarks/int8_peers.py", *map(shortened, sys.argv[1:])])
+    print(f"`{command}`")
     print(f"on {cpu_name()}, onnxruntime {ort.__version__}, torch {torch.__version__}, target {asked.target}.")
     print(NOTES)
     print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")
@@ -362,10 +376,10 @@ def main() -> None:
         public = getattr(QuantType, asked.public_activations)
         chains: list[tuple[str, Callable[[Path], Files]]] = [
             (
-                "edgeks" + (f" {kind}" if kind else ""),
-                lambda folder, kind=kind: edgeks_files(subject, folder, asked.target, kind),  # noqa: B023
+                f"edgeks {variant}",
+                lambda folder, variant=variant: edgeks_files(subject, folder, asked.target, variant),  # noqa: B023
             )
-            for kind in asked.activations or [None]
+            for variant in asked.variant or VARIANTS
         ]
         chains.append(("public", lambda folder: public_files(subject, folder, public)))  # noqa: B023
         for row in rows(subject, chains, asked.rounds):

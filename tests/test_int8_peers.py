@@ -31,12 +31,12 @@ def test_a_row_per_chain(peers):
         raise ValueError("no\nsuch thing")
 
     chains = [
-        ("edgeks", lambda folder: peers.edgeks_files(subject, folder, "onnx", None)),
+        ("edgeks", lambda folder: peers.edgeks_files(subject, folder, "onnx", "static")),
         ("public", lambda folder: peers.public_files(subject, folder, peers.QuantType.QInt8)),
         ("broken", crashes),
     ]
     broken, edgeks, public = peers.rows(subject, chains, rounds=1)
     assert broken == ("tiny", "broken", "failed: ValueError: no such thing")
-    assert (edgeks[1], public[1]) == ("edgeks", "public")
+    assert (edgeks[1], public[1]) == ("edgeks static", "public")
     assert len(edgeks) == len(public) == len(peers.HEADINGS)
     assert (edgeks[4], public[4]) == ("1 of 3", "3 of 3")

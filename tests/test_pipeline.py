@@ -15,10 +15,13 @@ import pytest
 import torch
 
 from edgeks.checkpoint import load_checkpoint
-from edgeks.errors import OutputError
-from edgeks.pipeline import run_recipe
+from edgeks.errors import CheckpointError, DataError, OutputError
+from edgeks.pipeline import TrainJob, run_recipe, train_checkpoint
+from edgeks.quant import is_prepared
 from edgeks.recipe import load_recipe, read_recipe
 from edgeks.run_folder import RunFolder
+from edgeks.sharing.torch import apply_plan, discover, plan_sharing
+from edgeks.train.data import load_dataset
 from edgeks.train.progress import NoProgress
 
 RECIPE = """
@@ -87,6 +90,79 @@ def test_a_run_leaves_every_artefact_and_is_reused_until_something_changes(tmp_p
     mended = Stages()
     run_recipe(replace(tiny, bench_runs=21), folder, mended)
     assert mended.ran == ["export int8.onnx"]  # to the same bytes, so that what was measured on it still holds
+
+
+def test_a_qat_stage_fine_tunes_and_exports_what_was_trained(tmp_path):
+    path = tmp_path / "tiny.toml"
+    qat = '[qat]\nepochs = 1\nlr = 0.001\nfrozen_norm_epochs = 1\n[export]\nprecisions = ["int8"]\n'
+    path.write_text(RECIPE.format(epochs=2, kernels=2).replace("[export]\n", qat))
+    tiny, first = read_recipe(path), Stages()
+    summary = run_recipe(tiny, tmp_path / "run", first)
+    assert "train with fake quantisation" in first.ran
+    assert [row.artefact for row in summary.rows] == ["int8.onnx", "int8_qat.onnx"]
+    assert summary.rows[1].unshared_file_bytes is None and summary.rows[1].kernels_stored == 4
+    assert summary.rows[1].sqnr_db > summary.rows[0].sqnr_db  # against the network that trained with quantisation
+    trained = load_checkpoint(tmp_path / "run" / "model_qat.pt")
+    assert is_prepared(trained.model)
+    statistics = [m.running_mean for m in trained.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    before = load_checkpoint(tmp_path / "run" / "model.pt").model
+    assert all(  # frozen in the one epoch
+        torch.equal(mean, module.running_mean)
+        for mean, module in zip(
+            statistics, (m for m in before.modules() if isinstance(m, torch.nn.BatchNorm2d)), strict=True
+        )
+    )
+    assert not torch.equal(trained.model.get_parameter("stem.weight"), before.get_parameter("stem.weight"))
+    again = Stages()
+    run_recipe(tiny, tmp_path / "run", again)
+    assert again.ran == []
+    gentler = Stages()
+    run_recipe(replace(tiny, qat=replace(tiny.qat, lr=0.0005)), tmp_path / "run", gentler)
+    assert "train" in gentler.reused and "train with fake quantisation" in gentler.ran
+
+
+def test_qat_goes_on_after_an_interruption_to_the_same_bits(tmp_path):
+    tiny = recipe(tmp_path, epochs=1)
+    dataset = load_dataset("digits", None)
+    start = train_checkpoint(
+        TrainJob(tiny.architecture, tiny.config, dataset, tiny.training),
+        tmp_path / "model.pt",
+        resume=False,
+        progress=NoProgress(),
+    )
+    settings = replace(tiny.training, epochs=3, lr=0.001, qat="learned", frozen_norm_epochs=1)
+
+    class Stops(NoProgress):
+        def epoch(self, record):
+            if record.epoch == 1:
+                raise KeyboardInterrupt
+
+    job = TrainJob("", {}, dataset, settings, start)
+    with pytest.raises(KeyboardInterrupt):
+        train_checkpoint(job, tmp_path / "stopped.pt", resume=True, progress=Stops())
+    train_checkpoint(job, tmp_path / "stopped.pt", resume=True, progress=NoProgress())
+    train_checkpoint(job, tmp_path / "straight.pt", resume=True, progress=NoProgress())
+    stopped, straight = (load_checkpoint(tmp_path / name).model.state_dict() for name in ("stopped.pt", "straight.pt"))
+    assert all(torch.equal(stopped[name], straight[name]) for name in straight)
+
+
+def test_training_goes_on_from_a_checkpoint_that_was_just_tied(tmp_path):
+    tiny = recipe(tmp_path, epochs=1, kernels=0)
+    dataset = load_dataset("digits", None)
+    job = TrainJob(tiny.architecture, tiny.config, dataset, tiny.training)
+    begun = train_checkpoint(job, tmp_path / "model.pt", resume=False, progress=NoProgress())
+    plan = plan_sharing(begun.model, "all")
+    tied = replace(begun, model=apply_plan(begun.model, plan), plan=plan)
+    went_on = replace(job, config={}, start=tied)
+    train_checkpoint(went_on, tmp_path / "tied.pt", resume=False, progress=NoProgress())
+    loaded = load_checkpoint(tmp_path / "tied.pt")
+    assert loaded.plan == plan and len(discover(loaded.model).groups) == len(plan.groups)
+    assert not torch.equal(loaded.model.state_dict()["stem.weight"], tied.model.state_dict()["stem.weight"])
+    with pytest.raises(CheckpointError, match="a trained checkpoint has its config"):
+        train_checkpoint(replace(went_on, config={"dim": 8}), tmp_path / "x.pt", resume=False, progress=NoProgress())
+    larger = load_dataset("digits", 16)
+    with pytest.raises(DataError, match=r"images of 1×16×16 in 10 classes; the checkpoint was trained on 1×8×8 in 10"):
+        train_checkpoint(replace(went_on, dataset=larger), tmp_path / "x.pt", resume=False, progress=NoProgress())
 
 
 def test_an_unshared_network_has_no_twin(tmp_path):

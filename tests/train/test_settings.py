@@ -37,6 +37,9 @@ def test_plain_round_trip():
         ({"threads": 0}, "threads is 0; legal: a whole number, 1 to 1024"),
         ({"seed": -1}, "seed is -1"),
         ({"learning_rate": 1}, "unknown key 'learning_rate'; legal: epochs, batch_size, lr"),
+        ({"qat": "lsq"}, "qat is 'lsq'; legal: off, learned, moving_average"),
+        ({"frozen_norm_epochs": 99}, "frozen_norm_epochs is 99; legal: a whole number, 0 to"),
+        ({"positive_scales": 1}, "positive_scales is 1; legal: true, false"),
     ],
 )
 def test_illegal_settings(changed, message):
