@@ -124,7 +124,8 @@ def _trained_network(job: TrainJob, start: Checkpoint) -> Checkpoint:
     if mine is not None and (mine.shape, mine.classes) != (given.shape, given.classes):
         raise DataError(
             f"{job.dataset.name}: images of {_dims(given.shape)} in {len(given.classes)} classes; the checkpoint was "
-            f"trained on {_dims(mine.shape)} in {len(mine.classes)} classes; give it images of that size, and classes of those names"
+            f"trained on {_dims(mine.shape)} in {len(mine.classes)} classes; give it images of that size, and classes "
+            "of those names"
         )
     return replace(start, model=copy.deepcopy(start.model))
 
