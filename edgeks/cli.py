@@ -278,6 +278,8 @@ def train(
     from edgeks.train.progress import progress_for
     from edgeks.train.settings import TrainSettings
 
+    if ranges not in ("learned", "moving_average"):
+        raise ConfigError(f"--ranges {ranges}: legal: learned, moving_average")
     start = load_checkpoint(Path(model), arch) if Path(model).suffix in (".pt", ".pth", ".safetensors") else None
     if positive_scales is None:
         positive_scales = start is None or not has_negative_scale(start.model)

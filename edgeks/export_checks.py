@@ -91,6 +91,13 @@ def layers_outside(model: ir.Model, *, int8: bool, asked: Collection[str] = ()) 
         yield f"kept in float: {_some(others)} (the ledger's quantize_kernels row says why)"
 
 
+def not_trained(names: tuple[str, ...]) -> Iterator[str]:
+    """What quantisation-aware training could not see, so that the export had to decide."""
+    if names:
+        found = _some(list(names))
+        yield f"int8 in the file, but not trained with fake quantisation: {found} (inside one operator of torch)"
+
+
 def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 

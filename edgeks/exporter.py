@@ -14,7 +14,7 @@ from edgeks.atomic_write import atomic_write
 from edgeks.audit.proof import Proof, prove_exactly_once
 from edgeks.checkpoint import Checkpoint
 from edgeks.errors import ConfigError, DataError, SharingBroken
-from edgeks.export_checks import doubts, layers_outside, require_parity
+from edgeks.export_checks import doubts, layers_outside, not_trained, require_parity
 from edgeks.export_io import Io, as_pixels, interface_of, quantise_io, require_io
 from edgeks.formats.onnx import INTERFACE_KEY, REFERENCE, open_session, run, simplify, write_onnx
 from edgeks.graph.float_graph import float_graph
@@ -109,10 +109,17 @@ def export(
             "the network was trained with fake quantisation, which decided ranges and rounding: leave --calibration, "
             "--bias-correction, --rounding and --keep-float out, and --activations static"
         )
+    if parity_report and options.keep_float:
+        raise ConfigError("a parity report is about the whole network in int8: leave --keep-float out")
+    if run_sensitivity and (not static or is_prepared(checkpoint.model)):
+        raise ConfigError(
+            "sensitivity is about static int8 after training: it needs --int8 with static activations, and a network "
+            "that was not trained with fake quantisation"
+        )
     if run_simplifier and int8 and (parity_report or is_prepared(checkpoint.model)):
         raise ConfigError("onnxsim loses the marks of fake-quantisers: leave --simplify out")
     samples = load_samples(calib, checkpoint.calibration, checkpoint.preprocessing, input_shape)
-    if static and not samples.real:
+    if (static or (int8 and io != "float")) and not samples.real:
         raise DataError(
             "int8 needs calibration data and this checkpoint carries none; pass --calib with an .npz of real inputs "
             "(one array N×C×H×W) or a folder of images, or choose --activations dynamic or float, which need none"
@@ -146,9 +153,10 @@ def export(
             ledger.run("raw_pixels", model, lambda: raw_pixels(model, pixels))
         float_model = model.clone() if int8 and run_sensitivity else None
         codes: dict[str, Codes] = {}
+        untrained: tuple[str, ...] = ()
         if int8:
             on_step(f"quantising, calibrating on {samples.origin}" if static else "quantising")
-            quantise(model, ledger, fed, target.int8, options, decided)
+            untrained = quantise(model, ledger, fed, target.int8, options, decided)
             codes = quantise_io(model, ledger, fed, io) if io != "float" else codes
         on_step("proving and comparing")
         negative = negative_scales(model)
@@ -189,6 +197,7 @@ def export(
             warnings=(
                 *([clipped] if clipped else []),
                 *([str(negative)] if negative else []),
+                *not_trained(untrained),
                 *layers_outside(model, int8=int8, asked=float_layers(ledger.plan, options.keep_float)),
                 *doubts(samples, parity, parity_here, target, temporary.stat().st_size, int8=int8),
             ),

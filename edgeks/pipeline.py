@@ -90,7 +90,8 @@ def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: Traini
     if job.settings.qat != "off" and not is_prepared(model):
         inputs = torch.from_numpy(dataset.preprocessing.normalise(images))
         model = prepare_qat(model, inputs, job.scheme, ranges=job.settings.qat)
-        observe_ranges(model, inputs)
+        if job.start is not None:  # an untrained network shows nothing; there the first batch decides
+            observe_ranges(model, inputs)
     result = fit(model, dataset, job.settings, last=last, resume=resume, progress=progress)
     metrics = {key: float(value) for key, value in result.metrics().items() if value is not None}
     checkpoint = replace(begun, model=model, preprocessing=dataset.preprocessing, metrics=metrics, calibration=images)

@@ -88,6 +88,8 @@ def read_recipe(path: Path) -> Recipe:
     training = _training(path, "train", train_values)
     qat = None
     if root.has("qat"):
+        if root.table("qat").values().get("qat") == "off":
+            raise ConfigError(f"{path}: [qat]: qat is 'off'; legal: learned, moving_average, or no [qat] at all")
         qat = _training(path, "qat", {**train_values, **QAT_DEFAULTS, **root.table("qat").values()})
 
     export = root.table("export")

@@ -201,10 +201,13 @@ class _Walk:
 
 
 def _scaled_constant(node: NodeProto, sources: list[_Source | None]) -> _Source | None:
-    """The larger factor of a product of two constants: a kernel times its scale is still that kernel."""
+    """The kernel of a product of two constants, kernel times scale: the one of 8 bits, or else the larger one."""
     first, second = sources if node.op_type == "Mul" and len(sources) == 2 else (None, None)
     if first is None or second is None:
         return None
+    eight_bits = [source for source in (first, second) if source.constant.dtype in ("int8", "uint8")]
+    if len(eight_bits) == 1:
+        return eight_bits[0]
     sizes = math.prod(first.constant.shape), math.prod(second.constant.shape)
     return None if sizes[0] == sizes[1] else first if sizes[0] > sizes[1] else second
 

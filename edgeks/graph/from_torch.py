@@ -88,7 +88,7 @@ def without_parametrizations(model: nn.Module) -> nn.Module:
         known = kernels.setdefault(originals, [])
         kernel = next((kernel for kernel in known if torch.equal(kernel, value)), None)
         if kernel is None:
-            kernel = nn.Parameter(value, requires_grad=False)
+            kernel = nn.Parameter(value, requires_grad=value.is_floating_point())
             known.append(kernel)
         module.register_parameter(name, kernel)
     return plain

@@ -41,6 +41,13 @@ def replace_node(model: ir.Model, old: ir.Node, new: list[ir.Node]) -> None:
     carry_marks(replaced, result)
 
 
+def add_marks(old: ir.Value, new: ir.Value) -> None:
+    """Readers of `old` now read `new`: its marks count there too, behind those of `new`."""
+    more = [mark for mark in old.meta.get(MARKS, []) if mark not in new.meta.get(MARKS, [])]
+    if more:
+        new.meta[MARKS] = [*new.meta.get(MARKS, []), *more]
+
+
 def carry_marks(old: ir.Value, new: ir.Value) -> None:
     """`new` stands for what `old` was."""
     if MARKS in old.meta:

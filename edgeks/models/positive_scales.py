@@ -45,8 +45,18 @@ def positive_scales(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for norm in norms:
-                parametrize.remove_parametrizations(norm, "weight")
-                norm._parameters["bias"] = norm._parameters.pop("bias")  # behind γ again, as in any state dict
+                _make_plain(norm)
+
+
+def _make_plain(norm: _BatchNorm) -> None:
+    """γ a plain Parameter again, the one it was. torch's own removal edits the class, which deep copies share."""
+    gamma, value = norm.get_parameter("parametrizations.weight.original"), norm.weight.detach().clone()
+    del norm._modules["parametrizations"]
+    norm.__class__ = type(norm).__bases__[0]
+    bias = norm._parameters.pop("bias")
+    gamma.copy_(value)
+    norm.register_parameter("weight", gamma)
+    norm.register_parameter("bias", bias)  # behind γ again, as in any state dict
 
 
 def has_negative_scale(model: nn.Module) -> bool:

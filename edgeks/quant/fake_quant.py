@@ -140,25 +140,28 @@ class BiasRounding(nn.Module):
     """Behind a layer and its BN, in evaluation mode: the int32 rounding of their bias. In training mode nothing.
 
     The integer layer adds S·round(B/S) with B the bias and BN's shift together, S = s_x·s_W·a (docs/arithmetic.md §2).
+    `layer` is the module that has the bias, or the bias.
     """
 
     def __init__(
         self,
-        bias: Tensor | None,
+        layer: nn.Module | Tensor | None,
         norm: _BatchNorm | None,
         kernel: KernelFakeQuantize,
         activation: ActivationFakeQuantize,
     ) -> None:
         super().__init__()
-        self._parts = (bias, norm, kernel, activation)  # a tuple: they stay the network's own
+        self._parts = (layer, norm, kernel, activation)  # a tuple: they stay the network's own
 
     def forward(self, y: Tensor) -> Tensor:
         """N×O×… → the same."""
-        bias, norm, kernel, activation = self._parts
+        layer, norm, kernel, activation = self._parts
+        bias = layer.bias if isinstance(layer, nn.Module) else layer
         if self.training or activation.observing:
             return y
-        gain, total = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        if bias is not None:
+        gain = torch.ones((), dtype=torch.float64, device=y.device)
+        total = torch.zeros((), dtype=torch.float64, device=y.device)
+        if isinstance(bias, Tensor):
             total = bias.detach().double()
         if norm is not None and norm.running_mean is not None and norm.running_var is not None:
             gain = (norm.running_var.double() + norm.eps).rsqrt()

@@ -14,10 +14,11 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeks.errors import CheckpointError, ConfigError, GraphError
 from edgeks.graph.float_graph import float_graph
-from edgeks.graph.kernels import kernel_reads
+from edgeks.graph.kernels import kernel_reads, sole_use
 from edgeks.graph.marks import marks
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.quantize_activations import Placement, place_activations
@@ -28,6 +29,13 @@ from edgeks.target import Int8Scheme, Int8Type
 
 OPSET = 20  # of the graph that decides; every target's opset decides the same
 FUNCTIONS = (functional.conv1d, functional.conv2d, functional.linear)
+DROPOUTS: dict[Any, type[nn.Module]] = {
+    functional.dropout: nn.Dropout,
+    functional.dropout1d: nn.Dropout1d,
+    functional.dropout2d: nn.Dropout2d,
+    functional.alpha_dropout: nn.AlphaDropout,
+    functional.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +154,7 @@ def _mark(x: Tensor, number: int) -> Tensor:
 def traced_network(model: nn.Module) -> fx.GraphModule:
     """Module → GraphModule in which every layer is given its kernel, read once ahead of all its uses."""
     try:
-        traced = fx.GraphModule(model, fx.Tracer().trace(model))
+        traced = fx.GraphModule(model, _Tracer().trace(model))
     except Exception as error:  # the network is the user's own code
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise GraphError(
@@ -154,6 +162,7 @@ def traced_network(model: nn.Module) -> fx.GraphModule:
             "that depends on tensors out of forward, or quantise after training (edgeks export --int8)"
         ) from error
     _spell_out_silu(traced)
+    _dropout_by_mode(traced)
     first_name = {layer: group.layers[0] for group in discover(traced).kernels for layer in group.layers}
     first_use = next(node for node in traced.graph.nodes if node.op != "placeholder")
     kernels: dict[str, fx.Node] = {}
@@ -170,8 +179,50 @@ def traced_network(model: nn.Module) -> fx.GraphModule:
             with traced.graph.inserting_before(first_use):
                 kernels[name] = traced.graph.get_attr(name)
         node.args, node.kwargs = (*node.args, *node.kwargs.values(), kernels[name]), {}
+    _one_read_per_kernel(traced)
     traced.recompile()
     return traced
+
+
+class _Tracer(fx.Tracer):
+    """torch.fx's, for which a user's own kind of BN is one operation."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _dropout_by_mode(traced: fx.GraphModule) -> None:
+    """F.dropout(x, p, self.training) → a module: tracing has frozen the mode.
+
+    Raises:
+        GraphError: another function was told the mode, such as F.batch_norm.
+    """
+    for node in list(traced.graph.nodes):
+        if node.op != "call_function" or not ("training" in node.kwargs or node.target in DROPOUTS):
+            continue
+        if node.target not in DROPOUTS:
+            raise GraphError(
+                f"torch.fx freezes the mode that {getattr(node.target, '__name__', node.target)} is told in forward: "
+                "use the module of that name instead of the function"
+            )
+        given = {**dict(zip(("input", "p"), node.args, strict=False)), **node.kwargs}
+        path = f"dropouts.{node.name}"
+        traced.add_submodule(path, DROPOUTS[node.target](given.get("p", 0.5)))
+        with traced.graph.inserting_before(node):
+            module = traced.graph.call_module(path, (given["input"],))
+        node.replace_all_uses_with(module)
+        traced.graph.erase_node(node)
+
+
+def _one_read_per_kernel(traced: fx.GraphModule) -> None:
+    """A Parameter that modules and functions read as their kernel is read by one node, ahead of them all."""
+    first: dict[int, fx.Node] = {}
+    for kernel, layers in _kernel_nodes(traced).items():
+        module, _, name = str(kernel.target).rpartition(".")
+        one = first.setdefault(id(getattr(traced.get_submodule(module), name)), kernel)
+        for layer in layers if one is not kernel else []:
+            layer.replace_input_with(kernel, one)
+    traced.graph.eliminate_dead_code(lambda node: node.op not in ("get_attr",))
 
 
 def _spell_out_silu(traced: fx.GraphModule) -> None:
@@ -181,8 +232,9 @@ def _spell_out_silu(traced: fx.GraphModule) -> None:
         if not is_module and not (node.op == "call_function" and node.target is functional.silu):
             continue
         with traced.graph.inserting_before(node):
-            gate = traced.graph.call_function(torch.sigmoid, (node.args[0],))
-            product = traced.graph.call_function(torch.mul, (node.args[0], gate))
+            x = node.args[0] if node.args else node.kwargs["input"]
+            gate = traced.graph.call_function(torch.sigmoid, (x,))
+            product = traced.graph.call_function(torch.mul, (x, gate))
         node.replace_all_uses_with(product)
         traced.graph.erase_node(node)
 
@@ -207,7 +259,7 @@ def find_layout(traced: fx.GraphModule, example: Tensor, scheme: Int8Scheme, ran
     node_of_layer, kernel_of_layer = {}, {}
     for read in kernel_reads(graph):
         name = str(read.node.name)
-        on_output, on_kernel = marks(read.node.outputs[0]), marks(read.kernel)
+        on_output, on_kernel = _marks_behind(read.node), marks(read.kernel)
         if on_output and on_kernel:
             node_of_layer[name], kernel_of_layer[name] = nodes[on_output[0]], nodes[on_kernel[0]]
     quantize_kernels(graph, scheme.weights)
@@ -225,6 +277,8 @@ def find_layout(traced: fx.GraphModule, example: Tensor, scheme: Int8Scheme, ran
         quantiser = points.get(source) if source is not None else None
         if name not in node_of_layer or read.dequantize is None or quantiser is None or read.node.op_type == "MatMul":
             continue
+        if (read.node, 0) not in placement.reads:  # a float stem
+            continue
         layer = node_of_layer[name]
         behind = [nodes[mark] for mark in marks(read.node.outputs[0])]
         norm = behind[0].name if behind and behind[0] is not layer else None
@@ -236,6 +290,13 @@ def find_layout(traced: fx.GraphModule, example: Tensor, scheme: Int8Scheme, ran
         tuple(point for found in points.values() for point in found),
         tuple(biases),
     )
+
+
+def _marks_behind(layer: ir.Node) -> list[int]:
+    """Marks on a layer's output; on the Add of its bias where that is an operator of its own (a Linear on tokens)."""
+    found = marks(layer.outputs[0])
+    use = None if found else sole_use(layer.outputs[0])
+    return marks(use[0].outputs[0]) if use is not None and use[0].op_type == "Add" else found
 
 
 def _points(
@@ -252,7 +313,7 @@ def _points(
         sources: dict[fx.Node, list[str]] = {}  # made in float: only layers read the quantised form
         for node, index in placement.reads:
             layer = node_of_layer.get(str(node.name)) if node.inputs[index] is value else None
-            source = layer.args[0] if layer is not None and layer.args else None
+            source = (layer.args[0] if layer.args else layer.kwargs.get("input")) if layer is not None else None
             if layer is not None and isinstance(source, fx.Node):
                 sources.setdefault(source, []).append(layer.name)
         for source, readers in sources.items():

@@ -30,6 +30,7 @@ from edgeks.quant.layout import BiasPoint, Layout, Mark, find_layout, insert_beh
 from edgeks.quant.trained import Trained
 from edgeks.target import Int8Scheme
 
+SMALLEST_STEP = 1e-25
 DEFAULT_SCHEME = Int8Scheme(form="qdq", activations="uint8", weights="int8")  # target "onnx"
 KERNELS, ACTIVATIONS, BIASES = "kernel_quantizers", "activation_quantizers", "bias_roundings"  # submodules
 LAYOUT = "edgeks.qat"  # key of GraphModule.meta
@@ -51,11 +52,11 @@ def prepare_qat(
     checked_ranges(ranges)
     if is_prepared(model):
         raise ConfigError("prepare_qat: the model is prepared for quantisation-aware training already")
-    training = model.training
-    traced = traced_network(without_parametrizations(copy.deepcopy(model)))
+    training, device = model.training, next((p.device for p in model.parameters()), torch.device("cpu"))
+    traced = traced_network(without_parametrizations(copy.deepcopy(model).cpu()))
     example = example_input[:1].detach().to("cpu", torch.float32)
     layout = find_layout(traced, example, scheme, ranges)
-    return _with_quantisers(traced, layout).train(training)
+    return _with_quantisers(traced, layout).to(device).train(training)
 
 
 def rebuild_qat(model: nn.Module, layout: Layout) -> fx.GraphModule:
@@ -78,8 +79,19 @@ def rebuild_qat(model: nn.Module, layout: Layout) -> fx.GraphModule:
 
 
 def is_prepared(model: nn.Module) -> bool:
-    """Whether `model` came from `prepare_qat`."""
-    return isinstance(model, fx.GraphModule) and LAYOUT in model.meta
+    """Whether `model` came from `prepare_qat`.
+
+    Raises:
+        ConfigError: it holds fake-quantisers, but is not what `prepare_qat` returned.
+    """
+    if isinstance(model, fx.GraphModule) and LAYOUT in model.meta:
+        return True
+    if any(isinstance(module, ActivationFakeQuantize | KernelFakeQuantize) for module in model.modules()):
+        raise ConfigError(
+            "the network holds fake-quantisers but is not itself what prepare_qat returned (wrapped in another module, "
+            "or pickled whole): give the network that prepare_qat returned, and save it with edgeks.save_checkpoint"
+        )
+    return False
 
 
 def layout_of(model: nn.Module) -> Layout:
@@ -104,9 +116,10 @@ def observing(model: nn.Module) -> Iterator[None]:
 
 
 def observe_ranges(model: nn.Module, inputs: Tensor, batch_size: int = 64) -> None:
-    """Start the ranges of a prepared network at what it shows on `inputs` (N×C×H×W): min-max, as an export does.
+    """Start the ranges of a prepared network at what it shows on `inputs`, N×C×H×W: smallest to largest value.
 
-    Without it the first training batch gives the ranges. Leaves training or evaluation mode as it was.
+    Without it the first training batch gives the ranges. Ranges that were learned are lost. Leaves training or
+    evaluation mode as it was.
     """
     training = model.training
     with torch.no_grad(), observing(model.eval()):
@@ -171,6 +184,11 @@ def trained(model: nn.Module, names: Mapping[int, str]) -> Trained:
                     "edgeks.quant.observe_ranges"
                 )
             ranges[number] = module.range()
+    for number, name in names.items():
+        found = scales.get(number)
+        steps = np.array([ranges[number].high - ranges[number].low]) if found is None else found
+        if not (np.isfinite(steps).all() and steps.min() > SMALLEST_STEP and steps.max() < 1 / SMALLEST_STEP):
+            raise ConfigError(f"fake-quantiser {name!r} has a step size that is 0 or not finite: the training diverged")
     return Trained(ranges, scales)
 
 
@@ -204,9 +222,9 @@ def _insert_bias_rounding(traced: fx.GraphModule, nodes: Mapping[str, fx.Node], 
     layer, kernel = nodes[point.layer], traced.get_submodule(f"{KERNELS}.{point.kernel}")
     activation = traced.get_submodule(f"{ACTIVATIONS}.{point.activation}")
     norm = None if point.norm is None else traced.get_submodule(str(nodes[point.norm].target))
-    bias: object = None
+    bias: nn.Module | Tensor | None = None
     if layer.op == "call_module":
-        bias = traced.get_submodule(str(layer.target)).bias
+        bias = traced.get_submodule(str(layer.target))
     else:
         given = layer.args[2] if len(layer.args) > 2 else layer.kwargs.get("bias")
         if isinstance(given, fx.Node) and given.op != "get_attr":
@@ -214,9 +232,9 @@ def _insert_bias_rounding(traced: fx.GraphModule, nodes: Mapping[str, fx.Node], 
         bias = _attribute(traced, given) if isinstance(given, fx.Node) else None
     if not isinstance(kernel, KernelFakeQuantize) or not isinstance(activation, ActivationFakeQuantize):
         raise CheckpointError(f"layer {point.layer!r} has no quantisers")
-    if not (norm is None or isinstance(norm, _BatchNorm)) or not (bias is None or isinstance(bias, Tensor)):
-        raise CheckpointError(f"layer {point.layer!r} has a bias or BN of another kind")
-    if bias is None and norm is None:
+    if not (norm is None or isinstance(norm, _BatchNorm)):
+        raise CheckpointError(f"layer {point.layer!r} has a BN of another kind")
+    if norm is None and (bias is None or (isinstance(bias, nn.Module) and bias.bias is None)):
         return
     path = f"{BIASES}.{point.layer}"
     traced.add_submodule(path, BiasRounding(bias, norm, kernel, activation))

@@ -41,11 +41,11 @@ def quantise(
     scheme: Int8Scheme,
     options: Int8Options,
     trained: Trained = NOTHING_TRAINED,
-) -> None:
+) -> tuple[str, ...]:
     """Float graph → int8 graph, in place; every pass is a verified row of `ledger`. Only static reads `samples`.
 
     What quantisation-aware training decided (`trained`, by the marks on the graph's Values) is taken as it is; the
-    other ranges are calibrated.
+    other ranges are calibrated, and the kernels and tensors that training knew nothing of are returned.
 
     Raises:
         ConfigError: `options.keep_float` names what is no kernel.
@@ -54,9 +54,9 @@ def quantise(
     """
     scheme = options.scheme(scheme)
     if scheme.mode == "static":
-        _static(graph, ledger, samples, scheme, options, trained)
-    else:
-        _without_calibration(graph, ledger, scheme, options)
+        return _static(graph, ledger, samples, scheme, options, trained)
+    _without_calibration(graph, ledger, scheme, options)
+    return ()
 
 
 def _without_calibration(graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, options: Int8Options) -> None:
@@ -77,7 +77,7 @@ def _without_calibration(graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, op
 
 def _static(
     graph: ir.Model, ledger: Ledger, samples: Samples, scheme: Int8Scheme, options: Int8Options, trained: Trained
-) -> None:
+) -> tuple[str, ...]:
     """Integer activations with scales that were calibrated or trained."""
     keep_float = float_layers(ledger.plan, options.keep_float)
     reference = graph.clone() if options.bias_correction else None
@@ -93,13 +93,16 @@ def _static(
         lambda: quantize_kernels(graph, scheme.weights, keep_float=keep_float, codes_of=codes, trained=scales),
     )
     _require_int8(graph, ledger)
+    untrained = [str(read.node.name) for read in kernel_reads(graph) if read.dequantize and not marks(read.kernel)]
     ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
     layers = quantised_layers(graph)
     placement = place_activations(graph)
     ranges = _trained_ranges(placement, trained)
     names = [str(value.name) for value in placement.ranged if str(value.name) not in ranges]
     ranges |= calibrate(graph, names, samples.inputs, options.calibration)
-    ranges |= pixel_ranges(graph)
+    pixels = pixel_ranges(graph)
+    untrained += [name for name in names if name not in pixels]
+    ranges |= pixels
     ledger.run(
         "quantize_activations", graph, lambda: quantize_activations(graph, placement, ranges, scheme.activations)
     )
@@ -110,6 +113,7 @@ def _static(
     ledger.run("quantize_biases", graph, lambda: quantize_biases(graph))
     if scheme.form == "qoperator":
         ledger.run("to_qoperator", graph, lambda: to_qoperator(graph))
+    return () if trained is NOTHING_TRAINED else tuple(dict.fromkeys(untrained))
 
 
 def _require_int8(graph: ir.Model, ledger: Ledger) -> None:

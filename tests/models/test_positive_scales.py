@@ -1,5 +1,7 @@
 """γ > 0 by parametrisation: under any optimiser, without a trace in the network, and at no cost while γ > 0."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -102,3 +104,13 @@ def test_norms_without_gamma_and_networks_without_norms_are_left_alone():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Linear(4, 4))
     with positive_scales(model):
         assert not any(parametrize.is_parametrized(module) for module in model.modules())
+
+
+def test_a_copy_taken_inside_goes_on_working():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).eval()
+    x = torch.randn(2, 1, 3, 3)
+    with positive_scales(model):
+        best = copy.deepcopy(model)
+    with torch.no_grad():
+        assert torch.equal(best(x), model(x))
+    assert type(model[1]) is nn.BatchNorm2d

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from edgeks.checkpoint import load_checkpoint, save_checkpoint
-from edgeks.errors import CheckpointError, ConfigError, GraphError
+from edgeks.errors import CheckpointError, ConfigError, DataError, GraphError
 from edgeks.exporter import export
 from edgeks.formats.onnx import REFERENCE, open_session, run
 from edgeks.models import zoo
@@ -116,6 +116,15 @@ def test_the_trained_network_and_the_file_agree_to_a_step(trained, tmp_path):
     assert len(report.layers.tensors) == len(quantisers(checkpoint.model, ActivationFakeQuantize))
 
 
+def changed(prepared):
+    """Ranges and steps other than calibration would choose: what is lost on the way to the file shows."""
+    with torch.no_grad():
+        for module in prepared.modules():
+            if isinstance(module, ActivationFakeQuantize | KernelFakeQuantize):
+                module.log_scale.add_(0.25)
+    return prepared.eval()
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -131,6 +140,7 @@ def test_the_trained_network_and_the_file_agree_to_a_step(trained, tmp_path):
         "channel shuffle",
         "Conv1d",
         "γ zero",
+        "zero pad",
         "shared first layers, GELU, BN",
     ],
 )
@@ -139,11 +149,74 @@ def test_forms_agree_nearly_to_the_bit(name, tmp_path):
     x = torch.from_numpy(inputs_of(checkpoint))
     prepared = prepare_qat(checkpoint.model, x[:1])
     observe_ranges(prepared, x)
-    checkpoint.model = prepared.eval()
+    checkpoint.model = changed(prepared)
     report = export(checkpoint, tmp_path / "m.onnx", TARGET, int8=True, parity_report=True)
     assert report.layers.first_over_one is None
     assert report.layers.outputs_within_one_step >= 0.999
     assert report.parity.sqnr_db > 60
+    assert not any("not trained" in warning for warning in report.warnings)
+
+
+class PaddedStem(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.ZeroPad2d(1), nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten())
+
+
+class ModuleAndFunction(nn.Module):
+    """One kernel, read by its module and by a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        x = functional.relu(self.conv(x))
+        return functional.conv2d(input=x, weight=self.conv.weight, bias=self.conv.bias).flatten(1)
+
+
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.conv2 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        return self.conv2(functional.dropout(torch.relu(self.conv(x)), 0.5, self.training)).flatten(1)
+
+
+@pytest.mark.parametrize("io", ["float", "uint8"])
+@pytest.mark.parametrize("network", [PaddedStem, ModuleAndFunction, Dropping])
+def test_what_was_trained_arrives(network, io, tmp_path):
+    torch.manual_seed(0)
+    checkpoint = checkpoint_of(network(), SHAPE)
+    x = torch.from_numpy(inputs_of(checkpoint))
+    prepared = prepare_qat(network(), x[:1])  # in training mode, as a network is when it is made
+    observe_ranges(prepared, x)
+    checkpoint.model = changed(prepared)
+    report = export(checkpoint, tmp_path / "m.onnx", TARGET, int8=True, io=io)
+    assert report.parity.sqnr_db > (60 if io == "float" else 30)  # uint8: the logits are codes as well
+    assert not any("not trained" in warning for warning in report.warnings)
+
+
+def test_what_torch_fx_hides_is_said(tmp_path):
+    checkpoint = form_checkpoint(FORMS["Linear on tokens"], seed=0)
+    x = torch.from_numpy(inputs_of(checkpoint))
+    prepared = prepare_qat(checkpoint.model, x[:1])
+    observe_ranges(prepared, x)
+    checkpoint.model = prepared.eval()
+    kernels = export(checkpoint, tmp_path / "m.onnx", TARGET, int8=True).proof.kernels_stored
+    assert len(quantisers(prepared, KernelFakeQuantize)) == kernels
+    report = export(checkpoint, tmp_path / "m.onnx", TARGET, int8=True)
+    assert any("int8 in the file, but not trained" in warning for warning in report.warnings)
+
+
+def test_functional_dropout_follows_the_mode():
+    x = torch.randn(4, *SHAPE)
+    for mode in (True, False):
+        prepared = prepare_qat(Dropping().train(mode), x[:1])
+        observe_ranges(prepared, x)
+        with torch.no_grad():
+            assert torch.equal(prepared.eval()(x), prepared.eval()(x))
+            assert not torch.equal(prepared.train()(x), prepared.train()(x))
 
 
 def test_one_quantiser_per_kernel_ahead_of_all_its_uses_and_activations_where_the_file_quantises(trained, tmp_path):
@@ -161,14 +234,9 @@ def test_one_quantiser_per_kernel_ahead_of_all_its_uses_and_activations_where_th
     assert len(quantisers(model, ActivationFakeQuantize)) == len(scales)
 
 
-def test_a_checkpoint_keeps_what_was_learned(trained, tmp_path):
-    checkpoint, x = trained
-    if type(checkpoint.model).__name__ in ("Functional", "CalledOften"):
-        pytest.skip("a network of this file's own has no name that a checkpoint could bear")
-    config = dict(CONVMIXER)
-    if len(checkpoint.model.state_dict()) != len(prepare_qat(zoo.build("convmixer", config), x[:1]).state_dict()):
-        pytest.skip("the ConvMixer stands for the zoo")
-    named = replace(checkpoint, architecture="convmixer", config={**config, "classes": 10})
+def test_a_checkpoint_keeps_what_was_learned(tmp_path):
+    checkpoint, x = trained_a_little("ConvMixer")
+    named = replace(checkpoint, architecture="convmixer", config=CONVMIXER)
     save_checkpoint(tmp_path / "q.pt", named)
     loaded = load_checkpoint(tmp_path / "q.pt")
     with torch.no_grad():
@@ -251,7 +319,7 @@ def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale():
 def test_a_computed_kernel_becomes_plain():
     model = nn.Sequential(parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 4, 1))
     prepared = prepare_qat(model, torch.zeros(1, *SHAPE))
-    assert {"0.weight", "2.weight"} <= set(dict(prepared.named_parameters()))
+    assert {"0.weight", "2.weight"} <= {name for name, p in prepared.named_parameters() if p.requires_grad}
 
 
 class Branches(nn.Module):
@@ -272,8 +340,10 @@ def test_what_cannot_be_prepared_says_why(tmp_path):
     prepared = prepare_qat(nn.Conv2d(3, 4, 3), x)
     with pytest.raises(ConfigError, match="prepared for quantisation-aware training already"):
         prepare_qat(prepared, x)
+    with pytest.raises(ConfigError, match="not itself what prepare_qat returned"):
+        is_prepared(nn.Sequential(prepared))
     checkpoint = replace(checkpoint_of(prepared, SHAPE), model=prepared.eval())
-    with pytest.raises((ConfigError, Exception), match="no range yet"):
+    with pytest.raises(DataError, match="no range yet"):
         export(checkpoint, tmp_path / "m.onnx", TARGET, int8=True)
     observe_ranges(prepared, torch.randn(4, *SHAPE))
     for options in (Int8Options(rounding="adaround"), Int8Options(activations="dynamic")):

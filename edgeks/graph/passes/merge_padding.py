@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeks.graph.kernels import array, required
-from edgeks.graph.rewrite import drop_unused_initializers
+from edgeks.graph.rewrite import add_marks, drop_unused_initializers
 
 
 def merge_padding(model: ir.Model) -> str:
@@ -22,7 +22,9 @@ def merge_padding(model: ir.Model) -> str:
             own = node.attributes.get_ints("pads", ()) or (0,) * (2 * (rank - 2))
             around = (*amounts[2:rank], *amounts[rank + 2 :])
             node.attributes["pads"] = ir.AttrInt64s("pads", [a + b for a, b in zip(own, around, strict=True)])
-            node.replace_input_with(0, required(pad.inputs[0]))
+            source = required(pad.inputs[0])
+            node.replace_input_with(0, source)
+            add_marks(pad.outputs[0], source)
             merged += 1
         if not pad.outputs[0].uses() and not pad.outputs[0].is_graph_output():
             model.graph.remove(pad, safe=True)

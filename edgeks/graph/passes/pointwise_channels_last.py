@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.kernels import KernelRead, array, kernel_reads, required
+from edgeks.graph.passes.quantize_activations import is_network_input
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
 
 TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -57,7 +58,7 @@ def _is_pointwise(model: ir.Model, read: KernelRead) -> bool:
         plain
         and set(node.attributes.get_ints("strides", (1,))) == {1}
         and (bias is None or bias.is_initializer())
-        and node.inputs[0] not in model.graph.inputs
+        and not is_network_input(model, required(node.inputs[0]))
     )
 
 

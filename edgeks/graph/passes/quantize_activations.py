@@ -126,7 +126,7 @@ def place_activations(model: ir.Model) -> Placement:
 
 def _is_float_stem(model: ir.Model, read: KernelRead) -> bool:
     """A layer that reads the graph input, and whose output is only read by float ops."""
-    if not _is_network_input(model, required(read.node.inputs[0])):
+    if not is_network_input(model, required(read.node.inputs[0])):
         return False
     uses = read.node.outputs[0].uses()
     return bool(uses) and not any(
@@ -152,7 +152,7 @@ def _reads_codes(node: ir.Node) -> bool:
     return read is not None and read.dequantize is not None
 
 
-def _is_network_input(model: ir.Model, value: ir.Value) -> bool:
+def is_network_input(model: ir.Model, value: ir.Value) -> bool:
     """The graph input, or what raw_pixels makes of it."""
     producer = value.producer()
     while producer is not None and producer.op_type in ("DequantizeLinear", "Mul", "Add"):

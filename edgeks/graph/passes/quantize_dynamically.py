@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channels, required, sole_use
+from edgeks.graph.passes.quantize_activations import is_network_input
 from edgeks.graph.passes.quantize_kernels import UINT8_ZERO_POINT, symmetric_codes
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
 
@@ -201,7 +202,7 @@ def _why_not(model: ir.Model, kernel: ir.Value, readers: list[KernelRead]) -> st
     kinds = {"product" if read.node.op_type in ("MatMul", "Gemm") else read.node.op_type for read in readers}
     if len(kinds) != 1 or len({output_channels(read) for read in readers}) != 1:
         return "read in different ways"
-    if any(read.node.inputs[0] in model.graph.inputs for read in readers):
+    if any(is_network_input(model, required(read.node.inputs[0])) for read in readers):
         return "reads the network's input"
     reasons = (_why_not_layer(read.node, array(kernel).ndim) for read in readers)
     return next((reason for reason in reasons if reason), None)

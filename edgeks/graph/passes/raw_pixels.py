@@ -7,6 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeks.graph.kernels import KernelRead, array, kernel_read
+from edgeks.graph.marks import marks
 from edgeks.graph.passes.quantize_activations import Range
 from edgeks.graph.rewrite import carry_marks, new_initializer
 from edgeks.preprocessing import Preprocessing
@@ -18,8 +19,8 @@ def raw_pixels(model: ir.Model, preprocessing: Preprocessing) -> str:
     """Float input x = (p/255 − mean)/std → uint8 input p, N×C×H×W, behind a DequantizeLinear of scale 1/255.
 
     conv(x, W) + b = conv(p/255, W/std) + (b − Σ W·mean/std) where the stem alone reads its kernel and pads nothing: a
-    padded stem reads zeros of the normalised space, which no pixel is. There, and for any other reader of the input,
-    Mul and Add normalise in float.
+    padded stem reads zeros of the normalised space, which no pixel is. There, where training decided the kernel's
+    scale, and for any other reader of the input, Mul and Add normalise in float.
     """
     normalised = model.graph.inputs[0]
     mean, std = (np.asarray(values, np.float64) for values in (preprocessing.mean, preprocessing.std))
@@ -70,6 +71,8 @@ def _foldable(node: ir.Node, index: int) -> KernelRead | None:
     """The read of a convolution without zero padding that alone reads its kernel; None for any other reader."""
     read = kernel_read(node)
     if read is None or node.op_type != "Conv" or index != 0 or read.dequantize is not None:
+        return None
+    if marks(read.kernel):  # training decided the scale of this very kernel
         return None
     if any(node.attributes.get_ints("pads", ())) or node.attributes.get_string("auto_pad", "").startswith("SAME"):
         return None
