@@ -26,8 +26,8 @@ def commands(block: str) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["guide", "quantisation", "qat"])
-def test_every_command_and_program_of_a_page(page: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "least"), [("guide", 11), ("quantisation", 9), ("qat", 5)])
+def test_every_command_and_program_of_a_page(page: str, least: int, tmp_path: Path) -> None:
     binaries = str(Path(sys.executable).parent)
     environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path)}
     ran = 0
@@ -49,7 +49,7 @@ def test_every_command_and_program_of_a_page(page: str, tmp_path: Path) -> None:
             for line in shown:
                 assert masked(line) in printed, f"{command} did not print {line!r} but {done.stdout}"
             ran += 1
-    assert ran > 3
+    assert ran >= least
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:
