@@ -88,9 +88,10 @@ def read_recipe(path: Path) -> Recipe:
     training = _training(path, "train", train_values)
     qat = None
     if root.has("qat"):
-        if root.table("qat").values().get("qat") == "off":
+        qat_values = root.table("qat").values()
+        if qat_values.get("qat") == "off":
             raise ConfigError(f"{path}: [qat]: qat is 'off'; legal: learned, moving_average, or no [qat] at all")
-        qat = _training(path, "qat", {**train_values, **QAT_DEFAULTS, **root.table("qat").values()})
+        qat = _training(path, "qat", {**train_values, **QAT_DEFAULTS, **qat_values})
 
     export = root.table("export")
     target_name = export.text("target", default="onnx")

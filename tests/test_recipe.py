@@ -92,6 +92,8 @@ def test_defaults_of_a_minimal_recipe(tmp_path):
             MINIMAL + "[export]\nform = 'qdq'\nactivations = 'float'",
             "key 'export.form': int8: form qdq is about static",
         ),
+        (MINIMAL + "[qat]\nqat = 'off'", r"\[qat\]: qat is 'off'; legal: learned, moving_average"),
+        (MINIMAL + "[qat]\nepoch = 3", "unknown key 'qat.epoch'; legal keys here: epochs"),
         (MINIMAL + "[bench", "malformed TOML"),
     ],
 )
@@ -107,3 +109,10 @@ def test_unknown_recipes(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"no recipe '.*'; legal: the path of a .toml file, or one of .*quickstart"):
         load_recipe(name)
+
+
+def test_qat_takes_from_train_what_it_does_not_say(tmp_path):
+    recipe = read(tmp_path, MINIMAL + "batch_size = 48\n[qat]\nepochs = 2\nlr = 0.002\nfrozen_norm_epochs = 1\n")
+    assert (recipe.qat.qat, recipe.qat.epochs, recipe.qat.lr, recipe.qat.frozen_norm_epochs) == ("learned", 2, 0.002, 1)
+    assert recipe.qat.batch_size == recipe.training.batch_size == 48 and recipe.training.qat == "off"
+    assert recipe.artefacts == ("fp32", "int8", "int8_qat")
