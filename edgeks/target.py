@@ -9,12 +9,16 @@ from typing import Literal, cast
 from edgeks.errors import ConfigError
 from edgeks.toml_table import Table
 
+Format = Literal["onnx", "tflite"]
 Int8Form = Literal["qdq", "qoperator"]
 Int8Type = Literal["int8", "uint8"]
-Activations = Literal["static", "dynamic", "float"]
+Activations = Literal["static", "dynamic", "float", "auto"]
+KernelLibrary = Literal["xnnpack", "builtin", "reference"]
 
 FORMS: tuple[Int8Form, ...] = ("qdq", "qoperator")
-MODES: tuple[Activations, ...] = ("static", "dynamic", "float")
+MODES: tuple[Activations, ...] = ("static", "dynamic", "float", "auto")
+RUNTIMES: dict[Format, str] = {"onnx": "onnxruntime", "tflite": "litert"}
+KERNEL_LIBRARIES: tuple[KernelLibrary, ...] = ("xnnpack", "builtin", "reference")
 # Names of ONNX Runtime 1.31; it takes any other in silence, and then does what was to be prevented.
 OPTIMIZERS = (
     "BiasGeluFusion", "CommonSubexpressionElimination", "ConstantFolding", "ConvActivationFusion",
@@ -40,11 +44,24 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class LiteRtSession:
+    """How a LiteRT interpreter is opened.
+
+    `kernels`: "xnnpack" (the default delegate), "builtin" (TFLite's own, which read the file's kernels in place), or
+    "reference" (plain loops, the same codes on every CPU).
+    """
+
+    threads: int = 1
+    kernels: KernelLibrary = "xnnpack"
+
+
+@dataclass(frozen=True, slots=True)
 class Int8Scheme:
     """int8 quantisation: `weights` int8 has zero point 0, uint8 has zero point 128 (the same codes + 128).
 
     `mode` says what becomes of activations between int8 kernels: "static" integers with calibrated scales, "dynamic"
-    float that each layer quantises on the fly, "float" (weight-only). `form` and `activations` are about static.
+    float that each layer quantises on the fly, "float" (weight-only), "auto" the one that runs fastest for the network.
+    `form` and `activations` are about static.
     """
 
     form: Int8Form
@@ -69,11 +86,11 @@ class Target:
 
     name: str
     description: str
-    format: str
+    format: Format
     runtime: str
     opset: int
     int8: Int8Scheme
-    session: Session
+    session: Session | LiteRtSession
     min_fp32_sqnr_db: float
     min_int8_sqnr_db: float
     flash_budget_bytes: int | None
@@ -111,8 +128,8 @@ def read_target(path: Path) -> Target:
     """TOML file → Target (see `export/onnx.toml` for every key)."""
     root = Table.read(path)
     description = root.text("description")
-    model_format = root.text("format", choices=("onnx",))
-    runtime = root.text("runtime", choices=("onnxruntime",))
+    model_format = cast(Format, root.text("format", choices=tuple(RUNTIMES)))
+    runtime = root.text("runtime", choices=(RUNTIMES[model_format],))
     opset = root.integer("opset", default=20, minimum=20, maximum=24)
 
     int8 = root.table("int8")
@@ -123,21 +140,15 @@ def read_target(path: Path) -> Target:
         mode=cast(Activations, int8.text("mode", default="static", choices=MODES)),
     )
     int8.finish()
+    if model_format == "tflite" and (scheme.form, scheme.activations, scheme.weights) != ("qdq", "int8", "int8"):
+        raise int8.error("form, activations, weights", scheme, "qdq, int8, int8: TFLite's int8 kernels take no other")
+    if model_format == "onnx" and scheme.mode == "auto":
+        raise int8.error("mode", "auto", "static, dynamic, float for the format onnx")
     if scheme.weights == "uint8" and scheme.activations == "int8":
         raise int8.error("weights", "uint8", "int8, unless activations are uint8: runtimes have no s8×u8 kernels")
 
     session_table = root.table("session")
-    threads = session_table.integer("threads", default=1, minimum=1, maximum=1024)
-    level = session_table.text("graph_optimization", default="all", choices=OPTIMISATION_LEVELS)
-    disabled = session_table.texts("disabled_optimizers", choices=OPTIMIZERS)
-    config = tuple(
-        (key, str(int(value) if isinstance(value, bool) else value))
-        for key, value in session_table.table("config").scalars().items()
-    )
-    for key, value in config:
-        if not key or len(key) > MAX_OPTION_TEXT or len(value) > MAX_OPTION_TEXT:
-            raise session_table.error("config", {key: value}, f"keys and values of up to {MAX_OPTION_TEXT} characters")
-    session_table.finish()
+    session = _read_litert(session_table) if model_format == "tflite" else _read_onnxruntime(session_table)
 
     parity = root.table("parity")
     min_fp32 = parity.number("min_fp32_sqnr_db", default=80.0, maximum=1000.0)
@@ -158,13 +169,35 @@ def read_target(path: Path) -> Target:
         runtime=runtime,
         opset=opset,
         int8=scheme,
-        session=Session(threads, level, disabled, config),
+        session=session,
         min_fp32_sqnr_db=min_fp32,
         min_int8_sqnr_db=min_int8,
         flash_budget_bytes=None if flash_mb is None else int(flash_mb * MEGABYTE),
         ram_budget_bytes=None if ram_mb is None else int(ram_mb * MEGABYTE),
         board=board,
     )
+
+
+def _read_litert(table: Table) -> LiteRtSession:
+    threads = table.integer("threads", default=1, minimum=1, maximum=1024)
+    kernels = cast(KernelLibrary, table.text("kernels", default="xnnpack", choices=KERNEL_LIBRARIES))
+    table.finish()
+    return LiteRtSession(threads, kernels)
+
+
+def _read_onnxruntime(table: Table) -> Session:
+    threads = table.integer("threads", default=1, minimum=1, maximum=1024)
+    level = table.text("graph_optimization", default="all", choices=OPTIMISATION_LEVELS)
+    disabled = table.texts("disabled_optimizers", choices=OPTIMIZERS)
+    config = tuple(
+        (key, str(int(value) if isinstance(value, bool) else value))
+        for key, value in table.table("config").scalars().items()
+    )
+    for key, value in config:
+        if not key or len(key) > MAX_OPTION_TEXT or len(value) > MAX_OPTION_TEXT:
+            raise table.error("config", {key: value}, f"keys and values of up to {MAX_OPTION_TEXT} characters")
+    table.finish()
+    return Session(threads, level, disabled, config)
 
 
 def _read_board(table: Table) -> Board:

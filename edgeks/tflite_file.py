@@ -1,0 +1,148 @@
+"""A .tflite file ↔ the objects of its schema: read with every claim checked, written with buffers aligned."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgeks.errors import GraphError, ModelFileError
+
+IDENTIFIER = b"TFL3"
+SCHEMA_VERSION = 3
+# XNNPACK reads kernels in place with vector loads; the schema asks for it (force_align), the Python writer forgets it.
+ALIGNMENT = 16
+# Offsets in a flatbuffer are 32 bits, signed in some readers.
+MAX_FILE_BYTES = (1 << 31) - 1
+
+
+class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
+    """A buffer whose first byte is at a multiple of 16 in the file."""
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:
+        data = None
+        if self.data is not None:
+            content = np.ascontiguousarray(self.data).view(np.uint8).reshape(-1).tobytes()
+            builder.StartVector(1, len(content), ALIGNMENT)
+            head = builder.head - len(content)
+            builder.head = head
+            builder.Bytes[head : head + len(content)] = content
+            data = builder.EndVector()
+        schema.BufferStart(builder)
+        if data is not None:
+            schema.BufferAddData(builder, data)
+        return int(schema.BufferEnd(builder))
+
+
+def pack(model: schema.ModelT) -> bytes:
+    """Model → bytes of a .tflite file, every buffer aligned to 16 bytes.
+
+    Raises:
+        GraphError: it is larger than a flatbuffer can be.
+    """
+    size = sum(0 if buffer.data is None else np.asarray(buffer.data).nbytes for buffer in model.buffers)
+    if size > MAX_FILE_BYTES - 2**20:
+        raise GraphError(f"the network's weights take {size:,} bytes, more than a .tflite file holds (2 GB)")
+    for index, buffer in enumerate(model.buffers):
+        aligned = _AlignedBuffer()
+        aligned.data = buffer.data
+        model.buffers[index] = aligned
+    builder = flatbuffers.Builder(size + 4096)
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def read_tflite(path: Path) -> schema.ModelT:
+    """.tflite file → its objects. Nothing is executed; offsets, indices and sizes are checked.
+
+    Raises:
+        ModelFileError: the file is missing, no .tflite, cut short, or contradicts itself.
+    """
+    try:
+        if path.is_dir():
+            raise ModelFileError(f"{path}: is a folder; name the .tflite file in it")
+        if not path.is_file():
+            raise ModelFileError(f"{path}: no such file; name a .tflite file")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ModelFileError(f"{path}: {size} bytes; a .tflite file has at most {MAX_FILE_BYTES}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from error
+    if content[4:8] != IDENTIFIER:
+        raise ModelFileError(f"{path}: no .tflite file (its bytes 4 to 8 are not {IDENTIFIER.decode()})")
+    try:
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+        _check(model, size)
+    except (struct.error, IndexError, TypeError, AttributeError, ValueError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{path}: a damaged .tflite file ({size} bytes): {error}; export it again") from error
+    return model
+
+
+def operator_code(model: schema.ModelT, operator: schema.OperatorT) -> int:
+    """Builtin operator of a node. Codes above 127 are stored in a field that old readers do not know."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
+
+
+OPERATOR_NAMES: dict[int, str] = {
+    value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
+}
+TYPE_NAMES: dict[int, str] = {
+    value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")
+}
+NUMPY_TYPES: dict[int, Any] = {
+    schema.TensorType.FLOAT32: np.float32,
+    schema.TensorType.FLOAT16: np.float16,
+    schema.TensorType.INT8: np.int8,
+    schema.TensorType.UINT8: np.uint8,
+    schema.TensorType.INT16: np.int16,
+    schema.TensorType.INT32: np.int32,
+    schema.TensorType.INT64: np.int64,
+    schema.TensorType.BOOL: np.bool_,
+    schema.TensorType.FLOAT64: np.float64,
+}
+
+
+def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray[Any, Any] | None:
+    """Content of a constant tensor in its own shape and type; None for one that is computed."""
+    data = model.buffers[tensor.buffer].data
+    if data is None or len(data) == 0 or tensor.type not in NUMPY_TYPES:
+        return None
+    shape = () if tensor.shape is None else tuple(tensor.shape)
+    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), NUMPY_TYPES[tensor.type]).reshape(shape)
+
+
+def _check(model: schema.ModelT, size: int) -> None:
+    """Raise ValueError where an index points nowhere, or a constant is not as large as its shape says."""
+    if not model.subgraphs:
+        raise ValueError("no graph in it")
+    if model.version != SCHEMA_VERSION:
+        raise ValueError(f"schema version {model.version}, known: {SCHEMA_VERSION}")
+    for buffer in model.buffers or []:
+        if buffer.offset > 1 or buffer.size > 1:
+            raise ValueError("its buffers lie behind the flatbuffer, which edgeks does not read")
+    for graph in model.subgraphs:
+        count = len(graph.tensors)
+        for tensor in graph.tensors:
+            if not 0 <= tensor.buffer < len(model.buffers):
+                raise ValueError(f"tensor {tensor.name!r} names buffer {tensor.buffer} of {len(model.buffers)}")
+            content = constant(model, tensor)  # a ValueError where the sizes differ
+            if content is not None and content.nbytes > size:
+                raise ValueError(f"tensor {tensor.name!r} is larger than the file")
+        for operator in graph.operators if graph.operators is not None else []:
+            if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
+                raise ValueError(f"an operator names code {operator.opcodeIndex} of {len(model.operatorCodes)}")
+            used = [*_indices(operator.inputs), *_indices(operator.outputs)]
+            if any(not -1 <= index < count for index in used):
+                raise ValueError("an operator names a tensor that is not there")
+        if any(not 0 <= index < count for index in [*_indices(graph.inputs), *_indices(graph.outputs)]):
+            raise ValueError("the graph names an input or output that is not there")
+
+
+def _indices(numbers: Any) -> list[int]:
+    return [] if numbers is None else [int(number) for number in numbers]
