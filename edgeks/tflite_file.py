@@ -23,7 +23,7 @@ MAX_FILE_BYTES = (1 << 31) - 1
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
     """A buffer whose first byte is at a multiple of 16 in the file."""
 
-    def Pack(self, builder: flatbuffers.Builder) -> int:
+    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802  # what it overrides
         data = None
         if self.data is not None:
             content = np.ascontiguousarray(self.data).view(np.uint8).reshape(-1).tobytes()
