@@ -96,7 +96,7 @@ def _static(
     untrained = [str(read.node.name) for read in kernel_reads(graph) if read.dequantize and not marks(read.kernel)]
     ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
     layers = quantised_layers(graph)
-    placement = place_activations(graph)
+    placement = place_activations(graph, scheme.runtime)
     ranges = _trained_ranges(placement, trained)
     names = [str(value.name) for value in placement.ranged if str(value.name) not in ranges]
     ranges |= calibrate(graph, names, samples.inputs, options.calibration)
