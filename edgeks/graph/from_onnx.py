@@ -166,9 +166,9 @@ def _lost_sharing(graph: ir.Model) -> Iterator[str]:
         copies = [index for found in sets for index in found[1:]]
         names = [str(reads_of[index].node.name) for found in sets for index in found]
         yield (
-            f"{len(names)} kernels are {len(sets)} up to a factor per channel ({_some(names)}): another tool folded "
-            f"batch norm into copies of a shared kernel, and {sum(values[index].nbytes for index in copies):,} bytes "
-            "of float32 are stored that sharing saves; export the checkpoint itself, or make the file without folding "
+            f"{len(names)} kernels are equal up to a factor per channel ({_some(names)}), as if another tool had "
+            f"folded batch norm into copies of {len(sets)}: {sum(values[index].nbytes for index in copies):,} bytes "
+            "of float32 are stored that sharing would save; export the checkpoint itself, or make the file unfolded "
             "(torch.onnx.export: do_constant_folding=False; onnxsim: --skip-fuse-bn)"
         )
 

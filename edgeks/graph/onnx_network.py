@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnx.checker
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from edgeks.errors import DataError, EdgeksError, ModelFileError
@@ -23,6 +24,7 @@ QUANTISED_OPS = frozenset({
     "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
 })  # fmt: skip
 IMAGE_RANK = 4
+METADATA = ("edgeks.preprocessing", "edgeks.architecture")
 SHOWN = 3
 
 
@@ -46,7 +48,7 @@ class OnnxNetwork:
     @property
     def opset(self) -> int:
         """Version of the standard operators that the file is written in."""
-        return next(entry.version for entry in self.proto.opset_import if entry.domain in STANDARD_DOMAINS)
+        return int(next(entry.version for entry in self.proto.opset_import if entry.domain in STANDARD_DOMAINS))
 
     def input_shape(self, asked: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
         """C, H, W of one input: `asked` (--input), or the file's; None where neither says it all.
@@ -193,7 +195,7 @@ def _metadata(proto: ModelProto) -> tuple[Preprocessing | None, str | None]:
         }
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"its edgeks metadata is no JSON: {error}") from error
-    preprocessing, architecture = found.get("edgeks.preprocessing"), found.get("edgeks.architecture")
+    preprocessing, architecture = (found.get(key) for key in METADATA)
     return (
         None if preprocessing is None else Preprocessing.from_dict(preprocessing),
         architecture if isinstance(architecture, str) else None,
