@@ -173,9 +173,8 @@ def export(
             layers = layer_parity(
                 captured.prepared, captured.marks, model, few, reference if decided is not NOTHING_TRAINED else None
             )
-        require_parity(
-            out, target, required, parity, parity_here, int8=int8, layers=layers, reference=reference_name(source)
-        )
+        compared_with = reference_name(source)
+        require_parity(out, target, required, parity, parity_here, int8=int8, layers=layers, reference=compared_with)
         costs = None
         if float_model is not None:
             costs = sensitivity(float_model, ledger.plan, fed, target.int8, options, on_step)

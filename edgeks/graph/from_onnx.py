@@ -22,6 +22,7 @@ from edgeks.graph.kernels import WEIGHT_INPUT, array, kernel_reads, output_chann
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.node_names import name_nodes
 from edgeks.graph.onnx_network import OnnxNetwork
+from edgeks.graph.passes.fuse_gelu import fuse_gelu
 from edgeks.graph.passes.tie_initializers import tie_equal_kernels
 from edgeks.graph.passes.transpose_kernels import transpose_kernels
 from edgeks.graph.plain_form import to_plain_form
@@ -57,12 +58,14 @@ def float_graph_from_onnx(
     if network.opset != opset:
         graph = _convert(graph, network.opset, opset, where)
         _fold(graph, where)
+    gelus = fuse_gelu(graph)
     name_nodes(graph)
     tied = tie_equal_kernels(graph)
     _require_finite(graph, where)
     ledger = Ledger(graph_plan(graph))
     read = f"{before} nodes of {where}, opset {network.opset} → {opset}, {len(graph.graph)} after folding constants"
     ledger.record("read", graph, read)
+    ledger.run("fuse_gelu", graph, lambda: gelus)
     ledger.run("transpose_kernels", graph, lambda: transposed)
     ledger.run("tie_initializers", graph, lambda: tied)
     found = (*network.warnings, *_lost_sharing(graph))
