@@ -83,9 +83,9 @@ def load_onnx(path: Path) -> OnnxNetwork:
         _require_float(proto.graph)
         _require_standard(proto.graph)
         _drop_constant_inputs(proto)
+        image_size = _image_size(proto.graph)
         _load_external_data(file)
         onnx.checker.check_model(proto)
-        image_size = _image_size(proto.graph)
         if converted := other_floats(proto):
             to_float32(proto)
             warnings.append(f"{' and '.join(converted)} in {path.name} became float32; parity is measured after that")
@@ -161,7 +161,9 @@ def _image_size(graph: GraphProto) -> tuple[int | None, int | None, int | None]:
         raise ModelFileError(f"{where} is {kind}; legal: float images (edgeks makes integers with --io)")
     dims = _dims(used[0])
     if dims is None or len(dims) != IMAGE_RANK:
-        shape = "no shape" if dims is None else f"the shape {'×'.join(str(d or '?') for d in dims)}, {len(dims)}-D"
+        shape = (
+            "no shape" if dims is None else f"the shape {'×'.join(str(d or '?') for d in dims) or '()'}, {len(dims)}-D"
+        )
         raise ModelFileError(f"{where} has {shape}; legal: a batch of images N×C×H×W")
     batch, *image = dims
     if batch not in (None, 1):
