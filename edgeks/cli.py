@@ -58,7 +58,9 @@ def _root(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Checkpoint: .pt or .safetensors.", metavar="MODEL.pt")],
+    model: Annotated[
+        Path, typer.Argument(help="Checkpoint: .pt or .safetensors; or a float .onnx file.", metavar="MODEL")
+    ],
     fp32: Annotated[bool, typer.Option("--fp32", help="Float artefact (the default).")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="One int8 kernel per sharing group.")] = False,
     target: TargetOption = "onnx",
@@ -111,6 +113,7 @@ def export(
     from edgeks.checkpoint import load_checkpoint
     from edgeks.export_report import render as render_export
     from edgeks.exporter import export as run_export
+    from edgeks.graph.onnx_network import load_onnx
     from edgeks.quant.options import Int8Options
     from edgeks.samples import parse_input_shape
     from edgeks.sensitivity_report import render as render_sensitivity
@@ -143,13 +146,17 @@ def export(
     if min_sqnr is not None and math.isnan(min_sqnr):  # would accept anything
         raise ConfigError("--min-sqnr nan: legal: a number of dB")
     shape = parse_input_shape(input_shape) if input_shape else None
-    with err.status("loading the checkpoint") as status:
-        checkpoint = load_checkpoint(model, arch, trust=trust)
+    is_onnx = model.suffix.lower() == ".onnx"
+    if is_onnx and (arch or trust):
+        option = f"--arch {arch}" if arch else "--trust"
+        raise ConfigError(f"{option} is about a checkpoint; {model.name} is an ONNX file, which says all of itself")
+    with err.status(f"loading {model.name}") as status:
+        source = load_onnx(model) if is_onnx else load_checkpoint(model, arch, trust=trust)
         path = output or model.with_name(f"{model.stem}_{'int8' if int8 else 'fp32'}.onnx")
-        if path.resolve() == model.resolve():
-            raise OutputError(f"-o {path}: is the checkpoint itself, which the export would replace; name another file")
+        if path.resolve() in [read.resolve() for read in getattr(source, "files", (model,))]:
+            raise OutputError(f"-o {path}: is read by the export, which would replace it; name another file")
         report = run_export(
-            checkpoint,
+            source,
             path,
             chosen,
             int8=int8,

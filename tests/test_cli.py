@@ -166,7 +166,7 @@ def test_every_command_has_help(edgeks, command):
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["--nonsense"], "No such option: --nonsense"),
-        (["export"], "Missing argument 'MODEL.pt'. (see `edgeks export --help`)"),
+        (["export"], "Missing argument 'MODEL'. (see `edgeks export --help`)"),
         (["export", "m.pt", "--int9"], "No such option: --int9"),
         (["export", "m.pt", "--target"], "Option '--target' requires an argument"),
         (["export", "m.pt", "more"], "unexpected extra argument"),
@@ -249,7 +249,8 @@ def test_files_that_are_no_checkpoint(refuses, model, tmp_path):
 
 def test_an_exported_file_is_not_exported_again(refuses, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0a\x12\x06edgeks")
-    refuses("a .onnx file is already exported", "export", tmp_path / "model.onnx")
+    refuses("a .onnx file is already exported", "share", tmp_path / "model.onnx", "--groups", "all")
+    refuses("not an ONNX model", "export", tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(
@@ -340,7 +341,7 @@ def test_outputs_that_cannot_be_written(refuses, model, tmp_path):
         (tmp_path, "is a folder; name a file"),
         ("/proc/out.onnx", "cannot be written"),
         (os.devnull, "is a device or a pipe"),
-        (model, "is the checkpoint itself"),
+        (model, "is read by the export"),
         (tmp_path / ("x" * 300), "cannot be written (File name too long)"),
     ]:
         refuses(message, "export", model, "-o", output)
