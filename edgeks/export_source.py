@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ from edgeks.graph.onnx_network import OnnxNetwork
 from edgeks.quant.qat import is_prepared, marked, prepare_qat, trained, without_quantisers
 from edgeks.quant.trained import NOTHING_TRAINED, Trained
 from edgeks.samples import Samples, load_samples
-from edgeks.target import Target
+from edgeks.target import Int8Scheme, Target
 
 Source = Checkpoint | OnnxNetwork
+LARGE_TAPS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,35 @@ def carrier(source: Source) -> str:
 def is_quantisation_trained(source: Source) -> bool:
     """Whether it is a network from `prepare_qat`."""
     return isinstance(source, Checkpoint) and is_prepared(source.model)
+
+
+def has_large_depthwise(source: Source) -> bool:
+    """Whether a depthwise convolution has a kernel of more taps than runtimes have fast paths for."""
+    if isinstance(source, Checkpoint):
+        return any(
+            isinstance(module, nn.Conv2d)
+            and module.groups == module.in_channels > 1
+            and math.prod(module.kernel_size) > LARGE_TAPS
+            for module in source.model.modules()
+        )
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in source.proto.graph.initializer}
+    return any(
+        node.op_type == "Conv" and len(shape) == 4 and shape[1] == 1 < shape[0] and shape[2] * shape[3] > LARGE_TAPS
+        for node in source.proto.graph.node
+        for shape in (shapes.get(node.input[1], ()) if len(node.input) > 1 else (),)
+    )
+
+
+def resolved(scheme: Int8Scheme, source: Source) -> Int8Scheme:
+    """The scheme with "auto" decided: dynamic where large depthwise convolutions are float between float ops anyway.
+
+    LiteRT has no fast integer kernel for those (docs/adr/0014); everything else is fastest, and smallest in RAM, with
+    integer activations.
+    """
+    if scheme.mode != "auto":
+        return scheme
+    dynamic = has_large_depthwise(source) and not is_quantisation_trained(source)
+    return replace(scheme, mode="dynamic" if dynamic else "static")
 
 
 def require_options(source: Source, *, parity_report: bool) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from edgeks.artefact import REFERENCES, prove_artefact, run_artefact, write_artefact
 from edgeks.atomic_write import atomic_write
-from edgeks.audit.proof import Proof, prove_exactly_once
+from edgeks.audit.proof import Proof
 from edgeks.errors import ConfigError, DataError, SharingBroken
 from edgeks.export_checks import doubts, layers_outside, not_trained, require_parity
 from edgeks.export_io import Io, as_pixels, interface_of, quantise_io, require_io
@@ -21,13 +22,16 @@ from edgeks.export_source import (
     is_quantisation_trained,
     reference_name,
     require_options,
+    resolved,
     samples_for,
 )
-from edgeks.formats.onnx import INTERFACE_KEY, REFERENCE, open_session, run, simplify, write_onnx
+from edgeks.formats.onnx import INTERFACE_KEY, simplify
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.negative_scales import NegativeScales, negative_scales
+from edgeks.graph.passes.fold_batch_norm import fold_batch_norm
 from edgeks.graph.passes.integer_io import Codes
 from edgeks.graph.passes.raw_pixels import raw_pixels
+from edgeks.graph.passes.store_kernels_as_float16 import store_kernels_as_float16
 from edgeks.graph.verify import verify
 from edgeks.interface import Interface
 from edgeks.layer_parity import LayerParity, layer_parity
@@ -38,8 +42,7 @@ from edgeks.quant.options import Int8Options
 from edgeks.quant.quantise import quantise
 from edgeks.quant.sensitivity import Sensitivity, sensitivity
 from edgeks.quant.trained import NOTHING_TRAINED
-from edgeks.sharing.plan import SharingPlan
-from edgeks.target import Int8Scheme, Target
+from edgeks.target import Format, Int8Scheme, Precision, Target
 
 PARITY_SAMPLES = 64
 LAYER_PARITY_SAMPLES = 16
@@ -76,6 +79,8 @@ def export(
     target: Target,
     *,
     int8: bool = False,
+    float16: bool = False,
+    nhwc: bool = True,
     options: Int8Options = Int8Options(),
     io: Io = "float",
     calib: Path | None = None,
@@ -86,13 +91,17 @@ def export(
     run_sensitivity: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> ExportReport:
-    """Write `source` as `out` (.onnx) and `out`.ledger.json, every shared kernel stored exactly once.
+    """Write `source` as `out` and `out`.ledger.json, every shared kernel stored exactly once.
 
-    `source` is a checkpoint, or a float ONNX file of any tool (`load_onnx`), whose own outputs are the reference then.
+    The target says whether `out` is .onnx or .tflite. `source` is a checkpoint, or a float ONNX file of any tool (`load_onnx`), whose own outputs are the
+    reference then.
 
     A network from `prepare_qat` becomes the int8 file that it was trained to be. `parity_report` compares the int8
     graph with torch tensor by tensor; torch.fx must be able to trace the network then. `run_sensitivity` adds what int8
     costs each kernel (minutes for a large network).
+
+    `float16`: kernels are stored as float16 and computed with in float32. `nhwc`: a .tflite takes and gives feature
+    maps as N×H×W×C; False: N×C×H×W, as the network does.
 
     `io` "uint8": the file takes raw pixels, and an int8 one gives uint8 codes. "int8": it takes and gives int8 codes.
 
@@ -103,9 +112,13 @@ def export(
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
     """
     require_options(source, parity_report=parity_report)
+    if float16 and int8:
+        raise ConfigError("int8 and float16 exclude each other: choose one")
+    precision: Precision = "int8" if int8 else "fp16" if float16 else "fp32"
     require_io(io, source.preprocessing, int8=int8)
     if int8:
-        target = replace(target, int8=options.scheme(target.int8))
+        target = replace(target, int8=resolved(options.scheme(target.int8), source))
+        options = replace(options, activations=target.int8.mode)
     static = int8 and target.int8.mode == "static"
     if parity_report and not (static and io == "float"):
         raise ConfigError(
@@ -155,17 +168,23 @@ def export(
             on_step(f"quantising, calibrating on {samples.origin}" if static else "quantising")
             untrained = quantise(model, ledger, fed, target.int8, options, decided)
             codes = quantise_io(model, ledger, fed, io) if io != "float" else codes
+        elif target.format == "tflite":
+            ledger.run("fold_batch_norm", model, lambda: fold_batch_norm(model))
+        if float16:
+            ledger.run("store_kernels_as_float16", model, lambda: store_kernels_as_float16(model))
         on_step("proving and comparing")
         negative = negative_scales(model)
         interface = interface_of(model, codes, source.preprocessing)
-        write_onnx(model, temporary, _metadata(source, interface))
-        proof = _prove(temporary, out, ledger.plan)
+        if target.format == "tflite" and nhwc:
+            interface = interface.channels_last()
+        write_artefact(model, temporary, target.format, _metadata(source, interface, ledger, target.format), nhwc=nhwc)
+        proof = prove_artefact(temporary, out, target.format, ledger.plan)
         inputs = fed.inputs[:PARITY_SAMPLES]
-        parity = compare_all(reference, run(open_session(temporary, REFERENCE), inputs))
-        parity_here = compare_all(reference, run(open_session(temporary, target.session), inputs))
+        parity = compare_all(reference, run_artefact(temporary, REFERENCES[target.format], inputs))
+        parity_here = compare_all(reference, run_artefact(temporary, target.session, inputs))
         required = min_sqnr_db
         if required is None:
-            required = target.min_int8_sqnr_db if int8 else target.min_fp32_sqnr_db
+            required = target.min_sqnr_db(precision)
         layers = None
         if parity_report and captured.prepared is not None:
             on_step("comparing layer by layer")
@@ -182,7 +201,7 @@ def export(
             path=out,
             ledger_path=ledger_path,
             target=target.name,
-            precision="int8" if int8 else "fp32",
+            precision=precision,
             form=_form(target.int8) if int8 else "float",
             file_bytes=temporary.stat().st_size,
             samples=samples.origin,
@@ -227,17 +246,11 @@ def _form(scheme: Int8Scheme) -> str:
     return {"static": scheme.form, "dynamic": "dynamic", "float": "weight-only"}[scheme.mode]
 
 
-def _prove(written: Path, out: Path, plan: SharingPlan) -> Proof:
-    """The proof on the file as written, its errors naming the file that the user asked for."""
-    try:
-        return prove_exactly_once(written, plan)
-    except SharingBroken as error:
-        raise SharingBroken(str(error).replace(str(written), str(out))) from error
-
-
-def _metadata(source: Source, interface: Interface) -> dict[str, object]:
+def _metadata(source: Source, interface: Interface, ledger: Ledger, file_format: Format) -> dict[str, object]:
     """What a program on the device needs to feed the network and name its classes."""
     metadata: dict[str, object] = {INTERFACE_KEY: interface.to_dict()}
+    if file_format == "tflite":
+        metadata["ledger_sha256"] = ledger.digest()
     if source.architecture:
         metadata["architecture"] = source.architecture
     if source.preprocessing:
@@ -248,6 +261,7 @@ def _metadata(source: Source, interface: Interface) -> dict[str, object]:
 def _ledger_json(report: ExportReport, target: Target, file: Path) -> str:
     return report.ledger.to_json(
         artefact=report.path.name,
+        ledger_sha256=report.ledger.digest(),
         sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         file_bytes=report.file_bytes,
         target=target.name,

@@ -9,6 +9,7 @@ from typing import Literal, cast
 from edgeks.errors import ConfigError
 from edgeks.toml_table import Table
 
+Precision = Literal["fp32", "fp16", "int8"]
 Format = Literal["onnx", "tflite"]
 Int8Form = Literal["qdq", "qoperator"]
 Int8Type = Literal["int8", "uint8"]
@@ -94,10 +95,15 @@ class Target:
     int8: Int8Scheme
     session: Session | LiteRtSession
     min_fp32_sqnr_db: float
+    min_fp16_sqnr_db: float
     min_int8_sqnr_db: float
     flash_budget_bytes: int | None
     ram_budget_bytes: int | None
     board: Board | None
+
+    def min_sqnr_db(self, precision: Precision) -> float:
+        """What an export of that precision must reach."""
+        return {"fp32": self.min_fp32_sqnr_db, "fp16": self.min_fp16_sqnr_db, "int8": self.min_int8_sqnr_db}[precision]
 
 
 def catalogue(kind: Literal["export", "pipelines"]) -> Path:
@@ -156,6 +162,7 @@ def read_target(path: Path) -> Target:
 
     parity = root.table("parity")
     min_fp32 = parity.number("min_fp32_sqnr_db", default=80.0, maximum=1000.0)
+    min_fp16 = parity.number("min_fp16_sqnr_db", default=45.0, maximum=1000.0)
     min_int8 = parity.number("min_int8_sqnr_db", default=15.0, maximum=1000.0)
     parity.finish()
 
@@ -175,6 +182,7 @@ def read_target(path: Path) -> Target:
         int8=scheme,
         session=session,
         min_fp32_sqnr_db=min_fp32,
+        min_fp16_sqnr_db=min_fp16,
         min_int8_sqnr_db=min_int8,
         flash_budget_bytes=None if flash_mb is None else int(flash_mb * MEGABYTE),
         ram_budget_bytes=None if ram_mb is None else int(ram_mb * MEGABYTE),

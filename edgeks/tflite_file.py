@@ -83,6 +83,25 @@ def read_tflite(path: Path) -> schema.ModelT:
     return model
 
 
+def metadata(model: schema.ModelT) -> dict[str, bytes]:
+    """Name → content of the file's metadata entries."""
+    return {
+        _text(entry.name): np.asarray(model.buffers[entry.buffer].data, np.uint8).tobytes()
+        for entry in model.metadata or []
+        if 0 <= entry.buffer < len(model.buffers) and model.buffers[entry.buffer].data is not None
+    }
+
+
+def _text(name: bytes | str | None) -> str:
+    """The schema's reader gives names as bytes, its objects take text."""
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name or "")
+
+
+def tensor_name(tensor: schema.TensorT) -> str:
+    """Name of a tensor."""
+    return _text(tensor.name)
+
+
 def operator_code(model: schema.ModelT, operator: schema.OperatorT) -> int:
     """Builtin operator of a node. Codes above 127 are stored in a field that old readers do not know."""
     code = model.operatorCodes[operator.opcodeIndex]

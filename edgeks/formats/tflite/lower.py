@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -22,10 +25,16 @@ SOURCE = "source"  # key of Node.meta: the line of the user's Python that the no
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A finished network. `layouts`: name of an input or output → its axes, "NHWC" for N×H×W×C."""
+    """A finished file, and its operators in order."""
 
     content: bytes
     operators: tuple[str, ...]
+
+
+def write_tflite(model: ir.Model, path: Path, metadata: Mapping[str, Any], *, nhwc: bool = True) -> None:
+    """Graph → file at `path` (a temporary one: the caller renames it); `metadata` values are stored as JSON."""
+    entries = {f"edgeks.{key}": json.dumps(value, separators=(",", ":")).encode() for key, value in metadata.items()}
+    path.write_bytes(lower(model, entries, nhwc=nhwc).content)
 
 
 def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True) -> Lowered:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from edgeks.formats.tflite.layout import Order, held_shape, plain, same_memory
 from edgeks.formats.tflite.network import Network, Quantisation, Tensor
-from edgeks.graph.kernels import WEIGHT_INPUT
 
 Activation = schema.ActivationFunctionType
 NONE: int = Activation.NONE
+WITH_KERNEL = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # their outputs bear the names of their layers
 
 
 class Unsupported(Exception):
@@ -54,7 +54,7 @@ class Lowering:
 
     def __init__(self, model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.model = model
-        self.network = Network()
+        self.network = Network({str(node.name) for node in model.graph if node.op_type in WITH_KERNEL})
         self.done: set[ir.Node] = set()
         self._shapes = shapes
         self._held: dict[ir.Value, Held] = {}
@@ -112,7 +112,7 @@ class Lowering:
             value = follower.outputs[0]
             self.done.add(follower)
         shape = self.shape(value)
-        name = str(node.name) if node.op_type in WEIGHT_INPUT else ""
+        name = str(node.name) if node.op_type in WITH_KERNEL else ""
         quantize = only_reader(value)
         made_of_codes = bool(activations) and all(self.codes_of(source) is not None for source in activations)
         if quantize is None or quantize.op_type != "QuantizeLinear" or not made_of_codes:
@@ -164,11 +164,13 @@ class Lowering:
         like: Tensor | None = None,
         quantisation: Quantisation | None = None,
         type: str | None = None,
+        name_of_output: str = "",
     ) -> Tensor:
         """Add an operator whose output, of `shape` as it is held, is no Value; typed as input 0 or `like`."""
         model = like or inputs[0]
         assert model is not None  # noqa: S101  # the table passes at least one tensor
-        output = self.network.activation("", shape, type or model.type, quantisation or model.quantisation)
+        quantisation = quantisation or model.quantisation
+        output = self.network.activation(name_of_output, shape, type or model.type, quantisation)
         self.network.operator(name, inputs, [output], options)
         return output
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,8 @@ class Tensor:
 class Network:
     """A .tflite file under construction. A buffer is written once for every object that is passed as its `owner`."""
 
-    def __init__(self) -> None:
+    def __init__(self, reserved: Collection[str] = ()) -> None:
+        """`reserved` names are given to the tensors that ask for them as activations, and to no other."""
         self.tensors: list[Tensor] = []
         self.operators: list[str] = []
         self._tensors: list[schema.TensorT] = []
@@ -62,12 +63,16 @@ class Network:
         self._codes: dict[tuple[str, int], int] = {}
         self._buffers: list[schema.BufferT] = [schema.BufferT()]
         self._buffer_of: dict[object, int] = {}
-        self._names: set[str] = set()
+        self._names: set[str] = set(reserved)
+        self._reserved = set(reserved)
 
     def activation(
         self, name: str, shape: Sequence[int], type: str, quantisation: Quantisation | None = None
     ) -> Tensor:
         """A tensor that an operator computes, or that is fed."""
+        if name in self._reserved:
+            self._reserved.remove(name)
+            self._names.discard(name)
         return self._add(name, shape, type, quantisation, 0)
 
     def constant(

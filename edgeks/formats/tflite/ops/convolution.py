@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,15 @@ def conv_transpose(ctx: Lowering, node: ir.Node) -> None:
         ctx.emit("TRANSPOSE_CONV", inputs, result, channels_last(4), options)
         return
     made = ctx.step(
-        "TRANSPOSE_CONV", inputs, whole, options, like=source, quantisation=result.quantisation,
-    )  # fmt: skip
+        "TRANSPOSE_CONV",
+        inputs,
+        whole,
+        options,
+        like=source,
+        quantisation=result.quantisation,
+        name_of_output=result.name,
+    )
+    result = replace(result, name="")
     begin = (0, *pads[:2], 0)
     end = (result.shape[0], *(low + want for low, want in zip(pads[:2], wanted, strict=True)), result.shape[1])
     cut = schema.StridedSliceOptionsT()
