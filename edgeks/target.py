@@ -17,7 +17,7 @@ KernelLibrary = Literal["xnnpack", "builtin", "reference"]
 
 FORMS: tuple[Int8Form, ...] = ("qdq", "qoperator")
 MODES: tuple[Activations, ...] = ("static", "dynamic", "float", "auto")
-RUNTIMES: dict[Format, str] = {"onnx": "onnxruntime", "tflite": "litert"}
+RUNTIMES: dict[Format, tuple[str, ...]] = {"onnx": ("onnxruntime",), "tflite": ("litert", "tflite-runtime")}
 KERNEL_LIBRARIES: tuple[KernelLibrary, ...] = ("xnnpack", "builtin", "reference")
 # Names of ONNX Runtime 1.31; it takes any other in silence, and then does what was to be prevented.
 OPTIMIZERS = (
@@ -129,7 +129,7 @@ def read_target(path: Path) -> Target:
     root = Table.read(path)
     description = root.text("description")
     model_format = cast(Format, root.text("format", choices=tuple(RUNTIMES)))
-    runtime = root.text("runtime", choices=(RUNTIMES[model_format],))
+    runtime = root.text("runtime", choices=RUNTIMES[model_format])
     opset = root.integer("opset", default=20, minimum=20, maximum=24)
 
     int8 = root.table("int8")
