@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from edgeks.formats.tflite.runtime import open_interpreter
+from edgeks.target import LiteRtSession
 from edgeks.tflite_file import NUMPY_TYPES, SCHEMA_VERSION, pack
 
 TYPES = {np.dtype(numpy_type): tflite_type for tflite_type, numpy_type in NUMPY_TYPES.items()}
@@ -100,6 +102,15 @@ class TfliteGraph:
         self.model.signatureDefs = [schema.SignatureDefT(*maps, "serving_default", 0)]
         path.write_bytes(pack(self.model))
         return path
+
+
+def interpreted(path: Path, inputs: list[np.ndarray], kernels: str = "xnnpack") -> list[np.ndarray]:
+    """Outputs of LiteRT's interpreter, in the order of the file."""
+    interpreter = open_interpreter(path, LiteRtSession(1, kernels))
+    for detail, content in zip(interpreter.get_input_details(), inputs, strict=True):
+        interpreter.set_tensor(detail["index"], content)
+    interpreter.invoke()
+    return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
 
 
 def compiled(path: Path, inputs: list[np.ndarray], weight_cache: Path | None = None) -> list[np.ndarray]:

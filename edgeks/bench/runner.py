@@ -296,7 +296,7 @@ class CompiledModel:
         cpu = options.CpuOptions(num_threads=int(self._config.get("threads", 1)), xnnpack_weight_cache_path=str(cache))
         chosen = options.Options(hardware_accelerator.HardwareAccelerator.CPU, cpu_options=cpu)
         self._model = compiled_model.CompiledModel.from_file(self._config["model"], options=chosen)
-        self._signature = next(iter(self._model.get_signature_list()))
+        self._signature = self._model.get_signature_by_index(0)["key"]
         self._fed, self._given = self._model.create_input_buffers(0), self._model.create_output_buffers(0)
 
     def inputs(self) -> list[Input]:

@@ -2,8 +2,7 @@
 
 LiteRT 2.3 finds a packed kernel by the file's buffers of kernel and bias (of a hybrid layer: by the kernel's alone),
 but packs more than those: the scales and the input's zero point of an int8 layer, the scales and the bias of a hybrid
-one. A layer that shares the buffers and differs in the rest is served another layer's numbers, in silence. tests/
-test_tflite_facts.py holds each case.
+one. A layer that shares the buffers and differs in the rest is served another layer's numbers, in silence.
 """
 
 from __future__ import annotations
