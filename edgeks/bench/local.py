@@ -101,8 +101,8 @@ def bench(
 ) -> BenchResult:
     """Time `runs` inferences (after one first and `warmup` more) with the target's session options.
 
-    `runtime` and `threads` override the target's; "litert-compiled" is LiteRT's CompiledModel with a warm weight cache,
-    kept below $XDG_CACHE_HOME. `inputs` is an .npz or .npy file; without it inputs are random, a symbolic batch is 1.
+    `runtime` and `threads` override the target's; "litert-compiled" is LiteRT's CompiledModel with a warm weight cache.
+    `inputs` is an .npz or .npy file; without it inputs are random, a symbolic batch is 1.
     `python` is the interpreter of another environment, which needs numpy and the runtime only. `on_progress` is called
     with the number of runs done, about twice a second.
 
@@ -127,9 +127,13 @@ def bench(
         config["inputs"] = str(inputs.resolve())
     if runtime == COMPILED:
         _require_right_cache(path)
-        session["weight_cache"] = config["weight_cache"] = str(_cache_folder())
-        _run(path, {**config, "warmup": 0, "runs": 1}, python, None)  # so that the cache is there
-    stream = _run(path, config, python, on_progress)
+        session["weight_cache"] = "warm"
+        with tempfile.TemporaryDirectory(prefix="edgeks_") as folder:
+            config["weight_cache"] = folder
+            _run(path, {**config, "warmup": 0, "runs": 1}, python, None)  # so that the cache is there
+            stream = _run(path, config, python, on_progress)
+    else:
+        stream = _run(path, config, python, on_progress)
     return BenchResult(
         path=path,
         target=target.name,
@@ -176,10 +180,6 @@ def _require_right_cache(path: Path) -> None:
     fault = weight_cache_fault(read_tflite(path))
     if fault:
         raise ModelFileError(f"{path}: LiteRT's weight cache would compute wrong numbers: {fault}; use runtime litert")
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeks" / "xnnpack"
 
 
 def _run(path: Path, config: dict[str, Any], python: Path | None, on_progress: Callable[[int], None] | None) -> _Stream:

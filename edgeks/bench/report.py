@@ -114,7 +114,7 @@ def _facts_table(result: BenchResult) -> Table:
 
 def _options(session: dict[str, Any]) -> list[str]:
     if "kernels" in session:
-        cached = [f"weight cache in {session['weight_cache']}"] if "weight_cache" in session else []
+        cached = [f"weight cache {session['weight_cache']}"] if "weight_cache" in session else []
         return [f"kernels {session['kernels']}", *cached]
     options = [f"graph optimisation {session['graph_optimization']}"]
     if session["disabled_optimizers"]:

@@ -269,6 +269,8 @@ class CompiledModel:
             raise Failure("config", "LiteRT's CompiledModel needs ARMv8.1, which this processor lacks; runtime: litert")
         if self._config.get("kernels", "xnnpack") != "xnnpack":
             raise Failure("config", "a weight cache is XNNPACK's: kernels needs to be xnnpack, or the runtime litert")
+        if not self._config.get("weight_cache"):
+            raise Failure("config", "the runtime litert-compiled needs weight_cache, a folder")
         folder = Path(self._config["weight_cache"])
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -457,7 +459,12 @@ def run(arguments: list[str]) -> None:
     emit_memory("loaded")
     path, inputs = config.get("inputs"), engine.inputs()
     arrays = stored_inputs(np, inputs, path) if path else random_inputs(np, inputs, config.get("seed", 0))
-    engine.feed(arrays)
+    try:
+        engine.feed(arrays)
+    except Failure:
+        raise
+    except Exception as error:  # sizes that the network cannot be given
+        raise Failure("run", error) from error
     emit("inputs", **{"inputs": {k: {"shape": list(v.shape), "dtype": str(v.dtype)} for k, v in arrays.items()}})
     measure(engine, config)
     emit_memory("run")

@@ -58,7 +58,8 @@ def _layers(model: schema.ModelT) -> Iterator[tuple[tuple[int, ...], Hashable, s
             elif inputs[1] in dequantised:
                 yield (int(kernel.buffer), bias_buffer), scales, name
             else:
-                yield (int(kernel.buffer),), (scales, bias_buffer), name
+                added = model.buffers[bias_buffer].data
+                yield (int(kernel.buffer),), (scales, b"" if added is None else bytes(added)), name
 
 
 def _numbers(quantization: Any, field: str) -> tuple[float, ...]:

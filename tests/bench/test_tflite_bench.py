@@ -4,6 +4,9 @@ import dataclasses
 import io
 import json
 import re
+import subprocess
+import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from test_local_bench import PAGE, keys_of, small
 from tflite_graph import TfliteGraph
 from tflite_runtime_env import PYTHON, needs_tflite_runtime
 
-from edgeks.bench.local import bench
+from edgeks.bench.local import RUNNER, bench
 from edgeks.bench.report import SCHEMA, render, to_json
 from edgeks.bench.runner import lacks_atomics
 from edgeks.errors import ConfigError, DataError, EdgeksError, ModelFileError
@@ -37,11 +40,6 @@ def network(path, dtype=np.float32, batch=False):
 @pytest.fixture
 def path(tmp_path):
     return network(tmp_path / "net.tflite")
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("kernels", ["xnnpack", "builtin", "reference"])
@@ -106,6 +104,14 @@ def test_given_inputs(runtime, path, tmp_path):
         bench(path, TARGET, 1, 0, runtime=runtime, inputs=given)
 
 
+def test_a_batch_that_the_network_cannot_take(tmp_path):
+    """Its input's batch is symbolic, the shape inside it is not."""
+    path = network(tmp_path / "net.tflite", np.int8, batch=True)
+    np.save(tmp_path / "in.npy", np.ones((3, *SHAPE[1:]), np.int8))
+    with pytest.raises(ModelFileError, match="LiteRT cannot run it: "):
+        bench(path, TARGET, 1, 0, inputs=tmp_path / "in.npy")
+
+
 def test_a_symbolic_batch_is_one_or_what_is_given(tmp_path):
     path = network(tmp_path / "net.tflite", batch=True)
     assert bench(path, TARGET, 1, 0).inputs["t0"]["shape"] == list(SHAPE)
@@ -123,36 +129,65 @@ def test_bad_model_files(runtime, content, tmp_path):
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_the_weight_cache_is_kept_checked_and_built_anew_when_damaged(path, tmp_path):
-    def files():
-        return sorted((tmp_path / "cache" / "edgeks" / "xnnpack").iterdir())
+def runner(folder, python=sys.executable, **config):
+    """The runner copied alone to an empty folder, as to a board → its events by name."""
+    folder.mkdir()
+    (folder / "runner.py").write_bytes(RUNNER.read_bytes())
+    (folder / "config.json").write_text(json.dumps({"runs": 2, "warmup": 0, **config}))
+    command = [python, folder / "runner.py", folder / "config.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    return {line["event"]: line for line in map(json.loads, done.stdout.splitlines())}
 
-    result = bench(path, TARGET, 2, 0, runtime="litert-compiled")
-    assert result.facts["runtime"] == "litert-compiled"
-    assert result.session["weight_cache"] == str(tmp_path / "cache" / "edgeks" / "xnnpack")
+
+def test_the_runner_alone_takes_the_runtime_that_is_installed(path, tmp_path):
+    events = runner(tmp_path / "board", model=str(path))
+    assert (events["facts"]["runtime"], events["end"]["ok"]) == ("litert", True)
+
+
+@needs_tflite_runtime
+def test_the_runner_alone_takes_tflite_runtime_where_there_is_no_litert(path, tmp_path):
+    events = runner(tmp_path / "board", PYTHON, model=str(path))
+    assert (events["facts"]["runtime"], events["end"]["ok"]) == ("tflite-runtime", True)
+
+
+def test_the_weight_cache_is_kept_checked_and_built_anew_when_damaged(path, tmp_path):
+    folder, boards = tmp_path / "cache", iter(range(10))
+
+    def files(model=path):
+        config = {"model": str(model), "runtime": "litert-compiled", "weight_cache": str(folder)}
+        events = runner(tmp_path / f"board{next(boards)}", **config)
+        assert events["end"]["ok"], events
+        return sorted(folder.iterdir())
+
     checksum, cache = files()
     assert (checksum.suffix, cache.suffix) == (".sha256", ".xnnpack")
     whole, number = cache.read_bytes(), cache.stat().st_ino
-    bench(path, TARGET, 1, 0, runtime="litert-compiled")
-    assert cache.stat().st_ino == number
-    cache.write_bytes(whole[:-100] + bytes(100))  # a flipped byte, which LiteRT would use in silence
-    bench(path, TARGET, 1, 0, runtime="litert-compiled")
-    assert cache.read_bytes() == whole
+    assert files() == [checksum, cache] and cache.stat().st_ino == number
+    cache.write_bytes(whole[:-100] + bytes(100))  # LiteRT would use it in silence
+    assert files() == [checksum, cache] and cache.read_bytes() == whole
     checksum.unlink()
-    bench(path, TARGET, 1, 0, runtime="litert-compiled")
     assert files() == [checksum, cache]
-    bench(network(tmp_path / "other.tflite", batch=True), TARGET, 1, 0, runtime="litert-compiled")
-    assert len(files()) == 4
+    assert len(files(network(tmp_path / "other.tflite", batch=True))) == 4
 
 
-def test_where_no_weight_cache_can_be(path, tmp_path, monkeypatch):
+def test_bench_reports_a_warm_cache_and_leaves_nothing(path, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    result = bench(path, TARGET, 2, 0, runtime="litert-compiled")
+    assert result.facts["runtime"] == "litert-compiled"
+    assert result.session == {"threads": 1, "kernels": "xnnpack", "weight_cache": "warm"}
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_where_no_weight_cache_can_be(path, tmp_path):
     builtin = dataclasses.replace(TARGET, session=LiteRtSession(1, "builtin"))
     with pytest.raises(EdgeksError, match="kernels needs to be xnnpack, or the runtime litert"):
         bench(path, builtin, 1, 0, runtime="litert-compiled")
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(EdgeksError, match=r"weight cache in .*Not a directory"):
-        bench(path, TARGET, 1, 0, runtime="litert-compiled")
+    config = {"model": str(path), "runtime": "litert-compiled"}
+    events = runner(tmp_path / "board", **config, weight_cache=str(tmp_path / "file" / "cache"))
+    assert "Not a directory" in events["error"]["message"]
+    assert "needs weight_cache" in runner(tmp_path / "board2", **config)["error"]["message"]
 
 
 def test_armv8_0_has_no_compiled_model():

@@ -20,7 +20,7 @@ CHANNELS = 16
 class Layers:
     """Three layers side by side that share a kernel, and what they do not share: factors of one by layer.
 
-    LiteRT 2.3 never finds again what it packed first, so two layers would not show the fault.
+    LiteRT 2.3 packs a convolution that comes last anew, so two layers would not show the fault.
     """
 
     kind: str = "int8"  # int8, hybrid (float activations), dequantised (a float kernel, stored as int8) or float
@@ -81,6 +81,7 @@ RIGHT = [
     Layers(kernel_scale=(-1, -2, -4)),  # not XNNPACK's
     Layers("hybrid"),
     Layers("hybrid", "FULLY_CONNECTED"),
+    Layers("hybrid", bias=ONE),
     Layers("dequantised"),
     Layers("dequantised", kernel_scale=DIFFERENT, bias=DIFFERENT),
     Layers("float"),
