@@ -93,8 +93,8 @@ def export(
 ) -> ExportReport:
     """Write `source` as `out` and `out`.ledger.json, every shared kernel stored exactly once.
 
-    The target says whether `out` is .onnx or .tflite. `source` is a checkpoint, or a float ONNX file of any tool (`load_onnx`), whose own outputs are the
-    reference then.
+    The target says whether `out` is .onnx or .tflite. `source` is a checkpoint, or a float ONNX file of any tool
+    (`load_onnx`), whose own outputs are the reference then.
 
     A network from `prepare_qat` becomes the int8 file that it was trained to be. `parity_report` compares the int8
     graph with torch tensor by tensor; torch.fx must be able to trace the network then. `run_sensitivity` adds what int8

@@ -14,12 +14,11 @@ Format = Literal["onnx", "tflite"]
 Int8Form = Literal["qdq", "qoperator"]
 Int8Type = Literal["int8", "uint8"]
 Activations = Literal["static", "dynamic", "float", "auto"]
-Runtime = Literal["onnxruntime", "litert"]
 KernelLibrary = Literal["xnnpack", "builtin", "reference"]
 
 FORMS: tuple[Int8Form, ...] = ("qdq", "qoperator")
 MODES: tuple[Activations, ...] = ("static", "dynamic", "float", "auto")
-RUNTIMES: dict[Format, Runtime] = {"onnx": "onnxruntime", "tflite": "litert"}
+RUNTIMES: dict[Format, tuple[str, ...]] = {"onnx": ("onnxruntime",), "tflite": ("litert", "tflite-runtime")}
 KERNEL_LIBRARIES: tuple[KernelLibrary, ...] = ("xnnpack", "builtin", "reference")
 # Names of ONNX Runtime 1.31; it takes any other in silence, and then does what was to be prevented.
 OPTIMIZERS = (
@@ -63,14 +62,14 @@ class Int8Scheme:
 
     `mode` says what becomes of activations between int8 kernels: "static" integers with calibrated scales, "dynamic"
     float that each layer quantises on the fly, "float" (weight-only), "auto" the one that runs fastest for the network.
-    `form` and `activations` are about static. `runtime` decides which operators compute in integers.
+    `form` and `activations` are about static. `format` decides which operators compute in integers.
     """
 
     form: Int8Form
     activations: Int8Type
     weights: Int8Type
     mode: Activations = "static"
-    runtime: Runtime = "onnxruntime"
+    format: Format = "onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ class Target:
     name: str
     description: str
     format: Format
-    runtime: Runtime
+    runtime: str
     opset: int
     int8: Int8Scheme
     session: Session | LiteRtSession
@@ -137,7 +136,7 @@ def read_target(path: Path) -> Target:
     root = Table.read(path)
     description = root.text("description")
     model_format = cast(Format, root.text("format", choices=tuple(RUNTIMES)))
-    runtime = cast(Runtime, root.text("runtime", choices=(RUNTIMES[model_format],)))
+    runtime = root.text("runtime", choices=RUNTIMES[model_format])
     opset = root.integer("opset", default=20, minimum=20, maximum=24)
 
     int8 = root.table("int8")
@@ -146,7 +145,7 @@ def read_target(path: Path) -> Target:
         activations=cast(Int8Type, int8.text("activations", default="int8", choices=("int8", "uint8"))),
         weights=cast(Int8Type, int8.text("weights", default="int8", choices=("int8", "uint8"))),
         mode=cast(Activations, int8.text("mode", default="static", choices=MODES)),
-        runtime=RUNTIMES[model_format],
+        format=model_format,
     )
     int8.finish()
     if model_format == "tflite" and (scheme.form, scheme.activations, scheme.weights) != ("qdq", "int8", "int8"):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from networks import randomise_batch_norm, smooth_samples
 from PIL import Image
+from tflite_graph import TfliteGraph
 
 from edgeks import cli
 from edgeks.checkpoint import Checkpoint, save_checkpoint
@@ -196,6 +197,7 @@ def test_every_command_has_help(edgeks, command):
         (["share", "m.pt"], "m.pt: no such file"),
         (["footprint", "m.onnx"], "m.onnx"),
         (["bench", "m.onnx"], "m.onnx"),
+        (["bench", "m.tflite"], "m.tflite: no such file"),
         (["run", "nope"], "no recipe 'nope'"),
         (["train", "convmixer_48_6_2k", "--set", "dim"], "--set dim: legal: KEY=VALUE"),
         (["train", "convmixer_48_6_2k", "--milestones", "a"], "--milestones a: legal: whole numbers"),
@@ -226,6 +228,18 @@ def test_every_choice_about_int8(edgeks, refuses, model, tmp_path):
     assert "kept in float, as asked: stem, head" in out
     assert "adaround" in out and "correct_biases" in out
     assert "sensitivity: SQNR in dB" in out and "suggestion" in out.splitlines()[-1]
+
+
+def test_bench_takes_the_target_from_the_file_s_name(edgeks, refuses, tmp_path):
+    graph = TfliteGraph()
+    x, y = graph.input((1, 4), np.float32), graph.tensor((1, 4), np.float32)
+    path = graph.write(tmp_path / "m.tflite", graph.op("RELU", [x], y, version=1))
+    code, out, err = edgeks("bench", path, "--runs", 2, "--warmup", 0)
+    assert (code, err) == (0, "")
+    assert "m.tflite: p50 " in out and "target tflite: kernels xnnpack" in out
+    refuses("target 'onnx' is for onnx files; name one for tflite: --target", "bench", path, "--target", "onnx")
+    refuses("--runtime ort: legal for tflite files: litert, tflite-runtime", "bench", path, "--runtime", "ort")
+    refuses("--python none: cannot be started", "bench", path, "--python", "none")
 
 
 # ── bad checkpoints ──

@@ -70,7 +70,7 @@ def _without_calibration(graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, op
         )
     layers = float_layers(ledger.plan, options.keep_float)
     kept = {read.kernel for read in kernel_reads(graph) if read.node.name in layers}
-    if scheme.runtime == "litert":
+    if scheme.format == "tflite":
         if scheme.mode == "dynamic":
             ledger.run("quantize_on_the_fly", graph, lambda: quantize_on_the_fly(graph, kept))
             ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
@@ -102,10 +102,10 @@ def _static(
     _require_int8(graph, ledger)
     untrained = [str(read.node.name) for read in kernel_reads(graph) if read.dequantize and not marks(read.kernel)]
     ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
-    if scheme.runtime == "litert":
+    if scheme.format == "tflite":
         _store_float_layers(graph, ledger, keep_float)
     layers = quantised_layers(graph)
-    placement = place_activations(graph, scheme.runtime)
+    placement = place_activations(graph, scheme.format)
     ranges = _trained_ranges(placement, trained)
     names = [str(value.name) for value in placement.ranged if str(value.name) not in ranges]
     ranges |= calibrate(graph, names, samples.inputs, options.calibration)
