@@ -16,13 +16,14 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from tflite_graph import ACTIVATION, SAME, VALID, TfliteGraph
 
+from edgeks.formats.tflite.delegation import partition
 from edgeks.formats.tflite.runtime import open_interpreter
 from edgeks.target import LiteRtSession
 
 ROUNDS = 25
 SIDE = 32
 SCALE = 0.05  # of int8 activations
-ARGUMENTS = {"xnnpack": LiteRtSession(1, "xnnpack"), "builtin": LiteRtSession(1, "builtin")}
+SESSIONS = {"xnnpack": LiteRtSession(1, "xnnpack"), "builtin": LiteRtSession(1, "builtin")}
 PREAMBLE = """# TFLite: the fastest form per op
 
 `python benchmarks/tflite_ops.py > docs/results/tflite_ops.md`: LiteRT, one thread, median of {rounds} runs, 32×32 maps, the forms of a
@@ -276,11 +277,6 @@ def groups() -> dict[str, dict[str, Form]]:
     return table
 
 
-def left(interpreter: Interpreter) -> str:
-    """Operators that no delegate took (LiteRT lists them and the delegate's own node side by side)."""
-    return ""
-
-
 def main() -> None:
     """Print the page; an argument selects the groups whose title contains it."""
     print(PREAMBLE.format(rounds=ROUNDS))
@@ -294,7 +290,7 @@ def main() -> None:
                 g = TfliteGraph()
                 x, y = form(g)
                 path = g.write(Path(folder) / f"{number}.tflite", [x], [y])
-                for kernels, session in ARGUMENTS.items():
+                for kernels, session in SESSIONS.items():
                     opened[name, kernels] = ready(path, session)
             ms: dict[tuple[str, str], list[float]] = {key: [] for key in opened}
             for _ in range(ROUNDS):
@@ -307,7 +303,7 @@ def main() -> None:
         for name in forms:
             x_ms, b_ms = p50[name, "xnnpack"], p50[name, "builtin"]
             print(
-                f"| {name} | {x_ms:.3f} | {p50[first, 'xnnpack'] / x_ms:.2f} | {left(opened[name, 'xnnpack']) or '–'} | "
+                f"| {name} | {x_ms:.3f} | {p50[first, 'xnnpack'] / x_ms:.2f} | {', '.join(partition(opened[name, 'xnnpack'])[2]) or '–'} | "
                 f"{b_ms:.3f} | {p50[first, 'builtin'] / b_ms:.2f} |",
                 flush=True,
             )
