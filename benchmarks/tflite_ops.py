@@ -1,14 +1,17 @@
 """Which form of an op LiteRT runs fastest: python benchmarks/tflite_ops.py > docs/results/tflite_ops.md
 
-Every form is a flatbuffer of one or a few operators, built by hand. All forms of one group take turns in one process, so that
+Every form is a flatbuffer of one or a few operators, built by hand. All forms of one group take turns in one process:
 their ratios mean something where the milliseconds do not.
 """
 
+import itertools
+import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,11 @@ SCALE = 0.05  # of int8 activations
 SESSIONS = {"xnnpack": LiteRtSession(1, "xnnpack"), "builtin": LiteRtSession(1, "builtin")}
 PREAMBLE = """# TFLite: the fastest form per op
 
-`python benchmarks/tflite_ops.py > docs/results/tflite_ops.md`: LiteRT, one thread, median of {rounds} runs, 32×32 maps, the forms of a
-group taking turns in one process. "ratio" is to the group's first form, by the same kernels: above 1 is faster. "left": operators that
-the default delegate (XNNPACK) leaves to the built-in kernels. Random kernels; int8 with one scale per output channel.
+`python benchmarks/tflite_ops.py > docs/results/tflite_ops.md`
+
+{cpu}, LiteRT {version}, one thread, 32×32 maps. Medians of {rounds} runs; the forms of a group take turns in one process.
+"ratio" is to the group's first form, on the same kernels: above 1 is faster. "left": operators that the default
+delegate (XNNPACK) leaves to the built-in kernels. Random kernels, int8 with one scale per output channel.
 """
 Form = Callable[[TfliteGraph], tuple[int, int]]
 rng = np.random.default_rng(0)
@@ -66,11 +71,15 @@ def bias(g: TfliteGraph, x: int, channels: int) -> int:
     return g.constant(rng.standard_normal(channels).astype(np.float32))
 
 
-def depthwise(g: TfliteGraph, x: int, k: int, stored: str, dilation: int = 1, pads: Any = None) -> int:
+def depthwise(
+    g: TfliteGraph, x: int, k: Any, stored: str, dilation: Any = (1, 1), pads: Any = None, multiplier: int = 1
+) -> int:
     """k × k, or of size `k` = (rows, columns); `pads` (rows, columns; None: SAME) go ahead as PAD."""
     kh, kw = (k, k) if isinstance(k, int) else k
-    channels, out = int(g.tensors[x].shape[-1]), like(g, x)
-    w, b = weight(g, (1, kh, kw, channels), 3, stored), bias(g, x, channels)
+    channels = int(g.tensors[x].shape[-1])
+    outputs = channels * multiplier
+    out = like(g, x, channels=outputs)
+    w, b = weight(g, (1, kh, kw, outputs), 3, stored), bias(g, x, outputs)
     if pads is not None:
         shape = [1, *(SIDE + sum(p) for p in pads), channels]
         padded = g.tensor(shape, "int8" if is_int8(g, x) else "float32", SCALE if is_int8(g, x) else None)
@@ -78,20 +87,20 @@ def depthwise(g: TfliteGraph, x: int, k: int, stored: str, dilation: int = 1, pa
         x = g.op("PAD", [x, amounts], padded, table="PadOptions")
     return g.op(
         "DEPTHWISE_CONV_2D", [x, w, b], out, table="DepthwiseConv2DOptions", padding=SAME if pads is None else VALID,
-        strideH=1, strideW=1, depthMultiplier=1, dilationHFactor=dilation, dilationWFactor=dilation,
+        strideH=1, strideW=1, depthMultiplier=multiplier, dilationHFactor=dilation[0], dilationWFactor=dilation[1],
     )  # fmt: skip
 
 
-def depthwise_tiles(g: TfliteGraph, x: int, stored: str, phases: int) -> int:
-    """9 × 9 as phases² dilated convolutions and their sum."""
+def tiles(g: TfliteGraph, x: int, k: int, stored: str, phases: tuple[int, int], multiplier: int = 1) -> int:
+    """k × k as dilated convolutions, one for each of `phases` along rows and columns, and their sum."""
     total = None
-    for i in range(phases):
-        for j in range(phases):
-            taps = [len(range(start, 9, phases)) for start in (i, j)]
-            pads = [(4 - a, 4 - (8 - a - phases * (n - 1))) for a, n in zip((i, j), taps, strict=True)]
-            same = all(p == (phases * (n - 1) // 2,) * 2 for p, n in zip(pads, taps, strict=True))
-            tile = depthwise(g, x, taps, stored, phases, None if same else pads)
-            total = tile if total is None else add(g, total, tile)
+    for first in itertools.product(*map(range, phases)):
+        taps = [range(f, k, step) for f, step in zip(first, phases, strict=True)]
+        pads = [(k // 2 - t[0], k // 2 - (k - 1 - t[-1])) for t in taps]
+        centred = all(begin == end for begin, end in pads)
+        size = [len(t) for t in taps]
+        tile = depthwise(g, x, size, stored, phases, None if centred else pads, multiplier)
+        total = tile if total is None else add(g, total, tile)
     assert total is not None
     return total
 
@@ -187,6 +196,13 @@ def affine(g: TfliteGraph, x: int) -> int:
     return add(g, mul(g, x, vector(g, x)), vector(g, x))
 
 
+# Kernel size → phases (rows, columns) that are compared with the kernel as a whole.
+TILINGS = {
+    7: ((4, 2), (2, 4), (3, 1), (3, 2), (3, 3), (2, 2)),
+    9: ((3, 3), (2, 2), (5, 1), (3, 4), (3, 2)),
+    11: ((3, 2), (2, 3), (4, 4), (3, 5), (3, 3)),
+    13: ((3, 3), (4, 5), (5, 2), (4, 4), (5, 5)),
+}
 F, Q, D = "float32", "int8", "dequantize"
 RELU, HSWISH = ACTIVATION.RELU, {"table": "HardSwishOptions"}
 EXACT, TANH_GELU = {"table": "GeluOptions", "approximate": False}, {"table": "GeluOptions", "approximate": True}
@@ -194,17 +210,23 @@ EXACT, TANH_GELU = {"table": "GeluOptions", "approximate": False}, {"table": "Ge
 
 def groups() -> dict[str, dict[str, Form]]:
     """Title → forms; those of one group compute the same up to quantisation."""
-    table: dict[str, dict[str, Form]] = {
-        "depthwise 9×9, 384 channels": {
-            "float": of(384, F, lambda g, x: depthwise(g, x, 9, F)),
-            "float, nine 3×3 of dilation 3": of(384, F, lambda g, x: depthwise_tiles(g, x, F, 3)),
-            "float, four 5/4×5/4 of dilation 2": of(384, F, lambda g, x: depthwise_tiles(g, x, F, 2)),
-            "nine 3×3, int8 kernels behind DEQUANTIZE": of(384, F, lambda g, x: depthwise_tiles(g, x, D, 3)),
-            "float activations, int8 kernel (dynamic)": of(384, F, lambda g, x: depthwise(g, x, 9, Q)),
-            "int8": of(384, Q, lambda g, x: depthwise(g, x, 9, Q)),
-            "int8, nine 3×3 of dilation 3": of(384, Q, lambda g, x: depthwise_tiles(g, x, Q, 3)),
-            "int8, four 5/4×5/4 of dilation 2": of(384, Q, lambda g, x: depthwise_tiles(g, x, Q, 2)),
-        },
+    table: dict[str, dict[str, Form]] = {}
+    for k, tilings in TILINGS.items():
+        table[f"depthwise {k}×{k}, 384 channels"] = {"float": of(384, F, lambda g, x, k=k: depthwise(g, x, k, F))} | {
+            f"float, {n * m} tiles of dilation {n}×{m}": of(384, F, lambda g, x, k=k, p=(n, m): tiles(g, x, k, F, p))
+            for n, m in tilings
+        }
+    table["depthwise 9×9, 384 channels"] |= {
+        "9 tiles of dilation 3×3, int8 kernels behind DEQUANTIZE": of(384, F, lambda g, x: tiles(g, x, 9, D, (3, 3))),
+        "float activations, int8 kernel (dynamic)": of(384, F, lambda g, x: depthwise(g, x, 9, Q)),
+        "int8": of(384, Q, lambda g, x: depthwise(g, x, 9, Q)),
+        "int8, 9 tiles of dilation 3×3": of(384, Q, lambda g, x: tiles(g, x, 9, Q, (3, 3))),
+        "int8, 4 tiles of dilation 2×2": of(384, Q, lambda g, x: tiles(g, x, 9, Q, (2, 2))),
+    }
+    table["depthwise 9×9, 64 → 128 channels (multiplier 2)"] = {
+        "float": of(64, F, lambda g, x: depthwise(g, x, 9, F, multiplier=2)),
+        "float, 4 tiles of dilation 2×2": of(64, F, lambda g, x: tiles(g, x, 9, F, (2, 2), 2)),
+        "float, 9 tiles of dilation 3×3": of(64, F, lambda g, x: tiles(g, x, 9, F, (3, 3), 2)),
     }
     for k in (3, 5, 7):
         table[f"depthwise {k}×{k}, 64 channels"] = {
@@ -244,9 +266,7 @@ def groups() -> dict[str, dict[str, Form]]:
         "CONV_2D, MUL, ADD with fused RELU": of(
             64, F, lambda g, x: add(g, mul(g, (y := conv(g, x, 3, F)), vector(g, y)), vector(g, y), RELU)
         ),
-        "CONV_2D, depthwise 1×1, RELU": of(
-            64, F, lambda g, x: unary(g, depthwise(g, conv(g, x, 3, F), 1, F), "RELU")
-        ),
+        "CONV_2D, depthwise 1×1, RELU": of(64, F, lambda g, x: unary(g, depthwise(g, conv(g, x, 3, F), 1, F), "RELU")),
     }
     for dtype in (F, Q):
         name = "int8" if dtype == Q else "float"
@@ -279,7 +299,7 @@ def groups() -> dict[str, dict[str, Form]]:
 
 def main() -> None:
     """Print the page; an argument selects the groups whose title contains it."""
-    print(PREAMBLE.format(rounds=ROUNDS))
+    print(PREAMBLE.format(rounds=ROUNDS, cpu=processor(), version=version("ai-edge-litert")))
     for title, forms in groups().items():
         if len(sys.argv) > 1 and sys.argv[1] not in title:
             continue
@@ -302,8 +322,9 @@ def main() -> None:
         first = next(iter(forms))
         for name in forms:
             x_ms, b_ms = p50[name, "xnnpack"], p50[name, "builtin"]
+            left = ", ".join(partition(opened[name, "xnnpack"])[2]) or "–"
             print(
-                f"| {name} | {x_ms:.3f} | {p50[first, 'xnnpack'] / x_ms:.2f} | {', '.join(partition(opened[name, 'xnnpack'])[2]) or '–'} | "
+                f"| {name} | {x_ms:.3f} | {p50[first, 'xnnpack'] / x_ms:.2f} | {left} | "
                 f"{b_ms:.3f} | {p50[first, 'builtin'] / b_ms:.2f} |",
                 flush=True,
             )
@@ -314,9 +335,20 @@ def ready(path: Path, session: LiteRtSession) -> Interpreter:
     interpreter = open_interpreter(path, session)
     feed = interpreter.get_input_details()[0]
     x = np.random.default_rng(0).standard_normal(feed["shape"])
-    interpreter.set_tensor(feed["index"], (x / SCALE).clip(-127, 127).astype(np.int8) if feed["dtype"] == np.int8 else x.astype(np.float32))
+    interpreter.set_tensor(
+        feed["index"], (x / SCALE).clip(-127, 127).astype(np.int8) if feed["dtype"] == np.int8 else x.astype(np.float32)
+    )
     interpreter.invoke()
     return interpreter
+
+
+def processor() -> str:
+    """Name of this CPU and the instructions that int8 speed hangs on."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    name = next((fields[key].strip() for key in fields if key.strip() == "model name"), platform.machine())
+    vnni = "VNNI" if "avx512_vnni" in text else "dotprod" if "asimddp" in text else "no VNNI, no dotprod"
+    return f"{name}, {vnni}"
 
 
 if __name__ == "__main__":

@@ -52,7 +52,9 @@ def test_a_float_chain_is_one_piece(tmp_path):
 
 @pytest.mark.parametrize("op", ["GELU", "RELU", "RELU6", "HARD_SWISH"])
 def test_int8_activations_are_left_and_cut_the_graph(op, tmp_path):
-    options = {"table": {"GELU": "GeluOptions", "HARD_SWISH": "HardSwishOptions"}[op]} if op in "GELU HARD_SWISH" else {}
+    options = (
+        {"table": {"GELU": "GeluOptions", "HARD_SWISH": "HardSwishOptions"}[op]} if op in "GELU HARD_SWISH" else {}
+    )
     net = Net("int8").conv().then(op, **options).conv().conv()
     found = delegation(net.saved(tmp_path / "m.tflite"), 1, seconds=0)
     assert (found.partitions, found.delegated, found.left) == (2, {"CONV_2D": 3}, {op: 1})
@@ -85,5 +87,5 @@ def test_without_a_delegate_everything_is_left(tmp_path):
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(ModelFileError, match="m.tflite"):
+    with pytest.raises(ModelFileError, match=r"m\.tflite"):
         delegation(tmp_path / "m.tflite", 1)
