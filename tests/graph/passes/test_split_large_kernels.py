@@ -89,7 +89,8 @@ def test_every_tap_is_in_exactly_one_tile(size):
         ((5, 5), [(5, 5)]),
         ((7, 7), [(2, 4), (2, 3)] * 3 + [(1, 4), (1, 3)]),
         ((9, 9), [(3, 3)] * 9),
-        ((1, 31), [(1, 8)] * 3 + [(1, 7)]),
+        ((11, 11), [(a, b) for a in (3, 3, 3, 2) for b in (3, 3, 3, 2)]),
+        ((13, 13), [(a, b) for a in (3, 3, 3, 2, 2) for b in (3, 3, 3, 2, 2)]),
     ],
 )
 def test_the_tiles_that_were_measured_to_be_fastest(size, tiles):
