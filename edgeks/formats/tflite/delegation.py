@@ -23,8 +23,8 @@ MIN_RUNS = 3
 class Delegation:
     """Operators of the main graph that XNNPACK takes, in how many pieces, and those left to the built-in kernels.
 
-    `delegated` and `left`: op → number of nodes. The times are the fastest of the same runs on this CPU: XNNPACK with the
-    operators left to the built-in kernels, and the built-in kernels alone.
+    `delegated` and `left`: op → number of nodes. The times are the fastest of the same runs on this CPU: XNNPACK with
+    the operators left to the built-in kernels, and the built-in kernels alone.
     """
 
     partitions: int
@@ -96,7 +96,7 @@ def _between(piece: dict[str, Any], producer: dict[int, int], inputs_of: dict[in
 
 
 def _feed(interpreter: Interpreter) -> None:
-    """Numbers of the input's own range: zeros would let overflow and denormals pass unseen."""
+    """Numbers of the input's own range: zeros and denormals take times of their own."""
     rng = np.random.default_rng(0)
     for feed in interpreter.get_input_details():
         dtype, shape = np.dtype(feed["dtype"]), feed["shape"]
