@@ -4,17 +4,26 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx_text import constant, graph_of, node_of, normal, ops, run_graph
 
 from edgeks.audit.proof import prove_exactly_once
 from edgeks.formats.onnx import write_onnx
+from edgeks.graph.float_graph import float_graph
 from edgeks.graph.kernels import readers
 from edgeks.graph.ledger import Ledger
+from edgeks.graph.marks import marks
 from edgeks.graph.passes.split_large_kernels import split_large_kernels, tiling
+from edgeks.graph.rewrite import MARKS
 from edgeks.graph.verify import verify
+from edgeks.models.convmixer import ConvMixer
+from edgeks.quant.options import Int8Options
+from edgeks.quant.quantise import quantise
+from edgeks.samples import Samples
 from edgeks.sharing.plan import SharingGroup, SharingPlan
+from edgeks.target import Int8Scheme
 
 
 def split(model, *layers, shape, bias="none"):
@@ -168,3 +177,27 @@ def test_a_plan_is_verified_against_the_tiles():
     ledger = split(model, "a", "b", shape=(4, 1, 9, 9), bias="own")
     verify(model, ledger.plan, "again")
     assert ledger.plan.layer_count == 18 and ledger.rows[-1].copies == 0
+
+
+@pytest.mark.parametrize("mode", ["float", "dynamic"])
+def test_the_tiles_of_a_convmixer_are_stored_as_int8_once_each(mode, tmp_path):
+    torch.manual_seed(0)
+    network = ConvMixer(8, 4, 9, 2, kernels=2, classes=3).eval()
+    x = normal(1, 3, 16, 16)
+    model, ledger = float_graph(network, x, opset=20)
+    before = run_graph(model, x)[0]
+    ledger.replan("split_large_kernels", model, lambda: split_large_kernels(model, ledger.plan))
+    np.testing.assert_allclose(run_graph(model, x)[0], before, rtol=1e-5, atol=1e-6)
+    quantise(model, ledger, Samples(x, "x", True), Int8Scheme("qdq", "int8", "int8", mode), Int8Options())
+    write_onnx(model, tmp_path / "m.onnx", {})
+    proof = prove_exactly_once(tmp_path / "m.onnx", ledger.plan)
+    depthwise = [kernel for kernel in proof.groups if "depthwise#tile" in kernel.group]
+    assert [(kernel.dtype, len(kernel.layers)) for kernel in depthwise] == [("int8", 4)] * 9
+    np.testing.assert_allclose(run_graph(model, x)[0], before, atol=0.05 * np.abs(before).max())
+
+
+def test_tiles_carry_the_scales_that_training_decided():
+    model = two_layers()
+    model.graph.initializers["W"].meta[MARKS] = [7]
+    split(model, "a", "b", shape=(4, 1, 9, 9), bias="own")
+    assert all(marks(kernel) == [7] for kernel in readers(model))
