@@ -1,4 +1,4 @@
-"""Facts about torch, onnxsim and ONNX Runtime that the design relies on: a release that changes one fails here."""
+"""Facts about torch, onnxsim and the runtimes that the design relies on: a release that changes one fails here."""
 
 import platform
 from collections import Counter
@@ -12,13 +12,16 @@ import pytest
 import torch
 from networks import SharedConvs, small_checkpoint
 from onnx_text import graph_of, normal, run_graph
+from tflite_graph import VALID, TfliteGraph
 
 from edgeks.exporter import export
 from edgeks.formats.onnx import LEVELS, open_session
+from edgeks.formats.tflite.runtime import open_interpreter
+from edgeks.formats.tflite.runtime import run as run_litert
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
 from edgeks.quant.options import Int8Options
-from edgeks.target import load_target
+from edgeks.target import LiteRtSession, load_target
 
 KERNEL_BYTES = 8 * 8 * 3 * 3
 
@@ -212,3 +215,26 @@ def test_an_integer_average_pool_in_ceil_mode_that_counts_padding_is_wrong():
     options.log_severity_level = 4
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"])
     assert np.abs(session.run(None, {"x": x})[0] - run_graph(model, x)[0]).max() > 0.1
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "builtin", "reference"])
+@pytest.mark.parametrize(("stride", "pads"), [((1, 1), (4, 2)), ((2, 2), (2, 4)), ((2, 1), (3, 3))])
+def test_litert_computes_a_dilated_depthwise_convolution_behind_a_pad_with_any_stride(kernels, stride, pads, tmp_path):
+    x, w, b = normal(1, 4, 14, 14), normal(4, 1, 3, 3, seed=1), normal(4, seed=2)
+    expected = torch.nn.functional.conv2d(
+        torch.nn.functional.pad(torch.from_numpy(x), (*pads, *pads)), torch.from_numpy(w), torch.from_numpy(b), stride,
+        dilation=3, groups=4,
+    ).numpy()  # fmt: skip
+    g = TfliteGraph()
+    fed = g.tensor([1, 14, 14, 4])
+    amounts = g.constant(np.array([(0, 0), pads, pads, (0, 0)], np.int32))
+    padded = g.op("PAD", [fed, amounts], g.tensor([1, 20, 20, 4]), table="PadOptions")
+    constants = [g.constant(w.transpose(1, 2, 3, 0)), g.constant(b)]
+    out = g.tensor([1, *expected.shape[2:], 4])
+    g.op(
+        "DEPTHWISE_CONV_2D", [padded, *constants], out, table="DepthwiseConv2DOptions",
+        padding=VALID, strideH=stride[0], strideW=stride[1], depthMultiplier=1, dilationHFactor=3, dilationWFactor=3,
+    )  # fmt: skip
+    interpreter = open_interpreter(g.write(tmp_path / "m.tflite", [fed], [out]), LiteRtSession(1, kernels))
+    found = run_litert(interpreter, x.transpose(0, 2, 3, 1))[0]
+    np.testing.assert_allclose(found.transpose(0, 3, 1, 2), expected, rtol=1e-5, atol=1e-5)

@@ -46,6 +46,16 @@ class Ledger:
         self.record(step, model, note)
         verify(model, self.plan, step)
 
+    def replan(self, step: str, model: ir.Model, apply: Callable[[], tuple[SharingPlan, str]]) -> None:
+        """As `run`, for a pass that changes which kernels there are: it gives the plan that holds from then on.
+
+        Raises:
+            SharingBroken: the graph is not what the new plan says.
+        """
+        self.plan, note = apply()
+        self.record(step, model, note)
+        verify(model, self.plan, step)
+
     def record(self, step: str, model: ir.Model, note: str) -> None:
         """Write a row for the graph as it is."""
         found = readers(model)

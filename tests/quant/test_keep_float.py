@@ -27,6 +27,16 @@ def test_names_of_kernels_and_of_layers(names, layers):
     assert float_layers(PLAN, names) == layers
 
 
+@pytest.mark.parametrize("name", ["dw", "a", "b"])
+def test_a_kernel_that_was_split_is_named_as_it_was(name):
+    tiles = (SharingGroup(f"dw#tile{n}", (f"a#tile{n}", f"b#tile{n}"), (4, 1, 3, 3)) for n in range(2))
+    plan = SharingPlan(tuple(tiles), (SharingGroup("stem", ("stem",), (4, 3, 1, 1)),))
+    assert float_layers(plan, [name]) == {"a#tile0", "b#tile0", "a#tile1", "b#tile1"}
+    assert float_layers(plan, ["b#tile1"]) == {"a#tile1", "b#tile1"}
+    with pytest.raises(ConfigError, match=r"legal: dw, stem$"):
+        float_layers(plan, ["head"])
+
+
 def test_an_unknown_name_lists_the_legal_ones():
     with pytest.raises(ConfigError) as caught:
         float_layers(PLAN, ["own1", "stem"])
