@@ -62,9 +62,12 @@ def export(
         Path, typer.Argument(help="Checkpoint: .pt or .safetensors; or a float .onnx file.", metavar="MODEL")
     ],
     fp32: Annotated[bool, typer.Option("--fp32", help="Float artefact (the default).")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Kernels stored as float16, computed with in float32.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="One int8 kernel per sharing group.")] = False,
     target: TargetOption = "onnx",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: MODEL_int8.onnx beside it.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: MODEL_int8.onnx or .tflite beside it.")
+    ] = None,
     calib: Annotated[
         Path | None,
         typer.Option(help="Real samples: .npz with one array N×C×H×W fed as it is, or a folder of images."),
@@ -96,6 +99,9 @@ def export(
         str,
         typer.Option(help="What the file takes and gives: float, int8 (codes), uint8 (raw pixels in, codes out)."),
     ] = "float",
+    layout: Annotated[
+        str, typer.Option(help="TFLite: feature maps in and out as nhwc (fastest), or nchw as the network has them.")
+    ] = "nhwc",
     input_shape: Annotated[
         str | None, typer.Option("--input", help="Input size CxHxW, where nothing else tells it.", metavar="CxHxW")
     ] = None,
@@ -109,7 +115,7 @@ def export(
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write MODEL as ONNX, every shared kernel stored once; prove it on the file and compare with torch."""
+    """Write MODEL as ONNX or TFLite, every shared kernel stored once; prove it on the file and compare with torch."""
     from edgeks.checkpoint import load_checkpoint
     from edgeks.export_report import render as render_export
     from edgeks.exporter import export as run_export
@@ -119,8 +125,10 @@ def export(
     from edgeks.sensitivity_report import render as render_sensitivity
     from edgeks.target import load_target
 
-    if fp32 and int8:
-        raise ConfigError("--fp32 and --int8 exclude each other: choose one")
+    if fp32 + fp16 + int8 > 1:
+        raise ConfigError("--fp32, --fp16 and --int8 exclude each other: choose one")
+    if layout not in ("nhwc", "nchw"):
+        raise ConfigError(f"--layout {layout}: legal: nhwc, nchw")
     chosen = load_target(target)
     options = Int8Options(
         form=form,  # type: ignore[arg-type]  # Int8Options checks the choices
@@ -152,7 +160,8 @@ def export(
         raise ConfigError(f"{option} is about a checkpoint; {model.name} is an ONNX file, which says all of itself")
     with err.status(f"loading {model.name}") as status:
         source = load_onnx(model) if is_onnx else load_checkpoint(model, arch, trust=trust)
-        path = output or model.with_name(f"{model.stem}_{'int8' if int8 else 'fp32'}.onnx")
+        precision = "int8" if int8 else "fp16" if fp16 else "fp32"
+        path = output or model.with_name(f"{model.stem}_{precision}.{chosen.format}")
         if path.resolve() in [read.resolve() for read in getattr(source, "files", (model,))]:
             raise OutputError(f"-o {path}: is read by the export, which would replace it; name another file")
         report = run_export(
@@ -160,6 +169,8 @@ def export(
             path,
             chosen,
             int8=int8,
+            float16=fp16,
+            nhwc=layout == "nhwc",
             options=options,
             io=io,  # type: ignore[arg-type]  # export checks it
             calib=calib,

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgeks.exporter import ExportReport
+from edgeks.formats.tflite.delegation import Delegation
 from edgeks.layer_parity import LayerParity
 from edgeks.terminal import table
 
@@ -18,6 +19,20 @@ def _takes(report: ExportReport) -> str:
         told.append(f"{spec.type} {'×'.join(map(str, spec.shape))} ({spec.meaning}{scale})")
     taken = len(report.interface.inputs)
     return f"{'; '.join(told[:taken])} → {'; '.join(told[taken:])}"
+
+
+def _delegate(found: Delegation) -> str:
+    """`XNNPACK takes 28 of 30 operators in 2 partitions, built-in kernels QUANTIZE, GELU; …`."""
+    taken, left = sum(found.delegated.values()), sum(found.left.values())
+    pieces = f"{found.partitions} partition{'' if found.partitions == 1 else 's'}"
+    told = f"XNNPACK takes {taken} of {taken + left} operators in {pieces}"
+    if left:
+        told += f", leaves {', '.join(f'{count} {name}' for name, count in sorted(found.left.items()))}"
+    slow, fast = (
+        (found.builtin_ms, found.xnnpack_ms) if found.faster == "xnnpack" else (found.xnnpack_ms, found.builtin_ms)
+    )
+    times = f"{slow / max(fast, 1e-6):.1f} × as fast"
+    return f"{told}; on this CPU {found.faster} kernels are {times} (not a board's figure)"
 
 
 def render(report: ExportReport, console: Console) -> None:
@@ -38,6 +53,8 @@ def render(report: ExportReport, console: Console) -> None:
     say(f"parity        {report.parity}, against {escape(report.reference)}")
     if report.parity_here != report.parity:
         say(f"on this CPU   {report.parity_here}")
+    if report.delegation is not None:
+        say(f"delegate      {_delegate(report.delegation)}")
     if report.io != "float":
         say(f"takes         {_takes(report)}")
     say(f"samples       {escape(report.samples)}")

@@ -26,11 +26,13 @@ from edgeks.export_source import (
     samples_for,
 )
 from edgeks.formats.onnx import INTERFACE_KEY, simplify
+from edgeks.formats.tflite.delegation import Delegation, delegation
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.negative_scales import NegativeScales, negative_scales
 from edgeks.graph.passes.fold_batch_norm import fold_batch_norm
 from edgeks.graph.passes.integer_io import Codes
 from edgeks.graph.passes.raw_pixels import raw_pixels
+from edgeks.graph.passes.split_large_kernels import split_large_kernels
 from edgeks.graph.passes.store_kernels_as_float16 import store_kernels_as_float16
 from edgeks.graph.verify import verify
 from edgeks.interface import Interface
@@ -42,10 +44,11 @@ from edgeks.quant.options import Int8Options
 from edgeks.quant.quantise import quantise
 from edgeks.quant.sensitivity import Sensitivity, sensitivity
 from edgeks.quant.trained import NOTHING_TRAINED
-from edgeks.target import Format, Int8Scheme, Precision, Target
+from edgeks.target import Format, Int8Scheme, LiteRtSession, Precision, Target
 
 PARITY_SAMPLES = 64
 LAYER_PARITY_SAMPLES = 16
+DELEGATION_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class ExportReport:
     ledger: Ledger
     warnings: tuple[str, ...]
     reference: str = "torch"
+    delegation: Delegation | None = None
     layers: LayerParity | None = None
     sensitivity: Sensitivity | None = None
 
@@ -161,6 +165,8 @@ def export(
         if io == "uint8" and source.preprocessing is not None:
             pixels = source.preprocessing
             ledger.run("raw_pixels", model, lambda: raw_pixels(model, pixels))
+        if isinstance(target.session, LiteRtSession) and target.session.kernels == "xnnpack":
+            ledger.replan("split_large_kernels", model, lambda: split_large_kernels(model, ledger.plan))
         float_model = model.clone() if int8 and run_sensitivity else None
         codes: dict[str, Codes] = {}
         untrained: tuple[str, ...] = ()
@@ -182,6 +188,10 @@ def export(
         inputs = fed.inputs[:PARITY_SAMPLES]
         parity = compare_all(reference, run_artefact(temporary, REFERENCES[target.format], inputs))
         parity_here = compare_all(reference, run_artefact(temporary, target.session, inputs))
+        taken = None
+        if isinstance(target.session, LiteRtSession):
+            on_step("measuring what the delegate takes")
+            taken = delegation(temporary, target.session.threads, DELEGATION_SECONDS)
         required = min_sqnr_db
         if required is None:
             required = target.min_sqnr_db(precision)
@@ -222,6 +232,7 @@ def export(
                 *doubts(samples, parity, parity_here, target, temporary.stat().st_size, int8=int8),
             ),
             reference=compared_with,
+            delegation=taken,
             layers=layers,
             sensitivity=costs,
         )
@@ -277,6 +288,7 @@ def _ledger_json(report: ExportReport, target: Target, file: Path) -> str:
         parity=asdict(report.parity),
         parity_here=asdict(report.parity_here),
         kernels_stored=report.proof.kernels_stored,
+        **({"delegation": asdict(report.delegation)} if report.delegation else {}),
         layer_parity=report.layers.to_dict() if report.layers else None,
         warnings=list(report.warnings),
         **({"sensitivity": asdict(report.sensitivity)} if report.sensitivity else {}),

@@ -218,7 +218,7 @@ class _Run:
         self._stage("train" if start is None else "train with fake quantisation", inputs, (model,), action)
 
     def _export(self, checkpoint: Checkpoint, name: str, model: str, prefix: str = "") -> None:
-        recipe, artefact = self._recipe, f"{prefix}{name}.onnx"
+        recipe, artefact = self._recipe, f"{prefix}{name}.{self._recipe.target.format}"
         trained_for_int8 = is_prepared(checkpoint.model)
         inputs = {
             "architecture": self._architecture,

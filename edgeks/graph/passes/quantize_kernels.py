@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 
 from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channels
 from edgeks.graph.rewrite import carry_marks, drop_unused_initializers, new_initializer
+from edgeks.target import Format
 
 MAX_CODE = 127  # symmetric: −128 is never used
 UINT8_ZERO_POINT = 128
-INTEGER_KERNEL_OPS = ("Conv", "Gemm", "MatMul")
+INTEGER_KERNEL_OPS: dict[Format, tuple[str, ...]] = {
+    "onnx": ("Conv", "Gemm", "MatMul"),
+    "tflite": ("Conv", "ConvTranspose", "Gemm", "MatMul"),
+}
 AS_ASKED = "as asked"
 
 
@@ -26,6 +30,7 @@ def quantize_kernels(
     keep_float: Collection[str] = (),
     codes_of: Mapping[str, NDArray[np.int8]] = MappingProxyType({}),
     trained: Mapping[ir.Value, NDArray[np.float32]] = MappingProxyType({}),
+    file_format: Format = "onnx",
 ) -> str:
     """W → DequantizeLinear(W_q, s_W) in front of every reader; W_q = round(W/s_W) is one Value per kernel.
 
@@ -40,7 +45,7 @@ def quantize_kernels(
     zero_points: dict[int, ir.Value] = {}
     for kernel, readers in reads.items():
         asked = any(read.node.name in keep_float for read in readers)
-        reason = AS_ASKED if asked else why_not(kernel, readers)
+        reason = AS_ASKED if asked else why_not(kernel, readers, file_format)
         if reason:
             kept.append(f"{readers[0].node.name} ({reason})")
             continue
@@ -92,11 +97,12 @@ def codes_at(weight: NDArray[np.generic], scale: NDArray[np.float32], axis: int)
     return codes
 
 
-def why_not(kernel: ir.Value, readers: list[KernelRead]) -> str | None:
+def why_not(kernel: ir.Value, readers: list[KernelRead], file_format: Format = "onnx") -> str | None:
     """The reason why a kernel stays in float; None when it can be quantised."""
     for read in readers:
         node = read.node
-        if node.op_type not in INTEGER_KERNEL_OPS:
+        grouped = node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) != 1
+        if node.op_type not in INTEGER_KERNEL_OPS[file_format] or grouped:
             return f"{node.op_type} has no integer kernel"
         if node.op_type == "MatMul" and array(kernel).ndim != 2:
             return "MatMul with a kernel that is not a matrix"
