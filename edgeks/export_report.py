@@ -28,9 +28,7 @@ def _delegate(found: Delegation) -> str:
     told = f"XNNPACK takes {taken} of {taken + left} operators in {pieces}"
     if left:
         told += f", leaves {', '.join(f'{count} {name}' for name, count in sorted(found.left.items()))}"
-    slow, fast = (
-        (found.builtin_ms, found.xnnpack_ms) if found.faster == "xnnpack" else (found.xnnpack_ms, found.builtin_ms)
-    )
+    fast, slow = sorted((found.builtin_ms, found.xnnpack_ms))
     times = f"{slow / max(fast, 1e-6):.1f} × as fast"
     return f"{told}; on this CPU {found.faster} kernels are {times} (not a board's figure)"
 

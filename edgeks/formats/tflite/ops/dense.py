@@ -8,8 +8,9 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from edgeks.formats.tflite.layout import plain
-from edgeks.formats.tflite.lowering import Lowering, Unsupported
-from edgeks.formats.tflite.ops.kernels import bias_tensor, kernel_of, kernel_tensor, through_dynamic
+from edgeks.formats.tflite.lowering import Lowering, Result, Unsupported
+from edgeks.formats.tflite.network import Tensor
+from edgeks.formats.tflite.ops.kernels import Arrange, Kernel, bias_tensor, kernel_of, kernel_tensor, through_dynamic
 
 
 def gemm(ctx: Lowering, node: ir.Node) -> None:
@@ -57,13 +58,35 @@ def _fully_connected(ctx: Lowering, node: ir.Node, *, transposed: bool) -> None:
         rows = matrix.T if transposed else matrix
         return rows if columns is None else rows[:, columns]
 
-    codes = kernel.dequantize and (result.quantisation is not None or on_the_fly)
+    if on_the_fly and kernel.dequantize and columns is None:
+        _as_convolution(ctx, node, kernel, source, result, arrange)
+        return
+    codes = kernel.dequantize and result.quantisation is not None
     arranged = "OI" if columns is None else f"OI of {node.name}"
     weight = kernel_tensor(ctx, node, kernel, arranged, arrange, 0, codes=codes)
     bias = bias_tensor(ctx, node, result, kernel, source)
     options = schema.FullyConnectedOptionsT()
     options.fusedActivationFunction = result.activation
     options.keepNumDims = rank > 2
-    options.asymmetricQuantizeInputs = on_the_fly and codes
     inputs = [source, weight, bias]
     ctx.emit("FULLY_CONNECTED", inputs, result, plain(rank), options)
+
+
+def _as_convolution(
+    ctx: Lowering, node: ir.Node, kernel: Kernel, source: Tensor, result: Result, arrange: Arrange
+) -> None:
+    """A Linear layer on activations that are quantised on the fly, as a 1×1 CONV_2D over a map of one row.
+
+    FULLY_CONNECTED with a scale per output channel is refused by XNNPACK where one is negative, five times slower in
+    the built-in kernels, and gives zeros in tflite-runtime 2.14 (tests/test_tflite_facts.py).
+    """
+    rows = int(np.prod(source.shape[:-1]))
+    weight = kernel_tensor(ctx, node, kernel, "O11I", lambda w: arrange(w)[:, None, None, :], 0, codes=True)
+    bias = bias_tensor(ctx, node, result, kernel, source)
+    options = schema.Conv2DOptionsT()
+    options.padding, options.strideH, options.strideW = schema.Padding.VALID, 1, 1
+    options.fusedActivationFunction = result.activation
+    lead = (1, 1, rows) if rows != source.shape[0] else (rows, 1, 1)  # a batch is quantised image by image
+    line = ctx.reshaped(source, (*lead, source.shape[-1]))
+    made = ctx.step("CONV_2D", [line, weight, bias], (*lead, result.shape[-1]), options, name_of_output=result.name)
+    ctx.hold(result.value, ctx.reshaped(made, result.shape), plain(len(result.shape)))
