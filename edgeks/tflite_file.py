@@ -38,6 +38,23 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         return int(schema.BufferEnd(builder))
 
 
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]
+    """Equal vectors are written once: a flatbuffer may point to one from many places.
+
+    Zero points of per-channel scales are 64 bits each, so that they would take more than the kernels of a ConvMixer.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._vectors: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: np.ndarray[Any, Any]) -> int:  # noqa: N802  # what it overrides
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._vectors:
+            self._vectors[key] = super().CreateNumpyVector(x)
+        return self._vectors[key]
+
+
 def pack(model: schema.ModelT) -> bytes:
     """Model → bytes of a .tflite file, every buffer aligned to 16 bytes.
 
@@ -51,7 +68,7 @@ def pack(model: schema.ModelT) -> bytes:
         aligned = _AlignedBuffer()
         aligned.data = buffer.data
         model.buffers[index] = aligned
-    builder = flatbuffers.Builder(size + 4096)
+    builder = _Builder(size + 4096)
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
 
