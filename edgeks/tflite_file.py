@@ -77,6 +77,7 @@ def read_tflite(path: Path) -> schema.ModelT:
         raise ModelFileError(f"{path}: no .tflite file (its bytes 4 to 8 are not {IDENTIFIER.decode()})")
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+        _fetch_appended_buffers(model, content)
         _check(model, size)
     except (struct.error, IndexError, TypeError, AttributeError, ValueError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{path}: a damaged .tflite file ({size} bytes): {error}; export it again") from error
@@ -117,15 +118,28 @@ def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray[Any, An
     return np.frombuffer(np.asarray(data, np.uint8).tobytes(), NUMPY_TYPES[tensor.type]).reshape(shape)
 
 
+def _fetch_appended_buffers(model: schema.ModelT, content: bytes) -> None:
+    """Buffers that lie behind the flatbuffer, as ai-edge-quantizer writes them → buffers like any other."""
+    for buffer in model.buffers if model.buffers is not None else []:
+        if buffer.offset > 1 or buffer.size > 1:  # 0 and 1 stand for "in the flatbuffer"
+            if buffer.offset + buffer.size > len(content):
+                raise ValueError(f"a buffer of {buffer.size} bytes at {buffer.offset}, behind the end of the file")
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    for graph in model.subgraphs if model.subgraphs is not None else []:
+        for operator in graph.operators if graph.operators is not None else []:
+            if operator.largeCustomOptionsOffset > 1:
+                raise ValueError(
+                    "a custom operator whose options lie behind the flatbuffer, which edgeks does not read"
+                )
+
+
 def _check(model: schema.ModelT, size: int) -> None:
     """Raise ValueError where an index points nowhere, or a constant is not as large as its shape says."""
     if not model.subgraphs:
         raise ValueError("no graph in it")
     if model.version != SCHEMA_VERSION:
         raise ValueError(f"schema version {model.version}, known: {SCHEMA_VERSION}")
-    for buffer in model.buffers or []:
-        if buffer.offset > 1 or buffer.size > 1:
-            raise ValueError("its buffers lie behind the flatbuffer, which edgeks does not read")
     for graph in model.subgraphs:
         count = len(graph.tensors)
         for tensor in graph.tensors:
