@@ -2,10 +2,11 @@
 
 python benchmarks/tflite_peers.py --peer-python .venv-litert-torch/bin/python > docs/results/tflite_peers.md
 
-The public chain is litert_torch.convert → ai-edge-quantizer (static int8, its defaults), calibrated on the same samples;
-it runs in the Python that has these packages (`make litert-torch`). Networks are the seeds' with random weights and
-batch statistics that fit, and trained checkpoints (--checkpoint, top-1 on the test images of --data). Latencies are
-medians of interleaved rounds in one process; memory is measured in a fresh process each.
+The public chain is litert_torch.convert → ai-edge-quantizer (static int8, its defaults), calibrated on the same
+samples; it runs in the Python that has these packages (`make litert-torch`). Networks are the seeds' with random
+weights and batch statistics that fit, and trained checkpoints (--checkpoint, top-1 on the test images of --data).
+Latencies are medians of interleaved rounds in one process; memory is measured in a fresh process each. "restored" is
+what `restore_sharing` makes of the public chain's int8 file.
 """
 
 from __future__ import annotations

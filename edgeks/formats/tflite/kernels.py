@@ -44,7 +44,7 @@ class KernelTensor:
 
 @dataclass(frozen=True, slots=True)
 class StoredKernel:
-    """One buffer that holds a kernel: its values (output channels × taps, codes less the zero point) and its readers."""
+    """One buffer that holds a kernel, and the tensors that point to it. `values`: see `rows`."""
 
     buffer: int
     values: NDArray[Any]

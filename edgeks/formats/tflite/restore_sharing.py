@@ -176,19 +176,26 @@ def _merge_proven(
                 reasons[stored.buffer] = reason
     changed: dict[int, int] = {}
     for indices in copy_sets([floats[stored.tensors[0].name] for stored in known]):
-        first, *others = (known[index] for index in indices)
-        for other in others:
-            reason = _misfit(first, other, floats, negative_scales=negative_scales)
-            if reason is not None:
-                reasons[other.buffer] = reason
-                continue
-            for kernel in other.tensors:
-                signs = _signs(floats[first.tensors[0].name], floats[kernel.name])
-                _negate(model, kernel, signs)
-            differ = int(np.count_nonzero(first.values * signs != other.values))  # tensors of one buffer have one sign
-            changed[first.buffer] = changed.get(first.buffer, 0) + differ
-            _move(other, first.buffer)
+        heads: list[StoredKernel] = []  # one, unless signs or scales part the set
+        for stored in (known[index] for index in indices):
+            for head in heads:
+                reason = _misfit(head, stored, floats, negative_scales=negative_scales)
+                if reason is None:
+                    changed[head.buffer] = changed.get(head.buffer, 0) + _adopt(model, head, stored, floats)
+                    break
+                reasons.setdefault(stored.buffer, reason)
+            else:
+                heads.append(stored)
     return changed
+
+
+def _adopt(model: schema.ModelT, head: StoredKernel, stored: StoredKernel, floats: dict[str, NDArray[Any]]) -> int:
+    """The tensors of `stored` → the codes of `head`; how many of them were others."""
+    for kernel in stored.tensors:
+        signs = _signs(floats[head.tensors[0].name], floats[kernel.name])
+        _negate(model, kernel, signs)
+    _move(stored, head.buffer)
+    return int(np.count_nonzero(head.values * signs != stored.values))  # tensors of one buffer have the same signs
 
 
 def _unlike_originals(stored: StoredKernel, floats: dict[str, NDArray[Any]]) -> str | None:
@@ -276,7 +283,7 @@ def _kept_apart(alike: list[StoredKernel], reasons: dict[int, str], *, proof: bo
         kind = TYPE_NAMES[copies[0].tensors[0].tensor.type]
         told = dict.fromkeys(reasons[stored.buffer] for stored in copies if stored.buffer in reasons)
         if told:
-            reason = "; ".join(told)
+            reason = next(iter(told))
         elif kind == "INT8" and not proof:
             reason = "their codes differ, and only the float file that they were made from proves that they are one"
         elif kind == "INT8":
