@@ -1,19 +1,25 @@
 # make demo   train, export, prove, audit and time a kernel-sharing net: the whole path, from nothing
 # make test   lint, type check, import rules, and every test
 # make fuzz   1,000 random networks with random sharing plans through the exporter; takes half an hour
+# make test-litert-torch   the tests that need litert-torch, in an environment of their own (3 GB)
 # All build .venv from constraints.txt when it is missing or out of date.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LITERT_VENV := .venv-litert-torch
+LITERT_STAMP := $(LITERT_VENV)/.installed
 
 # A checkout that was moved has scripts that point to the old place.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 $(shell rm -f $(STAMP))
 endif
+ifneq ($(shell cat $(LITERT_STAMP) 2>/dev/null),$(CURDIR))
+$(shell rm -f $(LITERT_STAMP))
+endif
 
-.PHONY: demo test fuzz lint format clean
+.PHONY: demo test fuzz litert-torch test-litert-torch lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgeks run pipelines/quickstart.toml
@@ -23,6 +29,11 @@ test: lint
 
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout=0 --hypothesis-profile fuzz tests/test_property.py
+
+litert-torch: $(LITERT_STAMP)
+
+test-litert-torch: $(LITERT_STAMP)
+	OMP_NUM_THREADS=1 $(LITERT_VENV)/bin/pytest tests/test_litert_converter.py tests/formats/tflite/test_restore_sharing.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -35,7 +46,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs dist
+	rm -rf $(VENV) $(LITERT_VENV) runs dist
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -45,3 +56,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch hatchling editables
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@printf %s "$(CURDIR)" > $(STAMP)
+
+$(LITERT_STAMP): pyproject.toml constraints-litert-torch.txt
+	@$(PYTHON) -m venv --clear $(LITERT_VENV)
+	$(LITERT_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints-litert-torch.txt \
+		torch hatchling editables
+	$(LITERT_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints-litert-torch.txt \
+		--no-build-isolation -e '.[dev,litert-torch]'
+	@printf %s "$(CURDIR)" > $(LITERT_STAMP)

@@ -29,13 +29,17 @@ FITS = 0.5 + 1e-3
 
 @dataclass(frozen=True, slots=True)
 class RestoredKernel:
-    """Copies that became one buffer: the tensors that point to it, and how many codes of them changed, by 1 each."""
+    """Copies that became one buffer: the tensors that point to it, and how many codes of them changed.
+
+    A code changed by 1, or in a channel whose scale became negative by its sign.
+    """
 
     tensors: tuple[str, ...]
     shape: tuple[int, ...]
     copies: int
     changed_codes: int
     saved_bytes: int
+    negative_scales: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,13 @@ def _restored(stored: StoredKernel, home: dict[int, int], changed: dict[int, int
         copies=len(copies),
         changed_codes=changed.get(stored.buffer, 0),
         saved_bytes=(len(copies) - 1) * stored.stored_bytes,
+        negative_scales=any(_has_negative_scale(kernel) for kernel in stored.tensors),
     )
+
+
+def _has_negative_scale(kernel: KernelTensor) -> bool:
+    quantization = kernel.tensor.quantization
+    return quantization is not None and quantization.scale is not None and bool(np.any(quantization.scale < 0))
 
 
 def _shape(stored: StoredKernel) -> tuple[int, ...]:

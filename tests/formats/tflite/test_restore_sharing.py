@@ -126,12 +126,13 @@ def test_negative_factors_part_the_copies_unless_negative_scales_are_asked(tmp_p
     copies = [codes_of(weights) for weights in floats]
     originals = convolutions(tmp_path / "f.tflite", floats)
     source = convolutions(tmp_path / "a.tflite", floats, copies)
-    found = restore_sharing(source, tmp_path / "b.tflite", originals)
-    assert [one.tensors for one in found.restored] == [("conv1", "conv2")]
-    assert "4 of 4 output channels have the opposite sign" in found.kept_apart[0].reason
+    unasked = restore_sharing(source, tmp_path / "b.tflite", originals)
+    assert [one.tensors for one in unasked.restored] == [("conv1", "conv2")]
+    assert "4 of 4 output channels have the opposite sign" in unasked.kept_apart[0].reason
 
     found = restore_sharing(source, tmp_path / "c.tflite", originals, negative_scales=True)
     assert (found.stored_after, found.kept_apart) == (1, ())
+    assert found.restored[0].negative_scales and not unasked.restored[0].negative_scales
     for library in KERNEL_LIBRARIES:
         a, b = outputs(source, library), outputs(tmp_path / "c.tflite", library)
         assert np.abs(a - b).max() < 0.02 * np.abs(a).max()
