@@ -21,6 +21,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ import ai_edge_litert
 import numpy as np
 import torch
 from ai_edge_litert.interpreter import Interpreter
-from int8_peers import NETWORKS as IMAGE_NETWORKS
+from int8_peers import NETWORKS as ONNX_NETWORKS
 from int8_peers import Subject, quiet, random_subject, shortened, trained_subject
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -36,6 +38,7 @@ from torch import Tensor, nn
 from edgeks.bench.runner import cpu_name
 from edgeks.exporter import export
 from edgeks.formats.tflite.kernels import stored_kernels
+from edgeks.formats.tflite.restore_sharing import restore_sharing
 from edgeks.formats.tflite.runtime import open_interpreter, run
 from edgeks.graph.from_torch import torch_outputs
 from edgeks.parity import compare
@@ -57,10 +60,11 @@ NOTES = """
 Bytes: the whole file; over the floor: int8 bytes above 1 byte per unique weight + 8 bytes per output channel per layer.
 Copies: kernels of the int8 file that equal a shared kernel up to a per-channel factor, of the layers that read it (0
 where the kernel was cut into tiles). Needless: stored kernels that equal another one up to a factor. SQNR: int8 under
-XNNPACK against torch fp32, and with the built-in kernels. Top-1: agreement with torch where weights are random,
-accuracy on the test images where they are trained. ms: p50, one thread, fp32 and int8 under XNNPACK, int8 with built-in
-kernels; in brackets the ratio to the public chain's in the same rounds. RSS: resident (anonymous) MB of the int8 file
-under XNNPACK above the process before loading, after five runs.
+XNNPACK against torch fp32, and with built-in kernels. Top-1: agreement with torch where weights are random, accuracy on
+the test images where they are trained. ms: p50, one thread, fp32 and int8 under XNNPACK, int8 with built-in kernels; in
+brackets the ratio to the public chain's in the same rounds. RSS: resident (anonymous) MB of the int8 file under XNNPACK
+above the process before loading, after five runs. Public, restored: the public chain's int8 file with its sharing
+restored (edgeks.formats.tflite.restore_sharing).
 """
 MEASURE_RAM = """
 import ctypes, json, sys
@@ -130,9 +134,7 @@ def _tied(channels: int, strides: list[int]) -> nn.ModuleList:
     return nn.ModuleList(convs)
 
 
-IMAGE_NETWORKS["net_b"] = NetB  # where random_subject looks them up
-IMAGE_NETWORKS["sl3_resnet_128"] = SharedResNet
-NETWORKS = ("net_b", "convmixer_384_20_2k", "se_resnet_d4_shared", "s_vgg_256", "sl3_resnet_128")
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"net_b": NetB, **ONNX_NETWORKS, "sl3_resnet_128": SharedResNet}
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,13 @@ def public_files(subject: Subject, folder: Path, python: Path) -> Files:
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     return Files("public", folder / "public_fp32.tflite", folder / "public_int8.tflite")
+
+
+def restored_files(public: Files, folder: Path) -> Files:
+    """The public chain's int8 file with its sharing restored."""
+    files = Files("public, restored", public.fp32, folder / "restored_int8.tflite")
+    restore_sharing(public.int8, files.int8, public.fp32, negative_scales=True)
+    return files
 
 
 def floor_bytes(model: nn.Module) -> int:
@@ -322,6 +331,32 @@ def public_chain(subject: Subject, asked: argparse.Namespace, temporary: Path) -
     return Files("public", *kept)
 
 
+def chains_of(subject: Subject, asked: argparse.Namespace, folder: Path) -> list[tuple[str, Callable[[], Files]]]:
+    """What makes files of `subject`, by name: edgeks' kinds, the public chain, and its file with sharing restored."""
+    made: list[Files] = []
+
+    def public() -> Files:
+        made.append(public_chain(subject, asked, folder))
+        return made[0]
+
+    kinds = [] if asked.public_only else asked.activations or [None]
+    return [
+        *(
+            (f"edgeks {kind or ''}".strip(), partial(edgeks_files, subject, folder, asked.target, kind))
+            for kind in kinds
+        ),
+        ("public", public),
+        ("public, restored", lambda: restored_files(made[0], folder)),
+    ]
+
+
+def command_line() -> str:
+    """The command without this machine's folders."""
+    own = {"--peer-python": "PYTHON", "--peer-files": "DIR"}
+    words = [own.get(before, shortened(word)) for before, word in pairwise(sys.argv)]
+    return " ".join(["python benchmarks/tflite_peers.py", *words])
+
+
 def main() -> None:
     """Print the page."""
     asked = arguments()
@@ -329,27 +364,18 @@ def main() -> None:
         raise SystemExit("--peer-python: name the Python that has litert-torch and ai-edge-quantizer, or --peer-files")
     torch.set_num_threads(1)
     names = [] if asked.only == ["none"] else asked.only or list(NETWORKS)
-    subjects: list[Callable[[], Subject]] = [lambda name=name: random_subject(name) for name in names]
+    subjects: list[Callable[[], Subject]] = [lambda name=name: random_subject(name, NETWORKS[name]) for name in names]
     for path in asked.checkpoint:
         subjects.append(lambda path=path: trained_subject(path, asked.arch, asked.data, asked.images))
     print("# TFLite: edgeks and the public chain\n")
-    command = " ".join(["python benchmarks/tflite_peers.py", *map(shortened, sys.argv[1:])])
-    print(f"`{command}`")
+    print(f"`{command_line()}`")
     print(f"on {cpu_name()}, LiteRT {ai_edge_litert.__version__}, torch {torch.__version__}, target {asked.target}.")
     print(NOTES)
     print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}", flush=True)
     for make in subjects:
         subject = make()
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            chains: list[tuple[str, Callable[[], Files]]] = [
-                (
-                    f"edgeks {kind or ''}".strip(),
-                    lambda kind=kind: edgeks_files(subject, folder, asked.target, kind),  # noqa: B023
-                )
-                for kind in ([] if asked.public_only else asked.activations or [None])
-            ]
-            chains.append(("public", lambda: public_chain(subject, asked, folder)))  # noqa: B023
+            chains = chains_of(subject, asked, Path(name))
             for row in rows(subject, chains, asked.rounds):
                 print(f"| {' | '.join((*row, *[''] * (len(HEADINGS) - len(row))))} |", flush=True)
 
