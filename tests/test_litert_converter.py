@@ -1,14 +1,17 @@
 """`convert_with_litert_torch`: with the real packages where they are installed (`make test-litert-torch`)."""
 
+import json
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 from networks import SharedConvs, inputs_of, small_checkpoint
+from rich.console import Console
 from torch import nn
 
 from edgeks import litert_converter
+from edgeks.conversion_report import render
 from edgeks.errors import ConfigError, GraphError, ParityFailed
 from edgeks.formats.tflite.kernels import stored_kernels
 from edgeks.formats.tflite.runtime import open_interpreter, run
@@ -48,6 +51,12 @@ def test_float_reports_the_copies_that_folding_makes(tmp_path):
     assert [kernel.copies for kernel in report.kernels if len(kernel.layers) == 3] == [3]
     assert "folds BN" in report.warnings[0]
     assert report.file_bytes == report.path.stat().st_size
+    assert json.loads(json.dumps(report.to_dict()))["parity"]["samples"] == report.parity.samples
+    console = Console(record=True, width=200)
+    render(report, console)
+    printed = console.export_text()
+    assert f"{report.file_bytes:,} bytes, fp32 for tflite, by litert-torch" in printed
+    assert "5 stored kernels → 5" in printed and report.warnings[0] in printed
 
 
 @needs_litert_torch
