@@ -14,14 +14,19 @@ from numpy.typing import NDArray
 from edgeks.tflite_file import constant, operator_code
 
 OPERATOR = schema.BuiltinOperator
-# Operator → (position of the kernel among its inputs, axis of the output channels): O×H×W×I, 1×H×W×O, O×I.
-KERNEL_INPUT: dict[int, tuple[int, int]] = {
-    OPERATOR.CONV_2D: (1, 0),
-    OPERATOR.DEPTHWISE_CONV_2D: (1, 3),
-    OPERATOR.TRANSPOSE_CONV: (1, 0),
-    OPERATOR.FULLY_CONNECTED: (1, 0),
+# Operator → axis of its kernel's output channels: O×H×W×I, 1×H×W×O, O×H×W×I, O×I. The kernel is input 1 of each.
+CHANNEL_AXIS: dict[int, int] = {
+    OPERATOR.CONV_2D: 0,
+    OPERATOR.DEPTHWISE_CONV_2D: 3,
+    OPERATOR.TRANSPOSE_CONV: 0,
+    OPERATOR.FULLY_CONNECTED: 0,
 }
-BIAS_INPUT = 2
+KERNEL_INPUT = 1
+
+
+def bias_input(model: schema.ModelT, operator: schema.OperatorT) -> int:
+    """Position of the bias among the inputs of an operator that reads a kernel."""
+    return 3 if operator_code(model, operator) == OPERATOR.TRANSPOSE_CONV else 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,11 +106,11 @@ def _reads(model: schema.ModelT, graph: schema.SubGraphT) -> Iterator[tuple[sche
         if operator_code(model, operator) == OPERATOR.DEQUANTIZE
     }
     for operator in operators:
-        code = operator_code(model, operator)
-        position, axis = KERNEL_INPUT.get(code, (-1, 0))
-        if position < 0 or len(operator.inputs) <= position:
+        axis = CHANNEL_AXIS.get(operator_code(model, operator))
+        if axis is None or len(operator.inputs) <= KERNEL_INPUT:
             continue
-        tensor = graph.tensors[unpacked.get(int(operator.inputs[position]), int(operator.inputs[position]))]
+        index = int(operator.inputs[KERNEL_INPUT])
+        tensor = graph.tensors[unpacked.get(index, index)]
         held = constant(model, tensor)
         if held is not None and held.ndim > axis:
             yield tensor, axis, operator

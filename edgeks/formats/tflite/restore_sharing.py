@@ -8,6 +8,7 @@ one set of codes is a right rounding of every layer's float kernel (docs/arithme
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgeks.atomic_write import atomic_write
 from edgeks.errors import ModelFileError, OutputError
-from edgeks.formats.tflite.kernels import BIAS_INPUT, KernelTensor, StoredKernel, kernel_tensors, rows, stored_kernels
+from edgeks.formats.tflite.kernels import KernelTensor, StoredKernel, bias_input, kernel_tensors, rows, stored_kernels
 from edgeks.sharing.equality import copy_sets
 from edgeks.tflite_file import TYPE_NAMES, constant, pack, read_tflite
 
@@ -232,6 +233,8 @@ def _misfit(
     for kernel in other.tensors:
         signs = _signs(floats[first.tensors[0].name], floats[kernel.name])
         negative = int((signs < 0).sum())
+        if negative and len(kernel.tensor.quantization.scale) != len(signs):
+            return "they differ in sign, and have one scale for all output channels"
         if negative and not negative_scales:
             return (
                 f"{negative} of {len(signs)} output channels have the opposite sign: one kernel would need negative "
@@ -262,17 +265,41 @@ def _negate(model: schema.ModelT, kernel: KernelTensor, signs: NDArray[np.int16]
     factors = signs.reshape(-1)
     kernel.tensor.quantization.scale = np.asarray(kernel.tensor.quantization.scale, np.float32) * factors
     for graph in model.subgraphs:
-        for operator in graph.operators:
-            if not any(operator is reader for reader in kernel.readers) or len(operator.inputs) <= BIAS_INPUT:
+        mine = [operator for operator in graph.operators if any(operator is reader for reader in kernel.readers)]
+        for index in dict.fromkeys(_bias_of(model, operator) for operator in mine):
+            codes = None if index < 0 else constant(model, graph.tensors[index])
+            if codes is None or codes.dtype != np.int32:
                 continue
-            bias = graph.tensors[operator.inputs[BIAS_INPUT]]
-            codes = constant(model, bias) if operator.inputs[BIAS_INPUT] >= 0 else None
-            if codes is not None and codes.dtype == np.int32:
-                own = schema.BufferT()
-                own.data = (codes * factors).astype(np.int32).view(np.uint8)
-                model.buffers.append(own)
-                bias.buffer = len(model.buffers) - 1
-                bias.quantization.scale = np.asarray(bias.quantization.scale, np.float32) * factors
+            negated = _negated_bias(model, graph.tensors[index], codes, factors)
+            if any(
+                _bias_of(model, other) == index for other in graph.operators if not any(other is one for one in mine)
+            ):
+                negated.name = bytes(negated.name) + b"/negated"  # another layer goes on reading the old one
+                graph.tensors.append(negated)
+                for operator in mine:
+                    if _bias_of(model, operator) == index:
+                        operator.inputs = [*operator.inputs[: bias_input(model, operator)], len(graph.tensors) - 1]
+            else:
+                graph.tensors[index] = negated
+
+
+def _bias_of(model: schema.ModelT, operator: schema.OperatorT) -> int:
+    """Tensor that a layer reads as its bias; −1: none."""
+    position = bias_input(model, operator)
+    return int(operator.inputs[position]) if operator.inputs is not None and len(operator.inputs) > position else -1
+
+
+def _negated_bias(
+    model: schema.ModelT, bias: schema.TensorT, codes: NDArray[np.int32], factors: NDArray[np.int16]
+) -> schema.TensorT:
+    """An int32 bias whose codes and scales have other signs in the channels with factor −1."""
+    content = schema.BufferT()
+    content.data = (codes * factors).astype(np.int32).view(np.uint8)
+    model.buffers.append(content)
+    own = copy.deepcopy(bias)
+    own.buffer = len(model.buffers) - 1
+    own.quantization.scale = np.asarray(bias.quantization.scale, np.float32) * factors
+    return own
 
 
 def _drop_unused_buffers(model: schema.ModelT) -> None:
@@ -291,9 +318,9 @@ def _kept_apart(alike: list[StoredKernel], reasons: dict[int, str], *, proof: bo
     for indices in copy_sets([stored.values for stored in alike]):
         copies = [alike[index] for index in indices]
         kind = TYPE_NAMES[copies[0].tensors[0].tensor.type]
-        told = dict.fromkeys(reasons[stored.buffer] for stored in copies if stored.buffer in reasons)
+        told = [reasons[stored.buffer] for stored in copies if stored.buffer in reasons]
         if told:
-            reason = next(iter(told))
+            reason = told[0]
         elif kind == "INT8" and not proof:
             reason = "their codes differ, and only the float file that they were made from proves that they are one"
         elif kind == "INT8":

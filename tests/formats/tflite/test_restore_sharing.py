@@ -172,6 +172,47 @@ def test_depthwise_kernels_have_their_channels_last(tmp_path):
     np.testing.assert_allclose(outputs(source), outputs(tmp_path / "b.tflite"), rtol=0.02, atol=0.02)
 
 
+def test_an_int32_bias_that_two_layers_read_changes_sign_for_one_of_them_only(tmp_path):
+    """Static int8, an input per layer; by hand, since converters write a bias per layer."""
+    floats = folded((1.0, -0.5))
+    copies = [codes_of(weights) for weights in floats]
+    graph = Graph()
+    x = graph.tensor("input", (1, SIZE, SIZE, 4), schema.TensorType.INT8, scales=[0.02])
+    step = copies[0][1] * np.float32(0.02)
+    bias = graph.tensor("bias", (4,), schema.TensorType.INT32, np.arange(1000, 5000, 1000, dtype=np.int32), step)
+    outs = []
+    for index, (codes, scales) in enumerate([copies[0], (copies[1][0], copies[0][1])]):
+        weight = graph.tensor(f"conv{index}", codes.shape, schema.TensorType.INT8, codes, scales)
+        outs.append(graph.tensor(f"out{index}", (1, SIZE, SIZE, 4), schema.TensorType.INT8, scales=[0.5]))
+        options = schema.Conv2DOptionsT()
+        options.strideH = options.strideW = 1
+        code = schema.BuiltinOperator.CONV_2D
+        graph.operator(code, [x, weight, bias], [outs[-1]], schema.BuiltinOptions.Conv2DOptions, options, 3)
+    source = graph.write(tmp_path / "a.tflite", [x], outs)
+    originals = convolutions(tmp_path / "f.tflite", [floats[0], -floats[0]])
+    found = restore_sharing(source, tmp_path / "b.tflite", originals, negative_scales=True)
+    assert found.stored_after == 1 and found.restored[0].negative_scales
+    feeds = np.random.default_rng(0).integers(-128, 128, (1, SIZE, SIZE, 4)).astype(np.int8)
+    for library in KERNEL_LIBRARIES:
+        first, second = (
+            run(open_interpreter(tmp_path / name, LiteRtSession(1, library)), feeds)
+            for name in ("a.tflite", "b.tflite")
+        )
+        for a, b in zip(first, second, strict=True):
+            assert a.std() > 1
+            assert np.abs(a - b).max() <= 0.5  # one step
+
+
+def test_one_scale_for_all_channels_cannot_change_sign(tmp_path):
+    floats = [kernel(), -kernel()]
+    copies = [(codes_of(weights)[0], np.float32([1 / 128])) for weights in floats]
+    originals = convolutions(tmp_path / "f.tflite", floats)
+    source = convolutions(tmp_path / "a.tflite", floats, copies)
+    found = restore_sharing(source, tmp_path / "b.tflite", originals, negative_scales=True)
+    assert found.stored_after == 2
+    assert "one scale for all output channels" in found.kept_apart[0].reason
+
+
 def test_a_file_of_litert_torch_and_ai_edge_quantizer(tmp_path):
     """Three convolutions of one kernel, γ of both signs, static int8."""
     source, originals = DATA / "litert_torch_static.tflite", DATA / "litert_torch_fp32.tflite"
@@ -182,6 +223,8 @@ def test_a_file_of_litert_torch_and_ai_edge_quantizer(tmp_path):
     assert (found.stored_before, found.stored_after, found.kept_apart) == (5, 3, ())
     assert found.restored[0].copies == 3 and found.bytes_after < found.bytes_before - 4000
     model = read_tflite(tmp_path / "b.tflite")
+    names = [tensor.name for graph in model.subgraphs for tensor in graph.tensors]
+    assert len(set(names)) == len(names)
     biases = [
         graph.tensors[operator.inputs[2]].buffer
         for graph in model.subgraphs
