@@ -271,9 +271,8 @@ def _negate(model: schema.ModelT, kernel: KernelTensor, signs: NDArray[np.int16]
             if codes is None or codes.dtype != np.int32:
                 continue
             negated = _negated_bias(model, graph.tensors[index], codes, factors)
-            if any(
-                _bias_of(model, other) == index for other in graph.operators if not any(other is one for one in mine)
-            ):
+            others = [operator for operator in graph.operators if not any(operator is one for one in mine)]
+            if any(other.inputs is not None and index in other.inputs for other in others):
                 negated.name = bytes(negated.name) + b"/negated"  # another layer goes on reading the old one
                 graph.tensors.append(negated)
                 for operator in mine:
