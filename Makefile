@@ -2,7 +2,8 @@
 # make test   lint, type check, import rules, and every test
 # make fuzz   1,000 random networks with random sharing plans through the exporter; takes half an hour
 # make test-litert-torch   the tests that need litert-torch, in an environment of their own (3 GB)
-# All build .venv from constraints.txt when it is missing or out of date.
+# All build .venv from constraints.txt when it is missing or out of date, and the tests .venv-tflite-runtime from
+# tests/tflite_runtime/constraints.txt: tflite-runtime's last release, for numpy 1 and Python 3.11.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -10,6 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LITERT_VENV := .venv-litert-torch
 LITERT_STAMP := $(LITERT_VENV)/.installed
+TFLITE_RUNTIME := .venv-tflite-runtime
 
 # A checkout that was moved has scripts that point to the old place.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
@@ -24,7 +26,7 @@ endif
 demo: $(STAMP)
 	$(BIN)/edgeks run pipelines/quickstart.toml
 
-test: lint
+test: lint $(TFLITE_RUNTIME)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 fuzz: $(STAMP)
@@ -46,7 +48,17 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LITERT_VENV) runs dist
+	rm -rf $(VENV) $(LITERT_VENV) $(TFLITE_RUNTIME) runs dist
+
+# The folder is the target: pip touches it last, and it is not there where it cannot be built.
+$(TFLITE_RUNTIME): tests/tflite_runtime/constraints.txt
+	@if $(PYTHON) -c 'import sys; sys.exit((sys.version_info[:2], sys.platform) != ((3, 11), "linux"))'; then \
+		$(PYTHON) -m venv --clear $@ && \
+		$@/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r $< && \
+		touch $@ || { rm -rf $@; exit 1; } \
+	else \
+		echo "tests with tflite-runtime are left out: it needs Python 3.11 on Linux; $(PYTHON) is another"; \
+	fi
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgeks.bench.local import bench as bench_file
     from edgeks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from edgeks.exporter import export
+    from edgeks.graph.onnx_network import OnnxNetwork, load_onnx
     from edgeks.models.positive_scales import positive_scales
     from edgeks.pipeline import run_recipe, train_checkpoint
     from edgeks.quant import prepare_qat
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Checkpoint": ("edgeks.checkpoint", "Checkpoint"),
     "Int8Options": ("edgeks.quant.options", "Int8Options"),
+    "OnnxNetwork": ("edgeks.graph.onnx_network", "OnnxNetwork"),
     "SharingGroup": ("edgeks.sharing.plan", "SharingGroup"),
     "SharingPlan": ("edgeks.sharing.plan", "SharingPlan"),
     "apply_plan": ("edgeks.sharing.torch", "apply_plan"),
@@ -42,6 +44,7 @@ _PUBLIC = {
     "export": ("edgeks.exporter", "export"),
     "footprint": ("edgeks.audit.footprint", "footprint"),
     "load_checkpoint": ("edgeks.checkpoint", "load_checkpoint"),
+    "load_onnx": ("edgeks.graph.onnx_network", "load_onnx"),
     "load_recipe": ("edgeks.recipe", "load_recipe"),
     "load_target": ("edgeks.target", "load_target"),
     "plan_sharing": ("edgeks.sharing.torch", "plan_sharing"),
@@ -58,6 +61,7 @@ _PUBLIC = {
 __all__ = [
     "Checkpoint",
     "Int8Options",
+    "OnnxNetwork",
     "SharingGroup",
     "SharingPlan",
     "apply_plan",
@@ -66,6 +70,7 @@ __all__ = [
     "export",
     "footprint",
     "load_checkpoint",
+    "load_onnx",
     "load_recipe",
     "load_target",
     "plan_sharing",

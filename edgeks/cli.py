@@ -58,7 +58,9 @@ def _root(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Checkpoint: .pt or .safetensors.", metavar="MODEL.pt")],
+    model: Annotated[
+        Path, typer.Argument(help="Checkpoint: .pt or .safetensors; or a float .onnx file.", metavar="MODEL")
+    ],
     fp32: Annotated[bool, typer.Option("--fp32", help="Float artefact (the default).")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="One int8 kernel per sharing group.")] = False,
     target: TargetOption = "onnx",
@@ -111,6 +113,7 @@ def export(
     from edgeks.checkpoint import load_checkpoint
     from edgeks.export_report import render as render_export
     from edgeks.exporter import export as run_export
+    from edgeks.graph.onnx_network import load_onnx
     from edgeks.quant.options import Int8Options
     from edgeks.samples import parse_input_shape
     from edgeks.sensitivity_report import render as render_sensitivity
@@ -143,13 +146,17 @@ def export(
     if min_sqnr is not None and math.isnan(min_sqnr):  # would accept anything
         raise ConfigError("--min-sqnr nan: legal: a number of dB")
     shape = parse_input_shape(input_shape) if input_shape else None
-    with err.status("loading the checkpoint") as status:
-        checkpoint = load_checkpoint(model, arch, trust=trust)
+    is_onnx = model.suffix.lower() == ".onnx"
+    if is_onnx and (arch or trust):
+        option = f"--arch {arch}" if arch else "--trust"
+        raise ConfigError(f"{option} is about a checkpoint; {model.name} is an ONNX file, which says all of itself")
+    with err.status(f"loading {model.name}") as status:
+        source = load_onnx(model) if is_onnx else load_checkpoint(model, arch, trust=trust)
         path = output or model.with_name(f"{model.stem}_{'int8' if int8 else 'fp32'}.onnx")
-        if path.resolve() == model.resolve():
-            raise OutputError(f"-o {path}: is the checkpoint itself, which the export would replace; name another file")
+        if path.resolve() in [read.resolve() for read in getattr(source, "files", (model,))]:
+            raise OutputError(f"-o {path}: is read by the export, which would replace it; name another file")
         report = run_export(
-            checkpoint,
+            source,
             path,
             chosen,
             int8=int8,
@@ -192,12 +199,21 @@ def footprint(
 
 @app.command()
 def bench(
-    model: Annotated[Path, typer.Argument(help="Model file (.onnx).", metavar="FILE")],
-    target: TargetOption = "onnx",
+    model: Annotated[Path, typer.Argument(help="Model file: .onnx or .tflite.", metavar="FILE")],
+    target: Annotated[
+        str | None, typer.Option(help="A name from `edgeks targets`, or a TOML file. Default: onnx or tflite, as FILE.")
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="Of a .tflite file: litert, litert-compiled (with a weight cache) or tflite-runtime."),
+    ] = None,
     runs: Annotated[int, typer.Option(help="Timed inferences.")] = 200,
     warmup: Annotated[int, typer.Option(help="Untimed inferences before.")] = 20,
     threads: Annotated[int | None, typer.Option(help="Instead of the target's number.")] = None,
     inputs: Annotated[Path | None, typer.Option(help=".npz or .npy to feed; default: random numbers.")] = None,
+    python: Annotated[
+        Path | None, typer.Option(help="Python of another environment, which has numpy and the runtime.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time a model file on this machine, in a fresh process, with the target's session options."""
@@ -207,7 +223,7 @@ def bench(
     from edgeks.bench.report import render, to_json
     from edgeks.target import load_target
 
-    chosen = load_target(target)
+    chosen = load_target(target or ("tflite" if model.suffix == ".tflite" else "onnx"))
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("timing", total=runs)
         result = measure(
@@ -215,8 +231,10 @@ def bench(
             chosen,
             runs,
             warmup,
+            runtime=runtime,
             threads=threads,
             inputs=inputs,
+            python=python,
             on_progress=lambda done: bar.update(task, completed=done),
         )
     if as_json:

@@ -31,6 +31,7 @@ def require_parity(
     *,
     int8: bool,
     layers: LayerParity | None = None,
+    reference: str = "torch",
 ) -> None:
     """The file's own arithmetic must be good enough, and so must ONNX Runtime's, unless this CPU is known to saturate.
 
@@ -39,7 +40,7 @@ def require_parity(
     """
     if parity.sqnr_db < required:
         raise ParityFailed(
-            f"{out.name}: {parity} against torch, below the {required:g} dB that target {target.name!r} asks; "
+            f"{out.name}: {parity} against {reference}, below the {required:g} dB that target {target.name!r} asks; "
             f"no file was written{_where(layers)}. {_remedy(target, int8=int8)}, or accept it with --min-sqnr"
         )
     if here.sqnr_db < required and not (int8 and saturates_here(target)):

@@ -1,4 +1,4 @@
-"""Checkpoint → artefact: capture, passes, file, proof, parity. The file appears only when all of it holds."""
+"""Checkpoint or ONNX file → artefact: capture, passes, file, proof, parity. It appears only when all of it holds."""
 
 from __future__ import annotations
 
@@ -8,21 +8,30 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
-import torch
 
+from edgeks.artefact import REFERENCES, prove_artefact, run_artefact, write_artefact
 from edgeks.atomic_write import atomic_write
-from edgeks.audit.proof import Proof, prove_exactly_once
-from edgeks.checkpoint import Checkpoint
+from edgeks.audit.proof import Proof
 from edgeks.errors import ConfigError, DataError, SharingBroken
 from edgeks.export_checks import doubts, layers_outside, not_trained, require_parity
 from edgeks.export_io import Io, as_pixels, interface_of, quantise_io, require_io
-from edgeks.formats.onnx import INTERFACE_KEY, REFERENCE, open_session, run, simplify, write_onnx
-from edgeks.graph.float_graph import float_graph
-from edgeks.graph.from_torch import torch_outputs
+from edgeks.export_source import (
+    Source,
+    capture_source,
+    carrier,
+    is_quantisation_trained,
+    reference_name,
+    require_options,
+    resolved,
+    samples_for,
+)
+from edgeks.formats.onnx import INTERFACE_KEY, simplify
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.negative_scales import NegativeScales, negative_scales
+from edgeks.graph.passes.fold_batch_norm import fold_batch_norm
 from edgeks.graph.passes.integer_io import Codes
 from edgeks.graph.passes.raw_pixels import raw_pixels
+from edgeks.graph.passes.store_kernels_as_float16 import store_kernels_as_float16
 from edgeks.graph.verify import verify
 from edgeks.interface import Interface
 from edgeks.layer_parity import LayerParity, layer_parity
@@ -30,13 +39,10 @@ from edgeks.parity import Parity, compare_all
 from edgeks.preprocessing import Preprocessing
 from edgeks.quant.keep_float import float_layers
 from edgeks.quant.options import Int8Options
-from edgeks.quant.qat import is_prepared, marked, prepare_qat, trained, without_quantisers
 from edgeks.quant.quantise import quantise
 from edgeks.quant.sensitivity import Sensitivity, sensitivity
 from edgeks.quant.trained import NOTHING_TRAINED
-from edgeks.samples import load_samples
-from edgeks.sharing.plan import SharingPlan
-from edgeks.target import Int8Scheme, Target
+from edgeks.target import Format, Int8Scheme, Precision, Target
 
 PARITY_SAMPLES = 64
 LAYER_PARITY_SAMPLES = 16
@@ -62,16 +68,19 @@ class ExportReport:
     parity_here: Parity
     ledger: Ledger
     warnings: tuple[str, ...]
+    reference: str = "torch"
     layers: LayerParity | None = None
     sensitivity: Sensitivity | None = None
 
 
 def export(
-    checkpoint: Checkpoint,
+    source: Source,
     out: Path,
     target: Target,
     *,
     int8: bool = False,
+    float16: bool = False,
+    nhwc: bool = True,
     options: Int8Options = Int8Options(),
     io: Io = "float",
     calib: Path | None = None,
@@ -82,11 +91,17 @@ def export(
     run_sensitivity: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> ExportReport:
-    """Write `checkpoint` as `out` (.onnx) and `out`.ledger.json, every shared kernel stored exactly once.
+    """Write `source` as `out` and `out`.ledger.json, every shared kernel stored exactly once.
+
+    The target says whether `out` is .onnx or .tflite. `source` is a checkpoint, or a float ONNX file of any tool
+    (`load_onnx`), whose own outputs are the reference then.
 
     A network from `prepare_qat` becomes the int8 file that it was trained to be. `parity_report` compares the int8
     graph with torch tensor by tensor; torch.fx must be able to trace the network then. `run_sensitivity` adds what int8
     costs each kernel (minutes for a large network).
+
+    `float16`: kernels are stored as float16 and computed with in float32. `nhwc`: a .tflite takes and gives feature
+    maps as N×H×W×C; False: N×C×H×W, as the network does.
 
     `io` "uint8": the file takes raw pixels, and an int8 one gives uint8 codes. "int8": it takes and gives int8 codes.
 
@@ -96,60 +111,55 @@ def export(
         ParityFailed: the outputs are further from torch's than the target (or `min_sqnr_db`) allows.
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
     """
-    require_io(io, checkpoint.preprocessing, int8=int8)
+    require_options(source, parity_report=parity_report)
+    if float16 and int8:
+        raise ConfigError("int8 and float16 exclude each other: choose one")
+    precision: Precision = "int8" if int8 else "fp16" if float16 else "fp32"
+    require_io(io, source.preprocessing, int8=int8)
     if int8:
-        target = replace(target, int8=options.scheme(target.int8))
+        target = replace(target, int8=resolved(options.scheme(target.int8), source))
+        options = replace(options, activations=target.int8.mode)
     static = int8 and target.int8.mode == "static"
     if parity_report and not (static and io == "float"):
         raise ConfigError(
             "a parity report compares integers inside the network: it needs --int8 with static activations and no --io"
         )
-    if int8 and is_prepared(checkpoint.model) and (not static or options.after_training):
+    if int8 and is_quantisation_trained(source) and (not static or options.after_training):
         raise ConfigError(
             "the network was trained with fake quantisation, which decided ranges and rounding: leave --calibration, "
             "--bias-correction, --rounding and --keep-float out, and --activations static"
         )
     if parity_report and options.keep_float:
         raise ConfigError("a parity report is about the whole network in int8: leave --keep-float out")
-    if run_sensitivity and (not static or is_prepared(checkpoint.model)):
+    if run_sensitivity and (not static or is_quantisation_trained(source)):
         raise ConfigError(
             "sensitivity is about static int8 after training: it needs --int8 with static activations, and a network "
             "that was not trained with fake quantisation"
         )
-    if run_simplifier and int8 and (parity_report or is_prepared(checkpoint.model)):
+    if run_simplifier and int8 and (parity_report or is_quantisation_trained(source)):
         raise ConfigError("onnxsim loses the marks of fake-quantisers: leave --simplify out")
-    samples = load_samples(calib, checkpoint.calibration, checkpoint.preprocessing, input_shape)
+    samples = samples_for(source, calib, input_shape)
     if (static or (int8 and io != "float")) and not samples.real:
         raise DataError(
-            "int8 needs calibration data and this checkpoint carries none; pass --calib with an .npz of real inputs "
+            f"int8 needs calibration data and {carrier(source)} carries none; pass --calib with an .npz of real inputs "
             "(one array N×C×H×W) or a folder of images, or choose --activations dynamic or float, which need none"
         )
     if static and samples.inputs.min() == samples.inputs.max():
         raise DataError(f"{samples.origin}: {samples.inputs.min():g} everywhere; int8 is calibrated on real inputs")
     fed, clipped = samples, None  # what the file is fed; torch takes `samples`
-    if io == "uint8" and checkpoint.preprocessing is not None:
-        fed, clipped = as_pixels(samples, checkpoint.preprocessing)
-        samples = replace(samples, inputs=checkpoint.preprocessing.normalise(fed.inputs))
+    if io == "uint8" and source.preprocessing is not None:
+        fed, clipped = as_pixels(samples, source.preprocessing)
+        samples = replace(samples, inputs=source.preprocessing.normalise(fed.inputs))
     ledger_path = out.with_name(out.name + ".ledger.json")
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:
-        on_step("running torch")
-        network, marks, decided = checkpoint.model, dict[int, str](), NOTHING_TRAINED
-        if is_prepared(network) and not int8:
-            network = without_quantisers(network)
-        reference = torch_outputs(network, samples.inputs[:PARITY_SAMPLES])
-        on_step("capturing the graph")
-        prepared = network if is_prepared(network) else None
-        if prepared is None and parity_report:
-            prepared = prepare_qat(network, torch.from_numpy(samples.inputs[:1]), target.int8, ranges="moving_average")
-        if prepared is not None:
-            network_with_marks, marks = marked(prepared)
-            decided = trained(prepared, marks) if prepared is network else NOTHING_TRAINED
-            network = network_with_marks
-        model, ledger = float_graph(network, samples.inputs[:1], target.opset, marked=prepared is not None)
+        captured = capture_source(
+            source, samples, PARITY_SAMPLES, target, int8=int8, parity_report=parity_report, on_step=on_step
+        )
+        model, ledger, reference, decided = captured.graph, captured.ledger, captured.reference, captured.decided
         if run_simplifier:
             model = _simplified(model, ledger)
-        if io == "uint8" and checkpoint.preprocessing is not None:
-            pixels = checkpoint.preprocessing
+        if io == "uint8" and source.preprocessing is not None:
+            pixels = source.preprocessing
             ledger.run("raw_pixels", model, lambda: raw_pixels(model, pixels))
         float_model = model.clone() if int8 and run_sensitivity else None
         codes: dict[str, Codes] = {}
@@ -158,23 +168,32 @@ def export(
             on_step(f"quantising, calibrating on {samples.origin}" if static else "quantising")
             untrained = quantise(model, ledger, fed, target.int8, options, decided)
             codes = quantise_io(model, ledger, fed, io) if io != "float" else codes
+        elif target.format == "tflite":
+            ledger.run("fold_batch_norm", model, lambda: fold_batch_norm(model))
+        if float16:
+            ledger.run("store_kernels_as_float16", model, lambda: store_kernels_as_float16(model))
         on_step("proving and comparing")
         negative = negative_scales(model)
-        interface = interface_of(model, codes, checkpoint.preprocessing)
-        write_onnx(model, temporary, _metadata(checkpoint, interface))
-        proof = _prove(temporary, out, ledger.plan)
+        interface = interface_of(model, codes, source.preprocessing)
+        if target.format == "tflite" and nhwc:
+            interface = interface.channels_last()
+        write_artefact(model, temporary, target.format, _metadata(source, interface, ledger, target.format), nhwc=nhwc)
+        proof = prove_artefact(temporary, out, target.format, ledger.plan)
         inputs = fed.inputs[:PARITY_SAMPLES]
-        parity = compare_all(reference, run(open_session(temporary, REFERENCE), inputs))
-        parity_here = compare_all(reference, run(open_session(temporary, target.session), inputs))
+        parity = compare_all(reference, run_artefact(temporary, REFERENCES[target.format], inputs))
+        parity_here = compare_all(reference, run_artefact(temporary, target.session, inputs))
         required = min_sqnr_db
         if required is None:
-            required = target.min_int8_sqnr_db if int8 else target.min_fp32_sqnr_db
+            required = target.min_sqnr_db(precision)
         layers = None
-        if parity_report and prepared is not None:
+        if parity_report and captured.prepared is not None:
             on_step("comparing layer by layer")
             few = inputs[:LAYER_PARITY_SAMPLES]
-            layers = layer_parity(prepared, marks, model, few, reference if decided is not NOTHING_TRAINED else None)
-        require_parity(out, target, required, parity, parity_here, int8=int8, layers=layers)
+            layers = layer_parity(
+                captured.prepared, captured.marks, model, few, reference if decided is not NOTHING_TRAINED else None
+            )
+        compared_with = reference_name(source)
+        require_parity(out, target, required, parity, parity_here, int8=int8, layers=layers, reference=compared_with)
         costs = None
         if float_model is not None:
             costs = sensitivity(float_model, ledger.plan, fed, target.int8, options, on_step)
@@ -182,25 +201,27 @@ def export(
             path=out,
             ledger_path=ledger_path,
             target=target.name,
-            precision="int8" if int8 else "fp32",
+            precision=precision,
             form=_form(target.int8) if int8 else "float",
             file_bytes=temporary.stat().st_size,
             samples=samples.origin,
             io=io,
             interface=interface,
-            preprocessing=checkpoint.preprocessing,
+            preprocessing=source.preprocessing,
             negative_scales=negative,
             proof=proof,
             parity=parity,
             parity_here=parity_here,
             ledger=ledger,
             warnings=(
+                *captured.warnings,
                 *([clipped] if clipped else []),
                 *([str(negative)] if negative else []),
                 *not_trained(untrained),
                 *layers_outside(model, int8=int8, asked=float_layers(ledger.plan, options.keep_float)),
                 *doubts(samples, parity, parity_here, target, temporary.stat().st_size, int8=int8),
             ),
+            reference=compared_with,
             layers=layers,
             sensitivity=costs,
         )
@@ -225,27 +246,22 @@ def _form(scheme: Int8Scheme) -> str:
     return {"static": scheme.form, "dynamic": "dynamic", "float": "weight-only"}[scheme.mode]
 
 
-def _prove(written: Path, out: Path, plan: SharingPlan) -> Proof:
-    """The proof on the file as written, its errors naming the file that the user asked for."""
-    try:
-        return prove_exactly_once(written, plan)
-    except SharingBroken as error:
-        raise SharingBroken(str(error).replace(str(written), str(out))) from error
-
-
-def _metadata(checkpoint: Checkpoint, interface: Interface) -> dict[str, object]:
+def _metadata(source: Source, interface: Interface, ledger: Ledger, file_format: Format) -> dict[str, object]:
     """What a program on the device needs to feed the network and name its classes."""
     metadata: dict[str, object] = {INTERFACE_KEY: interface.to_dict()}
-    if checkpoint.architecture:
-        metadata["architecture"] = checkpoint.architecture
-    if checkpoint.preprocessing:
-        metadata["preprocessing"] = checkpoint.preprocessing.to_dict()
+    if file_format == "tflite":
+        metadata["ledger_sha256"] = ledger.digest()
+    if source.architecture:
+        metadata["architecture"] = source.architecture
+    if source.preprocessing:
+        metadata["preprocessing"] = source.preprocessing.to_dict()
     return metadata
 
 
 def _ledger_json(report: ExportReport, target: Target, file: Path) -> str:
     return report.ledger.to_json(
         artefact=report.path.name,
+        ledger_sha256=report.ledger.digest(),
         sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
         file_bytes=report.file_bytes,
         target=target.name,
@@ -253,6 +269,7 @@ def _ledger_json(report: ExportReport, target: Target, file: Path) -> str:
         form=report.form,
         session=asdict(target.session),
         samples=report.samples,
+        reference=report.reference,
         io=report.io,
         interface=report.interface.to_dict(),
         preprocessing=report.preprocessing.to_dict() if report.preprocessing else None,

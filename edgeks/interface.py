@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from edgeks.errors import ModelFileError
 
 TYPES = ("float32", "int8", "uint8", "float16", "float64", "int16", "int32", "int64", "bool")
+FEATURE_MAP_RANK = 4
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output. `layout` names the axes, "NCHW" for 1×C×H×W; `meaning` is for people.
+    """One input or output. `layout` names the axes of `shape`, "NCHW" for 1×C×H×W; `meaning` is for people.
 
     Where `scale` and `zero_point` are given, the tensor holds codes (int8 or uint8) that stand for
     scale·(code − zero_point). A uint8 input holds raw pixels, whose scale of 1/255 makes them the brightness 0…1.
@@ -32,7 +33,9 @@ class TensorSpec:
     zero_point: int | None = None
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Real values → what this tensor holds, of the same shape. Codes of its own type are taken as they are."""
+        """Real values (N×C×H×W) → what this tensor holds, in its layout. Codes of its type are taken as they are."""
+        if self.layout == "NHWC" and values.ndim == FEATURE_MAP_RANK:
+            values = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
         if self.scale is None or self.zero_point is None:
             return values
         if values.dtype == self.type:
@@ -43,10 +46,19 @@ class TensorSpec:
         return clipped
 
     def decode(self, held: NDArray[Any]) -> NDArray[np.float32]:
-        """What this tensor holds → real values, float32 of the same shape."""
+        """What this tensor holds → real values, float32, N×C×H×W whatever its layout."""
+        if self.layout == "NHWC" and held.ndim == FEATURE_MAP_RANK:
+            held = held.transpose(0, 3, 1, 2)
         if self.scale is None or self.zero_point is None:
             return np.asarray(held, np.float32)
         return (held.astype(np.int32) - self.zero_point).astype(np.float32) * np.float32(self.scale)
+
+    def channels_last(self) -> TensorSpec:
+        """The same tensor with its axes as 1×H×W×C; itself where it is no feature map."""
+        if self.layout != "NCHW":
+            return self
+        n, c, h, w = self.shape
+        return replace(self, shape=(n, h, w, c), layout="NHWC")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and text, for JSON."""
@@ -82,6 +94,10 @@ class Interface:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    def channels_last(self) -> Interface:
+        """The same network with its feature maps as 1×H×W×C."""
+        return Interface(tuple(s.channels_last() for s in self.inputs), tuple(s.channels_last() for s in self.outputs))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, for JSON."""

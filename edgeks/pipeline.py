@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import edgeks
+from edgeks.artefact import input_type, run_artefact
 from edgeks.atomic_write import write_text
 from edgeks.audit import report as audit_report
 from edgeks.audit.footprint import footprint
@@ -26,7 +27,6 @@ from edgeks.checkpoint import (
 )
 from edgeks.errors import CheckpointError, DataError
 from edgeks.exporter import export
-from edgeks.formats.onnx import open_session, run
 from edgeks.models import zoo
 from edgeks.quant import is_prepared, observe_ranges, prepare_qat
 from edgeks.quant.options import Int8Options
@@ -244,7 +244,7 @@ class _Run:
     def _inspect(self, name: str) -> None:
         """What the artefact takes, how right it is, and how long it runs: one JSON file each."""
         recipe, target = self._recipe, self._recipe.target
-        artefact = self._runs.path / f"{name}.onnx"
+        artefact = self._runs.path / f"{name}.{target.format}"
         inputs = {"artefact": self._runs.digest(artefact.name), "target": asdict(target)}
         runs, warmup = recipe.bench_runs, recipe.bench_warmup
 
@@ -262,10 +262,10 @@ class _Run:
 
 
 def _accuracy(artefact: Path, target: Target, dataset: Dataset) -> dict[str, Any]:
-    """Share of the test images that the artefact classifies right, in ONNX Runtime with the target's options."""
-    session = open_session(artefact, target.session)
-    takes_pixels = session.get_inputs()[0].type == "tensor(uint8)"
+    """Share of the test images that the artefact classifies right, run with the target's session options."""
+    takes_pixels = input_type(artefact) == "uint8"
     images = dataset.test_images
-    logits = run(session, images if takes_pixels else dataset.preprocessing.normalise(images))[0]
+    samples = images if takes_pixels else dataset.preprocessing.normalise(images)
+    logits = run_artefact(artefact, target.session, samples)[0]
     right = int((logits.argmax(1) == dataset.test_labels).sum())
     return {"images": len(dataset.test_labels), "right": right, "accuracy": right / len(dataset.test_labels)}

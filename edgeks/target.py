@@ -9,6 +9,7 @@ from typing import Literal, cast
 from edgeks.errors import ConfigError
 from edgeks.toml_table import Table
 
+Precision = Literal["fp32", "fp16", "int8"]
 Format = Literal["onnx", "tflite"]
 Int8Form = Literal["qdq", "qoperator"]
 Int8Type = Literal["int8", "uint8"]
@@ -17,7 +18,7 @@ KernelLibrary = Literal["xnnpack", "builtin", "reference"]
 
 FORMS: tuple[Int8Form, ...] = ("qdq", "qoperator")
 MODES: tuple[Activations, ...] = ("static", "dynamic", "float", "auto")
-RUNTIMES: dict[Format, str] = {"onnx": "onnxruntime", "tflite": "litert"}
+RUNTIMES: dict[Format, tuple[str, ...]] = {"onnx": ("onnxruntime",), "tflite": ("litert", "tflite-runtime")}
 KERNEL_LIBRARIES: tuple[KernelLibrary, ...] = ("xnnpack", "builtin", "reference")
 # Names of ONNX Runtime 1.31; it takes any other in silence, and then does what was to be prevented.
 OPTIMIZERS = (
@@ -61,13 +62,14 @@ class Int8Scheme:
 
     `mode` says what becomes of activations between int8 kernels: "static" integers with calibrated scales, "dynamic"
     float that each layer quantises on the fly, "float" (weight-only), "auto" the one that runs fastest for the network.
-    `form` and `activations` are about static.
+    `form` and `activations` are about static. `format` decides which operators compute in integers.
     """
 
     form: Int8Form
     activations: Int8Type
     weights: Int8Type
     mode: Activations = "static"
+    format: Format = "onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +94,15 @@ class Target:
     int8: Int8Scheme
     session: Session | LiteRtSession
     min_fp32_sqnr_db: float
+    min_fp16_sqnr_db: float
     min_int8_sqnr_db: float
     flash_budget_bytes: int | None
     ram_budget_bytes: int | None
     board: Board | None
+
+    def min_sqnr_db(self, precision: Precision) -> float:
+        """What an export of that precision must reach."""
+        return {"fp32": self.min_fp32_sqnr_db, "fp16": self.min_fp16_sqnr_db, "int8": self.min_int8_sqnr_db}[precision]
 
 
 def catalogue(kind: Literal["export", "pipelines"]) -> Path:
@@ -129,7 +136,7 @@ def read_target(path: Path) -> Target:
     root = Table.read(path)
     description = root.text("description")
     model_format = cast(Format, root.text("format", choices=tuple(RUNTIMES)))
-    runtime = root.text("runtime", choices=(RUNTIMES[model_format],))
+    runtime = root.text("runtime", choices=RUNTIMES[model_format])
     opset = root.integer("opset", default=20, minimum=20, maximum=24)
 
     int8 = root.table("int8")
@@ -138,10 +145,12 @@ def read_target(path: Path) -> Target:
         activations=cast(Int8Type, int8.text("activations", default="int8", choices=("int8", "uint8"))),
         weights=cast(Int8Type, int8.text("weights", default="int8", choices=("int8", "uint8"))),
         mode=cast(Activations, int8.text("mode", default="static", choices=MODES)),
+        format=model_format,
     )
     int8.finish()
     if model_format == "tflite" and (scheme.form, scheme.activations, scheme.weights) != ("qdq", "int8", "int8"):
-        raise int8.error("form, activations, weights", scheme, "qdq, int8, int8: TFLite's int8 kernels take no other")
+        found = f"{scheme.form}, {scheme.activations}, {scheme.weights}"
+        raise int8.error("form, activations, weights", found, "qdq, int8, int8: TFLite's int8 kernels take no other")
     if model_format == "onnx" and scheme.mode == "auto":
         raise int8.error("mode", "auto", "static, dynamic, float for the format onnx")
     if scheme.weights == "uint8" and scheme.activations == "int8":
@@ -152,6 +161,7 @@ def read_target(path: Path) -> Target:
 
     parity = root.table("parity")
     min_fp32 = parity.number("min_fp32_sqnr_db", default=80.0, maximum=1000.0)
+    min_fp16 = parity.number("min_fp16_sqnr_db", default=45.0, maximum=1000.0)
     min_int8 = parity.number("min_int8_sqnr_db", default=15.0, maximum=1000.0)
     parity.finish()
 
@@ -171,6 +181,7 @@ def read_target(path: Path) -> Target:
         int8=scheme,
         session=session,
         min_fp32_sqnr_db=min_fp32,
+        min_fp16_sqnr_db=min_fp16,
         min_int8_sqnr_db=min_int8,
         flash_budget_bytes=None if flash_mb is None else int(flash_mb * MEGABYTE),
         ram_budget_bytes=None if ram_mb is None else int(ram_mb * MEGABYTE),

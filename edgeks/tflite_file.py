@@ -23,7 +23,7 @@ MAX_FILE_BYTES = (1 << 31) - 1
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
     """A buffer whose first byte is at a multiple of 16 in the file."""
 
-    def Pack(self, builder: flatbuffers.Builder) -> int:
+    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802  # what it overrides
         data = None
         if self.data is not None:
             content = np.ascontiguousarray(self.data).view(np.uint8).reshape(-1).tobytes()
@@ -82,6 +82,25 @@ def read_tflite(path: Path) -> schema.ModelT:
     except (struct.error, IndexError, TypeError, AttributeError, ValueError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{path}: a damaged .tflite file ({size} bytes): {error}; export it again") from error
     return model
+
+
+def metadata(model: schema.ModelT) -> dict[str, bytes]:
+    """Name → content of the file's metadata entries."""
+    return {
+        _text(entry.name): np.asarray(model.buffers[entry.buffer].data, np.uint8).tobytes()
+        for entry in model.metadata or []
+        if 0 <= entry.buffer < len(model.buffers) and model.buffers[entry.buffer].data is not None
+    }
+
+
+def _text(name: bytes | str | None) -> str:
+    """The schema's reader gives names as bytes, its objects take text."""
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name or "")
+
+
+def tensor_name(tensor: schema.TensorT) -> str:
+    """Name of a tensor."""
+    return _text(tensor.name)
 
 
 def operator_code(model: schema.ModelT, operator: schema.OperatorT) -> int:

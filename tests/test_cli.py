@@ -16,6 +16,7 @@ import pytest
 import torch
 from networks import randomise_batch_norm, smooth_samples
 from PIL import Image
+from tflite_graph import TfliteGraph
 
 from edgeks import cli
 from edgeks.checkpoint import Checkpoint, save_checkpoint
@@ -166,7 +167,7 @@ def test_every_command_has_help(edgeks, command):
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["--nonsense"], "No such option: --nonsense"),
-        (["export"], "Missing argument 'MODEL.pt'. (see `edgeks export --help`)"),
+        (["export"], "Missing argument 'MODEL'. (see `edgeks export --help`)"),
         (["export", "m.pt", "--int9"], "No such option: --int9"),
         (["export", "m.pt", "--target"], "Option '--target' requires an argument"),
         (["export", "m.pt", "more"], "unexpected extra argument"),
@@ -196,6 +197,7 @@ def test_every_command_has_help(edgeks, command):
         (["share", "m.pt"], "m.pt: no such file"),
         (["footprint", "m.onnx"], "m.onnx"),
         (["bench", "m.onnx"], "m.onnx"),
+        (["bench", "m.tflite"], "m.tflite: no such file"),
         (["run", "nope"], "no recipe 'nope'"),
         (["train", "convmixer_48_6_2k", "--set", "dim"], "--set dim: legal: KEY=VALUE"),
         (["train", "convmixer_48_6_2k", "--milestones", "a"], "--milestones a: legal: whole numbers"),
@@ -228,6 +230,18 @@ def test_every_choice_about_int8(edgeks, refuses, model, tmp_path):
     assert "sensitivity: SQNR in dB" in out and "suggestion" in out.splitlines()[-1]
 
 
+def test_bench_takes_the_target_from_the_file_s_name(edgeks, refuses, tmp_path):
+    graph = TfliteGraph()
+    x, y = graph.input((1, 4), np.float32), graph.tensor((1, 4), np.float32)
+    path = graph.write(tmp_path / "m.tflite", graph.op("RELU", [x], y, version=1))
+    code, out, err = edgeks("bench", path, "--runs", 2, "--warmup", 0)
+    assert (code, err) == (0, "")
+    assert "m.tflite: p50 " in out and "target tflite: kernels xnnpack" in out
+    refuses("target 'onnx' is for onnx files; name one for tflite: --target", "bench", path, "--target", "onnx")
+    refuses("--runtime ort: legal for tflite files: litert, tflite-runtime", "bench", path, "--runtime", "ort")
+    refuses("--python none: cannot be started", "bench", path, "--python", "none")
+
+
 # ── bad checkpoints ──
 
 
@@ -249,7 +263,8 @@ def test_files_that_are_no_checkpoint(refuses, model, tmp_path):
 
 def test_an_exported_file_is_not_exported_again(refuses, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"\x08\x0a\x12\x06edgeks")
-    refuses("a .onnx file is already exported", "export", tmp_path / "model.onnx")
+    refuses("a .onnx file is already exported", "share", tmp_path / "model.onnx", "--groups", "all")
+    refuses("not an ONNX model", "export", tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(
@@ -340,7 +355,7 @@ def test_outputs_that_cannot_be_written(refuses, model, tmp_path):
         (tmp_path, "is a folder; name a file"),
         ("/proc/out.onnx", "cannot be written"),
         (os.devnull, "is a device or a pipe"),
-        (model, "is the checkpoint itself"),
+        (model, "is read by the export"),
         (tmp_path / ("x" * 300), "cannot be written (File name too long)"),
     ]:
         refuses(message, "export", model, "-o", output)

@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 
 from onnx import GraphProto, NodeProto
 
-from edgeks.audit.model_file import ModelFile, node_label, subgraphs
 from edgeks.audit.shapes import Activation, infer_activations
+from edgeks.onnx_file import ModelFile, node_label, subgraphs
 
 INTEGER_KERNELS = frozenset(
     {

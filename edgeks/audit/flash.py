@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeks.audit.kernels import TRANSPARENT_OPS, Kernel, Reader, kernels_of, readers_of
-from edgeks.audit.model_file import Constant, ModelFile
+from edgeks.onnx_file import Constant, ModelFile
 from edgeks.sharing.equality import copy_sets
 
 UNREAD = "(read by nothing)"

@@ -8,8 +8,8 @@ from typing import Literal
 
 from edgeks.audit.arena import Arena, measure_arena
 from edgeks.audit.flash import Flash, measure_flash
-from edgeks.audit.model_file import read_model_file
 from edgeks.errors import BudgetExceeded
+from edgeks.onnx_file import read_model_file
 from edgeks.target import Target
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto
 
-from edgeks.audit.model_file import Constant, ModelFile, node_label, read_model_file, subgraphs
+from edgeks.onnx_file import Constant, ModelFile, node_label, read_model_file, subgraphs
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
-from edgeks.audit.model_file import BITS, ModelFile, subgraphs
+from edgeks.onnx_file import BITS, ModelFile, subgraphs
 
 # Inference needs the values of small constants (shapes, axes, pads); larger ones become inputs of the twin.
 MAX_INLINE_ELEMENTS = 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgeks.bench.stats import Latency, summarise
-from edgeks.errors import DataError, EdgeksError, ModelFileError
-from edgeks.target import Target
+from edgeks.errors import ConfigError, DataError, EdgeksError, ModelFileError
+from edgeks.target import RUNTIMES, LiteRtSession, Target
 
 RUNNER = Path(__file__).with_name("runner.py")
 MAX_RUNS = 10_000_000
 MAX_THREADS = 1024
 LAST_WORDS = 300
+COMPILED = "litert-compiled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +93,24 @@ def bench(
     runs: int = 50,
     warmup: int = 5,
     *,
+    runtime: str | None = None,
     threads: int | None = None,
     inputs: Path | None = None,
+    python: Path | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> BenchResult:
     """Time `runs` inferences (after one first and `warmup` more) with the target's session options.
 
-    `threads` overrides the target's. `inputs` is an .npz or .npy file; without it inputs are random, a symbolic batch
-    is 1. `on_progress` is called with the number of runs done, about twice a second.
+    `runtime` and `threads` override the target's; "litert-compiled" is LiteRT's CompiledModel with a warm weight cache.
+    `inputs` is an .npz or .npy file; without it inputs are random, a symbolic batch is 1.
+    `python` is the interpreter of another environment, which needs numpy and the runtime only. `on_progress` is called
+    with the number of runs done, about twice a second.
 
     Raises:
-        ModelFileError: the file is missing or ONNX Runtime cannot load or run it.
+        ModelFileError: the file is missing or the runtime cannot load or run it, or a weight cache would be wrong.
+        ConfigError: the target or the runtime is for another format.
         DataError: the inputs cannot be used, or a count is out of range.
-        EdgeksError: the benchmark process was killed or crashed.
+        EdgeksError: the benchmark process was killed or crashed, or lacks the runtime.
     """
     threads = target.session.threads if threads is None else threads
     limits = (("runs", runs, 1, MAX_RUNS), ("warmup", warmup, 0, MAX_RUNS), ("threads", threads, 1, MAX_THREADS))
@@ -111,17 +118,22 @@ def bench(
         if not minimum <= value <= maximum:
             raise DataError(f"{name} is {value}; legal: {minimum} to {maximum}")
     if not path.is_file():
-        raise ModelFileError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; name an .onnx file")
-    session = {
-        "threads": threads,
-        "graph_optimization": target.session.graph_optimization,
-        "disabled_optimizers": list(target.session.disabled_optimizers),
-        "session_config": dict(target.session.config),
-    }
-    config = {**session, "model": str(path.resolve()), "warmup": warmup, "runs": runs}
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise ModelFileError(f"{path}: {found}; name an .onnx or .tflite file")
+    runtime = _runtime(path, target, runtime)
+    session = _session(target, threads)
+    config = {**session, "model": str(path.resolve()), "runtime": runtime, "warmup": warmup, "runs": runs}
     if inputs is not None:
         config["inputs"] = str(inputs.resolve())
-    stream = _run(path, config, on_progress)
+    if runtime == COMPILED:
+        _require_right_cache(path)
+        session["weight_cache"] = "warm"
+        with tempfile.TemporaryDirectory(prefix="edgeks_") as folder:
+            config["weight_cache"] = folder
+            _run(path, {**config, "warmup": 0, "runs": 1}, python, None)  # so that the cache is there
+            stream = _run(path, config, python, on_progress)
+    else:
+        stream = _run(path, config, python, on_progress)
     return BenchResult(
         path=path,
         target=target.name,
@@ -136,12 +148,52 @@ def bench(
     )
 
 
-def _run(path: Path, config: dict[str, Any], on_progress: Callable[[int], None] | None) -> _Stream:
+def _runtime(path: Path, target: Target, runtime: str | None) -> str:
+    """The runtime that was asked for, or the target's, once file, target and runtime are known to fit."""
+    suffixes = {f".{name}": name for name in RUNTIMES}
+    form = suffixes.get(path.suffix, target.format)
+    if form != target.format:
+        raise ConfigError(f"{path}: target {target.name!r} is for {target.format} files; name one for {form}: --target")
+    legal = (*RUNTIMES[form], *([COMPILED] if form == "tflite" else []))
+    if runtime is not None and runtime not in legal:
+        raise ConfigError(f"--runtime {runtime}: legal for {form} files: {', '.join(legal)}")
+    return runtime or target.runtime
+
+
+def _session(target: Target, threads: int) -> dict[str, Any]:
+    session = target.session
+    if isinstance(session, LiteRtSession):
+        return {"threads": threads, "kernels": session.kernels}
+    return {
+        "threads": threads,
+        "graph_optimization": session.graph_optimization,
+        "disabled_optimizers": list(session.disabled_optimizers),
+        "session_config": dict(session.config),
+    }
+
+
+def _require_right_cache(path: Path) -> None:
+    """Raise ModelFileError where XNNPACK's weight cache would compute wrong numbers."""
+    from edgeks.bench.weight_cache import weight_cache_fault
+    from edgeks.tflite_file import read_tflite
+
+    fault = weight_cache_fault(read_tflite(path))
+    if fault:
+        raise ModelFileError(f"{path}: LiteRT's weight cache would compute wrong numbers: {fault}; use runtime litert")
+
+
+def _run(path: Path, config: dict[str, Any], python: Path | None, on_progress: Callable[[int], None] | None) -> _Stream:
     stream = _Stream()
     with tempfile.TemporaryFile() as complaints:
-        # -P: this folder must not shadow modules of the standard library.
-        command = [sys.executable, "-P", str(RUNNER)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints)
+        # Its folder must not shadow modules of the standard library (as -P, which Python 3.10 does not know).
+        safe = {**os.environ, "PYTHONSAFEPATH": "1"}
+        command = [str(python or sys.executable), str(RUNNER)]
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, env=safe
+            )
+        except OSError as error:
+            raise ConfigError(f"--python {python}: cannot be started ({error.strerror})") from error
         try:
             for event in _events(process, config):
                 stream.take(event)
@@ -154,7 +206,7 @@ def _run(path: Path, config: dict[str, Any], on_progress: Callable[[int], None] 
         complaints.seek(0)
         last_words = complaints.read().decode(errors="replace").strip()[-LAST_WORDS:]
     if stream.error:
-        raise _error(path, *stream.error)
+        raise _error(path, config["runtime"], *stream.error)
     if not stream.ended:
         raise EdgeksError(
             f"{path}: the benchmark process {_end(code)} before it was done; {last_words or 'no message'}"
@@ -181,11 +233,12 @@ def _events(process: subprocess.Popen[bytes], config: dict[str, Any]) -> Iterato
             yield event
 
 
-def _error(path: Path, stage: str, message: str) -> EdgeksError:
+def _error(path: Path, runtime: str, stage: str, message: str) -> EdgeksError:
+    name = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT", COMPILED: "LiteRT"}.get(runtime, runtime)
     if stage == "model":
-        return ModelFileError(f"{path}: ONNX Runtime cannot load it: {message}")
+        return ModelFileError(f"{path}: {name} cannot load it: {message}")
     if stage == "run":
-        return ModelFileError(f"{path}: ONNX Runtime cannot run it: {message}")
+        return ModelFileError(f"{path}: {name} cannot run it: {message}")
     if stage == "input":
         return DataError(f"{path}: {message}")
     return EdgeksError(f"{path}: {message}")

@@ -96,10 +96,7 @@ def _facts_table(result: BenchResult) -> Table:
     cores = facts.get("cores")
     many = "1 core" if cores == 1 else f"{cores} cores"
     rows.append(("measured on", f"{facts.get('cpu')}, {many}, {facts.get('platform')}"))
-    options = [f"graph optimisation {session['graph_optimization']}"]
-    if session["disabled_optimizers"]:
-        options.append(f"without {', '.join(session['disabled_optimizers'])}")
-    options.extend(f"{key}={value}" for key, value in session["session_config"].items())
+    options = _options(session)
     rows.append(("session", f"target {result.target}: {'; '.join(options)}"))
     inputs = (f"{name} {'×'.join(map(str, of['shape']))} {of['dtype']}" for name, of in result.inputs.items())
     rows.append(("inputs", ", ".join(inputs)))
@@ -113,6 +110,17 @@ def _facts_table(result: BenchResult) -> Table:
     for name, value in rows:
         table.add_row(name, Text("".join(letter if letter.isprintable() else "�" for letter in value)))
     return table
+
+
+def _options(session: dict[str, Any]) -> list[str]:
+    if "kernels" in session:
+        cached = [f"weight cache {session['weight_cache']}"] if "weight_cache" in session else []
+        return [f"kernels {session['kernels']}", *cached]
+    options = [f"graph optimisation {session['graph_optimization']}"]
+    if session["disabled_optimizers"]:
+        options.append(f"without {', '.join(session['disabled_optimizers'])}")
+    options.extend(f"{key}={value}" for key, value in session["session_config"].items())
+    return options
 
 
 def _ms(value: float) -> str:

@@ -1,17 +1,25 @@
-"""Run a model in ONNX Runtime in this fresh process and write what happens as JSON lines on stdout.
+"""Run a model in this fresh process and write what happens as JSON lines on stdout.
 
-Self-contained: standard library, numpy and onnxruntime, Python 3.9 or newer, so that it can be copied to a board.
+Self-contained: standard library, numpy and the runtime that runs the model (onnxruntime, ai-edge-litert or
+tflite-runtime), Python 3.9 or newer, so that it can be copied to a board.
 
 Input: one JSON object, on stdin or in the file named by the only argument. `model` is required:
-    model                path of the .onnx file
-    threads              intra-op threads (1)
-    graph_optimization   disabled, basic, extended or all (all)
-    disabled_optimizers  names of ONNX Runtime's graph optimisers to leave out ([])
-    session_config       session config entries, text → text ({})
+    model                path of the .onnx or .tflite file
+    runtime              onnxruntime, litert, litert-compiled (CompiledModel with a weight cache) or tflite-runtime
+                         (by the file's suffix; for .tflite litert where it is installed, else tflite-runtime)
+    threads              threads inside one op (1)
+    graph_optimization   ONNX Runtime: disabled, basic, extended or all (all)
+    disabled_optimizers  ONNX Runtime: names of its graph optimisers to leave out ([])
+    session_config       ONNX Runtime: session config entries, text → text ({})
+    kernels              TFLite: xnnpack, builtin or reference (xnnpack)
+    weight_cache         litert-compiled: folder that keeps XNNPACK's packed kernels. Required. Whether a model's cache
+                         would be right is for the caller to know (edgeks/bench/weight_cache.py)
     warmup, runs         inferences that do not count (5), and that do (50)
     min_seconds          go on after `runs` until this many seconds of counted runs are over (0)
     seed                 of the random inputs (0)
     inputs               .npz with one array per model input, or .npy for a model with one input (none: random)
+
+One inference is: inputs handed over, computed, outputs taken.
 
 Output: one JSON object per line, `event` says which:
     facts            runtime, runtime_version, python, platform, machine, cpu, cores, numpy_version
@@ -26,13 +34,16 @@ Output: one JSON object per line, `event` says which:
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
+import math
 import os
 import platform
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 SECONDS_BETWEEN_EVENTS = 0.5
 
@@ -84,6 +95,29 @@ def cpu_name() -> str:
     return platform.processor() or "unknown"
 
 
+def read_text(path: Any) -> str:
+    """Content of a text file; nothing where there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def digest(path: Path, before: str = "") -> str:
+    """SHA-256 of some text and a file."""
+    total = hashlib.sha256(before.encode())
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+def lacks_atomics(machine: str, cpuinfo: str) -> bool:
+    """Whether this is an ARMv8.0 core (Cortex-A53, A72): Linux lists the atomics of ARMv8.1 ("LSE") as `atomics`."""
+    features = [line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith("Features")]
+    return machine == "aarch64" and bool(features) and not all("atomics" in words for words in features)
+
+
 def cores() -> int:
     """Cores that this process may use."""
     try:
@@ -106,65 +140,251 @@ def emit_memory(stage: str) -> None:
     emit("memory", stage=stage, rss_bytes=found.get("Rss"), anonymous_bytes=found.get("Anonymous"))
 
 
-def open_session(ort: Any, config: dict[str, Any]) -> Any:
-    """Model file → InferenceSession with the configured options."""
-    levels = {
-        "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-        "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-        "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-        "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    }
-    level = config.get("graph_optimization", "all")
-    if level not in levels:
-        raise Failure("config", f"graph_optimization is {level!r}; legal: {', '.join(levels)}")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = int(config.get("threads", 1))
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = levels[level]
-    for key, value in config.get("session_config", {}).items():
-        options.add_session_config_entry(key, str(value))
-    try:
-        return ort.InferenceSession(
+class Input(NamedTuple):
+    """One input of the model. A size that is no number of 0 or more is symbolic."""
+
+    name: str
+    shape: list[Any]
+    dtype: str
+
+
+class OnnxRuntime:
+    """InferenceSession with the configured options."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        import onnxruntime as ort
+
+        self._ort, self._config, self.version = ort, config, ort.__version__
+        self._arrays: dict[str, Any] = {}
+
+    def open(self) -> None:
+        """Model file → session."""
+        ort, config = self._ort, self._config
+        levels = {
+            "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+            "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+            "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+            "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        }
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = int(config.get("threads", 1))
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = choice(config, "graph_optimization", "all", levels)
+        for key, value in config.get("session_config", {}).items():
+            options.add_session_config_entry(key, str(value))
+        self._session = ort.InferenceSession(
             config["model"],
             sess_options=options,
             providers=["CPUExecutionProvider"],
             disabled_optimizers=list(config.get("disabled_optimizers", [])),
         )
-    except Exception as error:
-        raise Failure("model", error) from error
+
+    def inputs(self) -> list[Input]:
+        """As the file declares them."""
+        names = {"float": "float32", "double": "float64"}
+        kinds = ((v, v.type.replace("tensor(", "").rstrip(")")) for v in self._session.get_inputs())
+        return [Input(value.name, list(value.shape), names.get(kind, kind)) for value, kind in kinds]
+
+    def feed(self, arrays: dict[str, Any]) -> None:
+        """Take the arrays of all runs to come."""
+        self._arrays = arrays
+
+    def run(self) -> None:
+        """One inference."""
+        self._session.run(None, self._arrays)
 
 
-def random_inputs(np: Any, session: Any, seed: int) -> dict[str, Any]:
+class Interpreter:
+    """The interpreter of LiteRT or tflite-runtime. The file is mapped, not copied."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        if config["runtime"] == "litert":
+            import ai_edge_litert as package
+            from ai_edge_litert import interpreter as module
+        else:
+            import tflite_runtime as package
+            from tflite_runtime import interpreter as module
+        self._module, self._config, self.version = module, config, package.__version__
+        self._arrays: list[tuple[int, Any]] = []
+
+    def open(self) -> None:
+        """Model file → interpreter with its tensors allocated."""
+        kinds = self._module.OpResolverType
+        resolvers = {
+            "xnnpack": kinds.AUTO,
+            "builtin": kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            "reference": kinds.BUILTIN_REF,
+        }
+        self._interpreter = self._module.Interpreter(
+            model_path=self._config["model"],
+            num_threads=int(self._config.get("threads", 1)),
+            experimental_op_resolver_type=choice(self._config, "kernels", "xnnpack", resolvers),
+        )
+        self._interpreter.allocate_tensors()
+        self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
+
+    def inputs(self) -> list[Input]:
+        """As the file declares them."""
+        details = self._interpreter.get_input_details()
+        return [Input(d["name"], [int(n) for n in d["shape_signature"]], d["dtype"].__name__) for d in details]
+
+    def feed(self, arrays: dict[str, Any]) -> None:
+        """Take the arrays of all runs to come; symbolic sizes become theirs."""
+        details = self._interpreter.get_input_details()
+        fits(self.inputs(), arrays)
+        for detail in details:
+            if list(detail["shape"]) != list(arrays[detail["name"]].shape):
+                self._interpreter.resize_tensor_input(detail["index"], arrays[detail["name"]].shape)
+        self._interpreter.allocate_tensors()
+        self._arrays = [(detail["index"], arrays[detail["name"]]) for detail in details]
+
+    def run(self) -> None:
+        """One inference."""
+        for index, array in self._arrays:
+            self._interpreter.set_tensor(index, array)
+        self._interpreter.invoke()
+        for index in self._outputs:
+            self._interpreter.get_tensor(index)
+
+
+class CompiledModel:
+    """LiteRT's CompiledModel on the CPU; XNNPACK's packed kernels lie in a file, which is mapped.
+
+    LiteRT uses whatever is in that file without a check, and goes on without one that cannot be written. So it is
+    named by a digest of the model, the runtime's version and the processor, and has its checksum beside it.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        import ai_edge_litert
+        from ai_edge_litert import compiled_model, hardware_accelerator, options
+
+        self._modules = compiled_model, hardware_accelerator, options
+        self._config, self.version = config, ai_edge_litert.__version__
+
+    def open(self) -> None:
+        """Model file → compiled model, its weight cache checked or built."""
+        if lacks_atomics(platform.machine(), read_text("/proc/cpuinfo")):
+            raise Failure("config", "LiteRT's CompiledModel needs ARMv8.1, which this processor lacks; runtime: litert")
+        if self._config.get("kernels", "xnnpack") != "xnnpack":
+            raise Failure("config", "a weight cache is XNNPACK's: kernels needs to be xnnpack, or the runtime litert")
+        if not self._config.get("weight_cache"):
+            raise Failure("config", "the runtime litert-compiled needs weight_cache, a folder")
+        folder = Path(self._config["weight_cache"])
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            name = digest(Path(self._config["model"]), f"{self.version} {platform.machine()} {cpu_name()}")[:32]
+            cache, checksum = folder / f"{name}.xnnpack", folder / f"{name}.sha256"
+            if cache.is_file() and read_text(checksum) == digest(cache):
+                self._compile(cache)
+                return
+            fresh = folder / f"{name}.{os.getpid()}"
+            try:
+                self._compile(fresh)
+                if not fresh.is_file():
+                    raise Failure("model", f"LiteRT wrote no weight cache in {folder}; is there anything to pack?")
+                written = digest(fresh)
+                fresh.replace(cache)
+                checksum.write_text(written, encoding="ascii")
+            finally:
+                if fresh.exists():
+                    fresh.unlink()
+        except OSError as error:
+            raise Failure("config", f"weight cache in {folder}: {error}") from error
+
+    def _compile(self, cache: Path) -> None:
+        compiled_model, hardware_accelerator, options = self._modules
+        cpu = options.CpuOptions(num_threads=int(self._config.get("threads", 1)), xnnpack_weight_cache_path=str(cache))
+        chosen = options.Options(hardware_accelerator.HardwareAccelerator.CPU, cpu_options=cpu)
+        self._model = compiled_model.CompiledModel.from_file(self._config["model"], options=chosen)
+        self._signature = self._model.get_signature_by_index(0)["key"]
+        self._fed, self._given = self._model.create_input_buffers(0), self._model.create_output_buffers(0)
+
+    def inputs(self) -> list[Input]:
+        """As the first signature declares them."""
+        names = self._model.get_signature_by_index(0)["inputs"]
+        details = self._model.get_input_tensor_details(self._signature)
+        found = (details[name] for name in names)
+        return [Input(d["name"], [int(n) for n in d["shape"]], str(d["dtype"])) for d in found]
+
+    def feed(self, arrays: dict[str, Any]) -> None:
+        """Take the arrays of all runs to come."""
+        fits(self.inputs(), arrays)
+        self._arrays = [arrays[value.name] for value in self.inputs()]
+        outputs = self._model.get_output_tensor_details(self._signature)
+        names = self._model.get_signature_by_index(0)["outputs"]
+        self._results = [(math.prod(outputs[name]["shape"]), str(outputs[name]["dtype"])) for name in names]
+
+    def run(self) -> None:
+        """One inference."""
+        for buffer, array in zip(self._fed, self._arrays):
+            buffer.write(array)
+        self._model.run_by_index(0, self._fed, self._given)
+        for buffer, (count, dtype) in zip(self._given, self._results):
+            buffer.read(count, dtype)
+
+
+RUNTIMES = {
+    "onnxruntime": OnnxRuntime,
+    "litert": Interpreter,
+    "litert-compiled": CompiledModel,
+    "tflite-runtime": Interpreter,
+}
+
+
+def choice(config: dict[str, Any], key: str, default: str, legal: dict[str, Any]) -> Any:
+    """What the configured word stands for."""
+    word = config.get(key, default)
+    if word not in legal:
+        raise Failure("config", f"{key} is {word!r}; legal: {', '.join(legal)}")
+    return legal[word]
+
+
+def runtime_of(config: dict[str, Any]) -> str:
+    """The runtime that is named, else the one that reads the file and is installed."""
+    if config.get("runtime"):
+        return str(config["runtime"])
+    if not config["model"].endswith(".tflite"):
+        return "onnxruntime"
+    return "litert" if importlib.util.find_spec("ai_edge_litert") else "tflite-runtime"
+
+
+def fits(inputs: list[Input], arrays: dict[str, Any]) -> None:
+    """Raise Failure where an array has not the type, or not the sizes, that its input has."""
+    for value in inputs:
+        array = arrays[value.name]
+        same = len(value.shape) == array.ndim and all(own in (-1, n) for own, n in zip(value.shape, array.shape))
+        if not same or array.dtype.name != value.dtype:
+            found = f"{list(array.shape)} {array.dtype.name}"
+            raise Failure("input", f"input {value.name!r} takes {value.shape} {value.dtype}, not {found}")
+
+
+def random_inputs(np: Any, inputs: list[Input], seed: int) -> dict[str, Any]:
     """One array per model input: normal floats, integers over the range of 8-bit types, 0 or 1 for wider ones."""
     rng = np.random.default_rng(seed)
     arrays: dict[str, Any] = {}
-    for value in session.get_inputs():
-        shape = list(value.shape)
-        if shape and not isinstance(shape[0], int):
-            shape[0] = 1  # the batch
-        if not all(isinstance(size, int) and size >= 0 for size in shape):
-            raise Failure("input", f"input {value.name!r} has the shape {shape}; give inputs of a known shape")
-        kind = value.type.replace("tensor(", "").rstrip(")")
-        if kind in ("float", "float16", "double"):
-            dtype = {"float": np.float32, "float16": np.float16, "double": np.float64}[kind]
-            arrays[value.name] = rng.standard_normal(shape).astype(dtype)
-        elif kind in ("int8", "uint8"):
-            limits = np.iinfo(kind)
-            arrays[value.name] = rng.integers(limits.min, limits.max, shape, np.dtype(kind), endpoint=True)
-        elif kind in ("int16", "uint16", "int32", "uint32", "int64", "uint64"):
-            arrays[value.name] = rng.integers(0, 2, shape).astype(kind)
-        elif kind == "bool":
-            arrays[value.name] = rng.integers(0, 2, shape).astype(bool)
+    for name, shape, dtype in inputs:
+        sizes = list(shape)
+        if sizes and not (isinstance(sizes[0], int) and sizes[0] >= 0):
+            sizes[0] = 1  # the batch
+        if not all(isinstance(size, int) and size >= 0 for size in sizes):
+            raise Failure("input", f"input {name!r} has the shape {sizes}; give inputs of a known shape")
+        if dtype in ("float16", "float32", "float64"):
+            arrays[name] = rng.standard_normal(sizes).astype(dtype)
+        elif dtype in ("int8", "uint8"):
+            limits = np.iinfo(dtype)
+            arrays[name] = rng.integers(limits.min, limits.max, sizes, np.dtype(dtype), endpoint=True)
+        elif dtype in ("int16", "uint16", "int32", "uint32", "int64", "uint64", "bool"):
+            arrays[name] = rng.integers(0, 2, sizes).astype(dtype)
         else:
-            raise Failure("input", f"input {value.name!r} has the type {value.type}; give inputs")
+            raise Failure("input", f"input {name!r} has the type {dtype}; give inputs")
     return arrays
 
 
-def stored_inputs(np: Any, session: Any, path: str) -> dict[str, Any]:
+def stored_inputs(np: Any, inputs: list[Input], path: str) -> dict[str, Any]:
     """Arrays from a .npz (by the names of the model's inputs) or a .npy file (one input)."""
-    names = [value.name for value in session.get_inputs()]
+    names = [value.name for value in inputs]
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = {names[0]: loaded} if isinstance(loaded, np.ndarray) else dict(loaded.items())
@@ -177,27 +397,27 @@ def stored_inputs(np: Any, session: Any, path: str) -> dict[str, Any]:
     return arrays
 
 
-def timed_run(session: Any, arrays: dict[str, Any]) -> float:
+def timed_run(engine: Any) -> float:
     """One inference → milliseconds."""
     start = time.perf_counter_ns()
     try:
-        session.run(None, arrays)
+        engine.run()
     except Exception as error:
         raise Failure("run", error) from error
     return (time.perf_counter_ns() - start) / 1e6
 
 
-def measure(session: Any, arrays: dict[str, Any], config: dict[str, Any]) -> None:
+def measure(engine: Any, config: dict[str, Any]) -> None:
     """First inference, warm-up, then counted runs, whose latencies are sent in batches between runs."""
-    emit("first_inference", ms=timed_run(session, arrays))
+    emit("first_inference", ms=timed_run(engine))
     for _ in range(int(config.get("warmup", 5))):
-        timed_run(session, arrays)
+        timed_run(engine)
     runs, min_seconds = int(config.get("runs", 50)), float(config.get("min_seconds", 0))
     start = sent_at = time.perf_counter()
     batch: list[float] = []
     done = 0
     while done < runs or time.perf_counter() - start < min_seconds:
-        batch.append(timed_run(session, arrays))
+        batch.append(timed_run(engine))
         done += 1
         if time.perf_counter() - sent_at > SECONDS_BETWEEN_EVENTS:
             emit("samples", ms=batch)
@@ -208,15 +428,18 @@ def measure(session: Any, arrays: dict[str, Any], config: dict[str, Any]) -> Non
 def run(arguments: list[str]) -> None:
     """The whole job; raises Failure."""
     config = read_config(arguments)
+    config["runtime"] = runtime_of(config)
+    kind = choice(config, "runtime", "", RUNTIMES)
     try:
         import numpy as np
-        import onnxruntime as ort
+
+        engine = kind(config)
     except ImportError as error:
-        raise Failure("config", f"onnxruntime and numpy are needed here: {error}") from error
+        raise Failure("config", f"{config['runtime']} and numpy are needed in {sys.executable}: {error}") from error
     emit(
         "facts",
-        runtime="onnxruntime",
-        runtime_version=ort.__version__,
+        runtime=config["runtime"],
+        runtime_version=engine.version,
         numpy_version=np.__version__,
         python=platform.python_version(),
         platform=platform.platform(),
@@ -226,13 +449,24 @@ def run(arguments: list[str]) -> None:
     )
     emit_memory("start")
     start = time.perf_counter_ns()
-    session = open_session(ort, config)
+    try:
+        engine.open()
+    except Failure:
+        raise
+    except Exception as error:
+        raise Failure("model", error) from error
     emit("load", ms=(time.perf_counter_ns() - start) / 1e6)
     emit_memory("loaded")
-    path = config.get("inputs")
-    arrays = stored_inputs(np, session, path) if path else random_inputs(np, session, config.get("seed", 0))
+    path, inputs = config.get("inputs"), engine.inputs()
+    arrays = stored_inputs(np, inputs, path) if path else random_inputs(np, inputs, config.get("seed", 0))
+    try:
+        engine.feed(arrays)
+    except Failure:
+        raise
+    except Exception as error:  # sizes that the network cannot be given
+        raise Failure("run", error) from error
     emit("inputs", **{"inputs": {k: {"shape": list(v.shape), "dtype": str(v.dtype)} for k, v in arrays.items()}})
-    measure(session, arrays, config)
+    measure(engine, config)
     emit_memory("run")
 
 

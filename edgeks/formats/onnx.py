@@ -63,8 +63,8 @@ def write_onnx(model: ir.Model, path: Path, metadata: Mapping[str, Any] | None =
     path.write_bytes(proto.SerializeToString())
 
 
-def open_session(model: Path | bytes, options: Session) -> ort.InferenceSession:
-    """ONNX Runtime session on the CPU.
+def open_session(model: Path | bytes, options: Session, name: str = "the graph") -> ort.InferenceSession:
+    """ONNX Runtime session on the CPU. `name` is what an error calls a model that is no file.
 
     Raises:
         ModelFileError: ONNX Runtime does not take the model.
@@ -82,7 +82,7 @@ def open_session(model: Path | bytes, options: Session) -> ort.InferenceSession:
             source, settings, providers=["CPUExecutionProvider"], disabled_optimizers=list(options.disabled_optimizers)
         )
     except Exception as error:  # ONNX Runtime has no public root of its error classes
-        where = model.name if isinstance(model, Path) else "the graph"
+        where = model.name if isinstance(model, Path) else name
         raise ModelFileError(f"ONNX Runtime refuses {where}: {str(error).splitlines()[0][:300]}") from error
 
 

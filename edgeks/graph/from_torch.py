@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import copy
 import io
@@ -19,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from edgeks.errors import DataError, GraphError, SharingBroken
-from edgeks.graph.kernels import WEIGHT_INPUT, array, kernel_reads, readers
-from edgeks.sharing.plan import Bias, SharingGroup, SharingPlan
-from edgeks.sharing.torch import discover, group_name, named_plan
+from edgeks.graph.kernels import readers
+from edgeks.graph.node_names import name_nodes
+from edgeks.sharing.torch import discover
 
 INPUT_NAME, OUTPUT_NAME = "input", "output"
 
@@ -59,7 +58,7 @@ def capture(model: nn.Module, example: NDArray[np.float32], opset: int) -> ir.Mo
         raise GraphError("torch.onnx.export returned no graph")
     graph_model = program.model
     common.IdentityEliminationPass()(graph_model)  # weight.detach() must not hide who reads the kernel
-    _name_nodes(graph_model)
+    name_nodes(graph_model)
     return graph_model
 
 
@@ -141,58 +140,19 @@ def _output(tensor: object) -> NDArray[np.float32]:
     return tensor.to(torch.float32).numpy()
 
 
-def graph_plan(graph_model: ir.Model, model: nn.Module) -> SharingPlan:
-    """The plan as the graph has it: one group per kernel Value, one layer per call.
+def require_ties(graph_model: ir.Model, model: nn.Module) -> None:
+    """Check that layers that hold one Parameter in torch read one Value.
 
     Raises:
-        SharingBroken: layers that hold one Parameter in torch read different Values in the graph.
+        SharingBroken: naming layers that do not.
     """
-    by_kernel = readers(graph_model)
-    kernel_of = {layer: kernel for kernel, layers in by_kernel.items() for layer in layers}
+    kernel_of = {layer: kernel for kernel, layers in readers(graph_model).items() for layer in layers}
     for group in discover(model).groups:
         kernels = {kernel_of[layer] for layer in group.layers if layer in kernel_of}
         if len(kernels) > 1:
             raise SharingBroken(
                 f"layers {', '.join(group.layers)} hold one kernel in torch, but the captured graph has {len(kernels)}"
             )
-    nodes = {str(read.node.name): read.node for read in kernel_reads(graph_model)}
-    groups = []
-    for kernel, layers in by_kernel.items():
-        shape = tuple(array(kernel).shape)
-        groups.append(SharingGroup(group_name(layers), tuple(layers), shape, _bias([nodes[name] for name in layers])))
-    return named_plan(groups)
-
-
-def _bias(nodes: list[ir.Node]) -> Bias:
-    biases = [node.inputs[2] if len(node.inputs) > 2 else None for node in nodes]
-    if all(b is None for b in biases):
-        return "none"
-    return "shared" if len(set(biases)) == 1 and len(nodes) > 1 else "own"
-
-
-def _name_nodes(model: ir.Model) -> None:
-    """Name kernel readers and torch.nn modules after the module that called them, other nodes after module and op."""
-    nodes = sorted(model.graph, key=lambda node: node.op_type not in WEIGHT_INPUT)  # layers take their names first
-    taken: set[str] = set()
-    for node in nodes:
-        scope, module_class = _module_scope(node)
-        is_module = bool(scope) and (node.op_type in WEIGHT_INPUT or module_class.startswith("torch.nn.modules."))
-        name = scope if is_module else f"{scope}.{node.op_type}".lstrip(".")
-        unique, number = name, 2
-        while unique in taken:
-            unique, number = f"{name}#{number}", number + 1
-        taken.add(unique)
-        node.name = unique
-
-
-def _module_scope(node: ir.Node) -> tuple[str, str]:
-    """Dotted name and class of the innermost module, as the exporter records them (the last entry is the op itself)."""
-    lists = []
-    for key in ("name_scopes", "class_hierarchy"):
-        recorded = node.metadata_props.get(f"pkg.torch.onnx.{key}")
-        entries = ast.literal_eval(recorded) if recorded else []
-        lists.append(str(entries[-2]) if len(entries) > 1 else "")
-    return lists[0], lists[1]
 
 
 @contextlib.contextmanager

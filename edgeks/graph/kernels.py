@@ -41,8 +41,10 @@ def kernel_read(node: ir.Node) -> KernelRead | None:
 
 
 def _behind_scale(weight: ir.Value) -> ir.Value:
-    """Mul(Cast(codes), scale), the form of store_kernels_as_int8 → codes; any other Value as it is."""
+    """Mul(Cast(codes), scale) and Cast(halves), the forms in which kernels are stored → codes, halves; else itself."""
     product = weight.producer()
+    if product is not None and product.op_type == "Cast" and product.inputs[0] is not None:
+        return product.inputs[0] if product.inputs[0].is_initializer() else weight
     if product is None or product.op_type != "Mul" or product.inputs[1] is None or product.inputs[0] is None:
         return weight
     cast, scale = product.inputs[0].producer(), product.inputs[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -51,6 +52,11 @@ class Ledger:
         layers = sum(len(names) for names in found.values())
         copies = len(found) - len(self.plan.kernels)
         self.rows.append(LedgerRow(step, len(found), layers, copies, constant_bytes(model), note))
+
+    def digest(self) -> str:
+        """SHA-256 of steps and plan, in hexadecimal: an artefact that carries it belongs to this ledger."""
+        content = [asdict(row) for row in self.rows], json.loads(self.plan.to_json())
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_json(self, **extra: Any) -> str:
         """Ledger, plan and `extra` facts as JSON text."""

@@ -268,7 +268,7 @@ def find_layout(traced: fx.GraphModule, example: Tensor, scheme: Int8Scheme, ran
     if not quantised_kernels:
         raise GraphError("quantisation-aware training: the network has no layer whose kernel can be quantised")
     absorb_batch_norm(graph)
-    placement = place_activations(graph)
+    placement = place_activations(graph, scheme.format)
     points = _points(placement, nodes, node_of_layer)
     biases = []
     for read in kernel_reads(graph):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,12 +15,14 @@ from edgeks.graph.ledger import Ledger
 from edgeks.graph.marks import marks
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
+from edgeks.graph.passes.fold_batch_norm import fold_batch_norm
 from edgeks.graph.passes.move_codes import move_codes
 from edgeks.graph.passes.pointwise_channels_last import pointwise_channels_last
 from edgeks.graph.passes.quantize_activations import Placement, Range, place_activations, quantize_activations
 from edgeks.graph.passes.quantize_biases import quantize_biases
 from edgeks.graph.passes.quantize_dynamically import quantize_dynamically
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
+from edgeks.graph.passes.quantize_on_the_fly import quantize_on_the_fly
 from edgeks.graph.passes.raw_pixels import pixel_ranges
 from edgeks.graph.passes.store_kernels_as_int8 import store_kernels_as_int8
 from edgeks.graph.passes.to_qoperator import to_qoperator
@@ -68,7 +70,12 @@ def _without_calibration(graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, op
         )
     layers = float_layers(ledger.plan, options.keep_float)
     kept = {read.kernel for read in kernel_reads(graph) if read.node.name in layers}
-    if scheme.mode == "dynamic":
+    if scheme.format == "tflite":
+        if scheme.mode == "dynamic":
+            ledger.run("quantize_on_the_fly", graph, lambda: quantize_on_the_fly(graph, kept))
+            ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
+        ledger.run("fold_batch_norm", graph, lambda: fold_batch_norm(graph))
+    elif scheme.mode == "dynamic":
         ledger.run("pointwise_channels_last", graph, lambda: pointwise_channels_last(graph, kept))
         ledger.run("quantize_dynamically", graph, lambda: quantize_dynamically(graph, scheme.weights, kept))
     ledger.run("store_kernels_as_int8", graph, lambda: store_kernels_as_int8(graph, kept))
@@ -95,8 +102,10 @@ def _static(
     _require_int8(graph, ledger)
     untrained = [str(read.node.name) for read in kernel_reads(graph) if read.dequantize and not marks(read.kernel)]
     ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
+    if scheme.format == "tflite":
+        _store_float_layers(graph, ledger, keep_float)
     layers = quantised_layers(graph)
-    placement = place_activations(graph)
+    placement = place_activations(graph, scheme.format)
     ranges = _trained_ranges(placement, trained)
     names = [str(value.name) for value in placement.ranged if str(value.name) not in ranges]
     ranges |= calibrate(graph, names, samples.inputs, options.calibration)
@@ -114,6 +123,14 @@ def _static(
     if scheme.form == "qoperator":
         ledger.run("to_qoperator", graph, lambda: to_qoperator(graph))
     return () if trained is NOTHING_TRAINED else tuple(dict.fromkeys(untrained))
+
+
+def _store_float_layers(graph: ir.Model, ledger: Ledger, keep_float: Collection[str]) -> None:
+    """Layers that compute in float though nobody asked: BN folded for a runtime without it, kernels stored as codes."""
+    ledger.run("fold_batch_norm", graph, lambda: fold_batch_norm(graph))
+    asked = {read.kernel for read in kernel_reads(graph) if read.node.name in keep_float}
+    if any(read.kernel not in asked and array(read.kernel).dtype.kind == "f" for read in kernel_reads(graph)):
+        ledger.run("store_kernels_as_int8", graph, lambda: store_kernels_as_int8(graph, asked))
 
 
 def _require_int8(graph: ir.Model, ledger: Ledger) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -106,6 +106,41 @@ class SharingPlan:
             groups=_groups_from(data, "groups", minimum_layers=2),
             unshared=_groups_from(data, "unshared", minimum_layers=1),
         )
+
+
+def named_plan(kernels: Iterable[SharingGroup]) -> SharingPlan:
+    """Groups of any size → plan: those of one layer become `unshared`; equal names are told apart."""
+    groups: list[SharingGroup] = []
+    unshared: list[SharingGroup] = []
+    taken: set[str] = set()
+    for kernel in kernels:
+        name, number = kernel.name, 2
+        while name in taken:
+            name, number = f"{kernel.name} ({number})", number + 1
+        taken.add(name)
+        renamed = SharingGroup(name, kernel.layers, kernel.kernel_shape, kernel.bias)
+        (groups if len(kernel.layers) > 1 else unshared).append(renamed)
+    return SharingPlan(tuple(groups), tuple(unshared))
+
+
+def group_name(layers: Sequence[str]) -> str:
+    """Layer names → one readable name: `blocks.0.pw`, `blocks.1.pw` → `blocks.0-1.pw`; other differences read `*`."""
+    names = list(dict.fromkeys(layer.partition("#")[0] for layer in layers))  # `conv`, `conv#2`: one module, two calls
+    parts = [name.split(".") for name in names]
+    if len({len(p) for p in parts}) != 1:
+        return f"{names[0]}…{names[-1]}"
+    columns = []
+    for column in zip(*parts, strict=True):
+        distinct = list(dict.fromkeys(column))
+        if len(distinct) == 1:
+            columns.append(distinct[0])
+        elif all(part.isdigit() for part in distinct):
+            numbers = sorted(int(part) for part in distinct)
+            contiguous = numbers == list(range(numbers[0], numbers[-1] + 1))
+            columns.append(f"{numbers[0]}-{numbers[-1]}" if contiguous else ",".join(map(str, numbers)))
+        else:
+            columns.append("*")
+    return ".".join(columns) if set(columns) != {"*"} else f"{names[0]}…{names[-1]}"
 
 
 def _groups_from(data: Mapping[str, Any], key: str, minimum_layers: int) -> tuple[SharingGroup, ...]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from edgeks.errors import PlanError
-from edgeks.sharing.plan import Bias, SharingGroup, SharingPlan
+from edgeks.sharing.plan import Bias, SharingGroup, SharingPlan, group_name, named_plan
 
 Init = Literal["first", "mean"]
 Scheme = Literal["all", "stage"] | int | Sequence[Sequence[str]]
@@ -36,21 +36,6 @@ def discover(model: nn.Module) -> SharingPlan:
         layers_of.setdefault(identity, []).append((name, layer))
     kernels = [_group([name for name, _ in found], [layer for _, layer in found]) for found in layers_of.values()]
     return named_plan(kernels)
-
-
-def named_plan(kernels: Iterable[SharingGroup]) -> SharingPlan:
-    """Groups of any size → plan: those of one layer become `unshared`; equal names are told apart."""
-    groups: list[SharingGroup] = []
-    unshared: list[SharingGroup] = []
-    taken: set[str] = set()
-    for kernel in kernels:
-        name, number = kernel.name, 2
-        while name in taken:
-            name, number = f"{kernel.name} ({number})", number + 1
-        taken.add(name)
-        renamed = SharingGroup(name, kernel.layers, kernel.kernel_shape, kernel.bias)
-        (groups if len(kernel.layers) > 1 else unshared).append(renamed)
-    return SharingPlan(tuple(groups), tuple(unshared))
 
 
 def plan_sharing(
@@ -150,26 +135,6 @@ def untied(model: nn.Module) -> nn.Module:
             if parameter is not None:
                 seen.add(_identity(parameter))
     return twin
-
-
-def group_name(layers: Sequence[str]) -> str:
-    """Layer names → one readable name: `blocks.0.pw`, `blocks.1.pw` → `blocks.0-1.pw`; other differences read `*`."""
-    names = list(dict.fromkeys(layer.partition("#")[0] for layer in layers))  # `conv`, `conv#2`: one module, two calls
-    parts = [name.split(".") for name in names]
-    if len({len(p) for p in parts}) != 1:
-        return f"{names[0]}…{names[-1]}"
-    columns = []
-    for column in zip(*parts, strict=True):
-        distinct = list(dict.fromkeys(column))
-        if len(distinct) == 1:
-            columns.append(distinct[0])
-        elif all(part.isdigit() for part in distinct):
-            numbers = sorted(int(part) for part in distinct)
-            contiguous = numbers == list(range(numbers[0], numbers[-1] + 1))
-            columns.append(f"{numbers[0]}-{numbers[-1]}" if contiguous else ",".join(map(str, numbers)))
-        else:
-            columns.append("*")
-    return ".".join(columns) if set(columns) != {"*"} else f"{names[0]}…{names[-1]}"
 
 
 def _separate(parent: nn.Module, seen: set[int]) -> None:

@@ -190,7 +190,8 @@ def test_the_runner_is_python_3_9_and_imports_nothing_of_edgeks():
     tree = ast.parse(RUNNER.read_text(), feature_version=(3, 9))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
+    runtimes = {"onnxruntime", "ai_edge_litert", "tflite_runtime"}
+    assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"numpy", *runtimes}
     matches = [node for node in ast.walk(tree) if isinstance(node, ast.Match)]
     assert not matches
 
@@ -209,7 +210,8 @@ def test_json_has_exactly_the_documented_keys(path):
     data = json.loads(json.dumps(to_json(bench(path, TARGET, 2, 0))))
     assert data["schema"] == SCHEMA
     documented = set(re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(), re.MULTILINE))
-    assert {key for key in keys_of(data) if key != "inputs.<input>"} == documented
+    of_tflite = {"session.kernels", "session.weight_cache"}
+    assert {key for key in keys_of(data) if key != "inputs.<input>"} == documented - of_tflite
 
 
 @pytest.mark.parametrize("width", [60, 100, 200])
@@ -227,7 +229,7 @@ def test_report_answers_first_and_fits(width, path):
 def test_it_starts_without_torch_and_onnxruntime():
     code = (
         "import sys, edgeks.bench.local, edgeks.bench.report; "
-        "print([name for name in ('torch', 'onnxruntime', 'onnx') if name in sys.modules])"
+        "print([name for name in ('torch', 'onnxruntime', 'onnx', 'ai_edge_litert') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

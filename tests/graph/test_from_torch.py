@@ -8,8 +8,9 @@ from torch.nn import functional
 
 from edgeks.errors import GraphError
 from edgeks.graph.float_graph import float_graph
-from edgeks.graph.from_torch import capture, graph_plan
+from edgeks.graph.from_torch import capture
 from edgeks.graph.kernels import readers
+from edgeks.graph.plan import graph_plan
 
 X = normal(1, 4, 6, 6)
 
@@ -33,7 +34,7 @@ class Net(nn.Module):
 
 def layers_of(net):
     model = capture(net, X, 20)
-    return sorted(readers(model).values()), graph_plan(model, net)
+    return sorted(readers(model).values()), graph_plan(model)
 
 
 def test_a_module_that_is_called_twice_is_two_layers():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
 from edgeks.errors import ModelFileError
+from edgeks.interface import Interface
 from edgeks.target import LiteRtSession
+from edgeks.tflite_file import metadata, read_tflite
 
 RESOLVERS = {
     "xnnpack": OpResolverType.AUTO,
     "builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     "reference": OpResolverType.BUILTIN_REF,
 }
+INTERFACE_KEY = "interface"  # of the metadata, with the prefix that all of edgeks' entries have
 # The same codes on every CPU; what a file computes by TFLite's own specification.
 REFERENCE = LiteRtSession(threads=1, kernels="reference")
 
@@ -39,15 +43,32 @@ def open_interpreter(file: Path, session: LiteRtSession) -> Interpreter:
     return interpreter
 
 
-def run(interpreter: Interpreter, samples: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """Samples N×C×H×W (or N×H×W×C as the file has it) → every output in the order of its signature, N×…, real values.
+def interface(file: Path) -> Interface | None:
+    """What the file says of its inputs and outputs; None for one that edgeks did not write.
 
-    Samples are real values as the network takes them, or raw pixels for a file that takes those. int8 inputs are
-    encoded and int8 outputs decoded by the scales that the file holds. Inputs are turned to the file's own layout
-    where the shapes tell them apart from it.
+    Raises:
+        ModelFileError: the file or its description is malformed.
+    """
+    stored = metadata(read_tflite(file)).get(f"edgeks.{INTERFACE_KEY}")
+    try:
+        return None if stored is None else Interface.from_dict(json.loads(stored))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{file.name}: its description of inputs and outputs is no JSON: {error}") from error
+
+
+def run(
+    interpreter: Interpreter, samples: NDArray[Any], described: Interface | None = None
+) -> list[NDArray[np.float32]]:
+    """Samples → every output, N×…, real values, in batches of the file's own size; a last short batch is padded.
+
+    Samples are real values as the network takes them (N×C×H×W), or raw pixels for a file that takes those. With an
+    `interface` they are turned into the file's layout and codes by it, without one they are fed as they are, N×H×W×C
+    where the file takes that, and encoded by the scales in the file.
     """
     feed = interpreter.get_input_details()[0]
     outputs = interpreter.get_output_details()
+    if described is not None:
+        samples = described.inputs[0].encode(samples)
     size = int(feed["shape"][0])
     rows: list[list[NDArray[np.float32]]] = []
     for start in range(0, len(samples), size):
@@ -55,7 +76,12 @@ def run(interpreter: Interpreter, samples: NDArray[Any]) -> list[NDArray[np.floa
         padding = np.repeat(batch[-1:], size - len(batch), axis=0)
         interpreter.set_tensor(feed["index"], _encode(np.concatenate([batch, padding]), feed))
         interpreter.invoke()
-        rows.append([_decode(interpreter.get_tensor(out["index"]), out)[: len(batch)] for out in outputs])
+        found = [interpreter.get_tensor(out["index"]) for out in outputs]
+        if described is not None:
+            real = [spec.decode(held) for spec, held in zip(described.outputs, found, strict=True)]
+        else:
+            real = [_decode(held, out) for held, out in zip(found, outputs, strict=True)]
+        rows.append([np.asarray(output)[: len(batch)] for output in real])
     return [np.concatenate(column) for column in zip(*rows, strict=True)]
 
 
@@ -72,4 +98,5 @@ def _decode(held: NDArray[Any], detail: dict[str, Any]) -> NDArray[np.float32]:
     scale, zero_point = detail["quantization"]
     if held.dtype.kind not in "iu" or not scale:
         return held.astype(np.float32)
-    return (held.astype(np.int32) - zero_point).astype(np.float32) * np.float32(scale)
+    real: NDArray[np.float32] = (held.astype(np.int32) - zero_point).astype(np.float32) * np.float32(scale)
+    return real

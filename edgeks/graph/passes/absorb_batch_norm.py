@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeks.graph.kernels import array, kernel_reads, required, sole_use
+from edgeks.graph.batch_norm import affine, sole_batch_norm
+from edgeks.graph.kernels import array, kernel_reads, required
 from edgeks.graph.rewrite import carry_marks, drop_unused_initializers, new_initializer
 
 
@@ -18,13 +19,13 @@ def absorb_batch_norm(model: ir.Model) -> str:
     absorbed, negative, kept = 0, 0, []
     for read in list(kernel_reads(model)):
         node, dequantize = read.node, read.dequantize
-        norm = _sole_batch_norm(node.outputs[0])
+        norm = sole_batch_norm(node.outputs[0])
         if dequantize is None or norm is None:
             continue
         if not _takes_shift(node):
             kept.append(str(norm.name))
             continue
-        a, b = _affine(norm)
+        a, b = affine(norm)
         old_bias = node.inputs[2] if len(node.inputs) > 2 else None
         if old_bias is not None:
             b = b + a * array(old_bias).astype(np.float64)
@@ -44,29 +45,14 @@ def absorb_batch_norm(model: ir.Model) -> str:
 
 def absorbed_gain(node: ir.Node) -> NDArray[np.float64] | None:
     """a_l, one per output channel, of the BN that `absorb_batch_norm` moves into this layer; None: there is none."""
-    norm = _sole_batch_norm(node.outputs[0])
-    return None if norm is None or not _takes_shift(node) else _affine(norm)[0]
+    norm = sole_batch_norm(node.outputs[0])
+    return None if norm is None or not _takes_shift(node) else affine(norm)[0]
 
 
 def _takes_shift(node: ir.Node) -> bool:
     """MatMul has no bias to take b_l; one that is computed at run time cannot be changed."""
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     return node.op_type != "MatMul" and (bias is None or bias.is_initializer())
-
-
-def _affine(norm: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """BN(γ, β, μ, σ²) as a·y + b → (a, b)."""
-    a, b, mean, variance = (array(value).astype(np.float64) for value in norm.inputs[1:5] if value is not None)
-    a = a / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
-    return a, b - a * mean
-
-
-def _sole_batch_norm(value: ir.Value) -> ir.Node | None:
-    """The BN that alone reads `value`, with constant parameters."""
-    node, index = sole_use(value) or (None, 0)
-    if node is None or node.op_type != "BatchNormalization" or index != 0 or len(node.outputs) != 1:
-        return None
-    return node if all(v is not None and v.is_initializer() for v in node.inputs[1:5]) else None
 
 
 def _bypass(model: ir.Model, node: ir.Node) -> None:

@@ -21,6 +21,8 @@ def global_average_pool(model: ir.Model) -> str:
         if {int(axis) % rank for axis in array(axes).ravel()} != set(range(2, rank)):
             continue
         pool = ir.node("GlobalAveragePool", [source], name=f"{node.name}.pool")
+        pool.outputs[0].shape = ir.Shape([*source.shape[:2], *[1] * (rank - 2)])
+        pool.outputs[0].type = source.type
         made = [pool]
         if not node.attributes.get_int("keepdims", 1):
             made.append(ir.node("Flatten", [pool.outputs[0]], attributes={"axis": 1}, name=f"{node.name}.flatten"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import array
+from edgeks.graph.batch_norm import affine, has_constant_parameters
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 
 
@@ -18,13 +18,9 @@ def normalise_batch_norm(model: ir.Model) -> str:
     plain: dict[int, tuple[ir.Value, ir.Value]] = {}
     count = 0
     for node in model.graph:
-        if node.op_type != "BatchNormalization" or len(node.outputs) != 1:
+        if node.op_type != "BatchNormalization" or not has_constant_parameters(node):
             continue
-        constants = node.inputs[1:5]
-        if any(value is None or not value.is_initializer() for value in constants):
-            continue
-        gamma, beta, mean, variance = (array(value).astype(np.float64) for value in constants if value is not None)
-        a = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        a, b = affine(node)
         width = int(a.size)
         if width not in plain:
             plain[width] = (
@@ -33,7 +29,7 @@ def normalise_batch_norm(model: ir.Model) -> str:
             )
         replacements = (
             new_initializer(model, f"{node.name}.a", a.astype(np.float32)),
-            new_initializer(model, f"{node.name}.b", (beta - a * mean).astype(np.float32)),
+            new_initializer(model, f"{node.name}.b", b.astype(np.float32)),
             *plain[width],
         )
         for index, value in enumerate(replacements, start=1):

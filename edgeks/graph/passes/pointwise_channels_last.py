@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
+from edgeks.graph.batch_norm import affine, has_constant_parameters
 from edgeks.graph.kernels import KernelRead, array, kernel_reads, required
 from edgeks.graph.passes.quantize_activations import is_network_input
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
@@ -145,13 +146,11 @@ def _wanted_in_nhwc(value: ir.Value, seen: set[ir.Value]) -> bool:
 
 def _sink_batch_norm(model: ir.Model, node: ir.Node) -> None:
     turned = _before_transpose(node.inputs[0])
-    parameters = [value for value in node.inputs[1:5] if value is not None and value.is_initializer()]
-    if turned is None or len(parameters) != 4:
+    if turned is None or not has_constant_parameters(node):
         return
-    gamma, beta, mean, variance = (array(value).astype(np.float64) for value in parameters)
-    a = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    a, b = affine(node)
     factor = new_initializer(model, f"{node.name}.factor", a.astype(np.float32))
-    offset = new_initializer(model, f"{node.name}.offset", (beta - a * mean).astype(np.float32))
+    offset = new_initializer(model, f"{node.name}.offset", b.astype(np.float32))
     product = ir.node("Mul", [turned, factor], name="")
     _replace_sunk(model, node, [product], ir.node("Add", [product.outputs[0], offset], name=node.name))
     drop_unused_initializers(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgeks.graph.kernels import KernelRead, array, kernel_read, kernel_reads, required, sole_use
 from edgeks.graph.marks import marks
 from edgeks.graph.rewrite import MARKS, drop_unused_initializers, new_initializer
+from edgeks.target import Format
 
 # A dead activation has no range; its scale still sets the step of the next bias, so it must not be coarse.
 EMPTY_RANGE_SCALE = 1e-3
@@ -20,12 +21,16 @@ LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 NUMPY_TYPE: dict[str, type[np.integer]] = {"int8": np.int8, "uint8": np.uint8}
 
 # Ops with an integer kernel that takes inputs of any scales and requantises to a scale of its own.
-REQUANTISING = {"Add", "Mul", "GlobalAveragePool", "AveragePool", "Sigmoid", "LeakyRelu", "Concat"}
+REQUANTISING: dict[Format, set[str]] = {
+    "onnx": {"Add", "Mul", "GlobalAveragePool", "AveragePool", "Sigmoid", "LeakyRelu", "Concat"},
+    "tflite": {"Add", "Sub", "Mul", "GlobalAveragePool", "ReduceMean", "Sigmoid", "Tanh", "LeakyRelu", "Concat"},
+}
 # Ops that move or pick values: the outputs keep the scale of input 0.
 SCALE_KEEPING = {
     "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "ReduceMax", "Slice", "Split", "Gather",
     "Pad", "Resize", "DepthToSpace", "SpaceToDepth", "Tile", "Expand", "Identity",
 }  # fmt: skip
+MOVING: dict[Format, set[str]] = {"onnx": SCALE_KEEPING, "tflite": SCALE_KEEPING | {"AveragePool"}}
 # Those that a runtime computes in integers only where they read and write integers themselves.
 MOVED_AS_CODES = {"Pad", "DepthToSpace", "SpaceToDepth", "Tile", "Expand"}
 # Activations that a runtime merges into the requantisation of the op before.
@@ -84,25 +89,29 @@ class Placement:
         return found
 
 
-def place_activations(model: ir.Model) -> Placement:
+def place_activations(model: ir.Model, file_format: Format = "onnx") -> Placement:
     """Decide, in graph order, which activations become integers.
 
     A layer with a quantised kernel takes and makes integers. An elementwise op or a pooling computes in integers when
     all its inputs are made by integer ops (an SE-ResNet's residual), and in float otherwise (a ConvMixer's, after GELU
     and BN): no Value is quantised only to be dequantised. A stem whose output goes to float ops keeps float
     activations, with an int8 kernel: BN after GELU amplifies its output's rounding more than that of any other layer
-    (docs/adr/0005), and it is the cheapest layer of its net.
+    (docs/adr/0005), and it is the cheapest layer of its net. LiteRT's integer layers give integers only, ONNX Runtime's
+    last Gemm gives float.
     """
+    keeping = MOVING[file_format]
     placement = Placement()
     marked: dict[ir.Value, None] = {}
     kernels = {
-        read.node for read in kernel_reads(model) if read.dequantize is not None and not _is_float_stem(model, read)
+        read.node
+        for read in kernel_reads(model)
+        if read.dequantize is not None and not _is_float_stem(model, read, file_format)
     }
     for node in model.graph:
         if node in kernels:
             inputs = [0]
-        elif has_integer_kernel(node):
-            inputs = [0] if node.op_type in SCALE_KEEPING else list(range(len(node.inputs)))
+        elif has_integer_kernel(node, file_format):
+            inputs = [0] if node.op_type in keeping else list(range(len(node.inputs)))
             if not all(node.inputs[i] in placement.integer for i in inputs):
                 continue
         else:
@@ -110,10 +119,10 @@ def place_activations(model: ir.Model) -> Placement:
         for index in inputs:
             placement.reads.append((node, index))
             marked.setdefault(required(node.inputs[index]))
-        result = fused_output(node)
-        if node.op_type in FLOAT_OUTPUT and _leads_to_output(result):
+        result = fused_output(node, keeping)
+        if file_format == "onnx" and node.op_type in FLOAT_OUTPUT and _leads_to_output(result):
             continue
-        if node.op_type in SCALE_KEEPING:
+        if node.op_type in keeping:
             parts = node.outputs if node.op_type == "Split" else [result]
             placement.integer.update(parts)
             placement.tied.update(dict.fromkeys(parts, required(node.inputs[0])))
@@ -124,19 +133,19 @@ def place_activations(model: ir.Model) -> Placement:
     return placement
 
 
-def _is_float_stem(model: ir.Model, read: KernelRead) -> bool:
+def _is_float_stem(model: ir.Model, read: KernelRead, file_format: Format) -> bool:
     """A layer that reads the graph input, and whose output is only read by float ops."""
     if not is_network_input(model, required(read.node.inputs[0])):
         return False
     uses = read.node.outputs[0].uses()
     return bool(uses) and not any(
-        node.op_type in FUSED or has_integer_kernel(node) or _reads_codes(node) for node, _ in uses
+        node.op_type in FUSED or has_integer_kernel(node, file_format) or _reads_codes(node) for node, _ in uses
     )
 
 
-def has_integer_kernel(node: ir.Node) -> bool:
-    """Whether a runtime computes `node`, which reads no kernel, in integers."""
-    if node.domain != "" or node.op_type not in REQUANTISING | SCALE_KEEPING:
+def has_integer_kernel(node: ir.Node, file_format: Format = "onnx") -> bool:
+    """Whether the runtime of `file_format` computes `node`, which reads no kernel, in integers."""
+    if node.domain != "" or node.op_type not in REQUANTISING[file_format] | MOVING[file_format]:
         return False
     if node.op_type == "Resize":  # the other modes make values that lie between
         return node.attributes.get_string("mode", "nearest") == "nearest"
@@ -163,10 +172,10 @@ def is_network_input(model: ir.Model, value: ir.Value) -> bool:
     return value in model.graph.inputs
 
 
-def fused_output(node: ir.Node) -> ir.Value:
+def fused_output(node: ir.Node, keeping: Collection[str] = frozenset(SCALE_KEEPING)) -> ir.Value:
     """The Value that leaves `node` together with the Relu or Clip that a runtime merges into it."""
     result = node.outputs[0]
-    use = None if node.op_type in SCALE_KEEPING else sole_use(result)
+    use = None if node.op_type in keeping else sole_use(result)
     return use[0].outputs[0] if use and use[0].op_type in FUSED and use[1] == 0 else result
 
 

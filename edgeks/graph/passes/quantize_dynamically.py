@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeks.graph.batch_norm import affine, has_constant_parameters
 from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channels, required, sole_use
 from edgeks.graph.passes.quantize_activations import is_network_input
 from edgeks.graph.passes.quantize_kernels import UINT8_ZERO_POINT, symmetric_codes
@@ -175,12 +176,8 @@ def _affine_step(layer: ir.Node, last: ir.Node, width: int) -> tuple[ir.Node, Ve
     if node is None:
         return None
     ones, zeros = np.ones(width), np.zeros(width)
-    if node.op_type == "BatchNormalization" and index == 0 and len(node.outputs) == 1 and _channels_first(layer):
-        if not all(value is not None and value.is_initializer() for value in node.inputs[1:5]):
-            return None
-        gamma, beta, mean, variance = (array(required(v)).astype(np.float64) for v in node.inputs[1:5])
-        a = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-        return node, a, beta - a * mean
+    if node.op_type == "BatchNormalization" and index == 0 and _channels_first(layer):
+        return (node, *affine(node)) if has_constant_parameters(node) else None
     if node.op_type in ("Add", "Mul") and layer.op_type != "Conv":
         other = required(node.inputs[1 - index])
         if other.is_initializer() and array(other).shape == (width,) and array(other).dtype == np.float32:

@@ -1,6 +1,8 @@
-"""Restore identity: layers that hold one Parameter in torch read one Value."""
+"""Restore identity: layers of one kernel read one Value."""
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +19,30 @@ def tie_initializers(model: ir.Model, plan: SharingPlan) -> str:
         kernels = list(dict.fromkeys(kernel_of[layer] for layer in group.layers if layer in kernel_of))
         for copy in kernels[1:]:
             if np.array_equal(array(copy), array(kernels[0])):
-                copy.replace_all_uses_with(kernels[0])
-                model.graph.initializers.pop(str(copy.name))
+                _replace(model, copy, kernels[0])
                 merged += 1
+    return _note(merged)
+
+
+def tie_equal_kernels(model: ir.Model) -> str:
+    """Kernels that are equal byte by byte → one Value: a file does not say which of them were one in training."""
+    first: dict[tuple[object, ...], ir.Value] = {}
+    merged = 0
+    for kernel in dict.fromkeys(read.kernel for read in kernel_reads(model)):
+        content = np.ascontiguousarray(array(kernel))
+        key = (content.dtype.str, content.shape, hashlib.sha256(content.tobytes()).digest())
+        if key not in first:
+            first[key] = kernel
+        elif not kernel.is_graph_output():
+            _replace(model, kernel, first[key])
+            merged += 1
+    return _note(merged)
+
+
+def _replace(model: ir.Model, copy: ir.Value, kernel: ir.Value) -> None:
+    copy.replace_all_uses_with(kernel)
+    model.graph.initializers.pop(str(copy.name))
+
+
+def _note(merged: int) -> str:
     return f"{merged} copies merged" if merged else "nothing to do: every tie is intact"

@@ -10,8 +10,8 @@ import small_graphs as graphs
 from onnx import TensorProto, helper
 
 from edgeks.audit.footprint import footprint
-from edgeks.audit.model_file import read_model_file
 from edgeks.errors import ModelFileError
+from edgeks.onnx_file import read_model_file
 
 
 def refused(path, *words):

@@ -1,0 +1,69 @@
+"""An artefact of either format: written, run with a target's session options, and proven."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeks.audit.proof import Proof, prove_exactly_once
+from edgeks.audit.tflite_proof import prove_tflite
+from edgeks.errors import SharingBroken
+from edgeks.formats import onnx as onnx_format
+from edgeks.formats.tflite import runtime as litert
+from edgeks.formats.tflite.lower import write_tflite
+from edgeks.sharing.plan import SharingPlan
+from edgeks.target import Format, LiteRtSession, Session
+
+# The file's own arithmetic, whatever this machine's CPU would rather do.
+REFERENCES: dict[Format, Session | LiteRtSession] = {"onnx": onnx_format.REFERENCE, "tflite": litert.REFERENCE}
+
+
+def write_artefact(
+    model: ir.Model, path: Path, file_format: Format, metadata: Mapping[str, Any], *, nhwc: bool = True
+) -> None:
+    """Finished graph → file at `path` (a temporary one: the caller renames it).
+
+    Raises:
+        GraphError: the format has no form for it.
+    """
+    if file_format == "tflite":
+        write_tflite(model, path, metadata, nhwc=nhwc)
+    else:
+        onnx_format.write_onnx(model, path, metadata)
+
+
+def run_artefact(path: Path, session: Session | LiteRtSession, samples: NDArray[Any]) -> list[NDArray[np.float32]]:
+    """Samples N×C×H×W, as the network takes them or raw pixels → every output, N×…, as real values.
+
+    Raises:
+        ModelFileError: the runtime does not take the file.
+    """
+    if isinstance(session, LiteRtSession):
+        return litert.run(litert.open_interpreter(path, session), samples, litert.interface(path))
+    return onnx_format.run(onnx_format.open_session(path, session), samples)
+
+
+def input_type(path: Path) -> str | None:
+    """Type of the first input of an artefact that edgeks wrote, by its own description; None where it has none."""
+    if path.suffix == ".tflite":
+        described = litert.interface(path)
+    else:
+        described = onnx_format.interface(onnx_format.open_session(path, onnx_format.REFERENCE))
+    return described.inputs[0].type if described else None
+
+
+def prove_artefact(written: Path, out: Path, file_format: Format, plan: SharingPlan) -> Proof:
+    """The exactly-once proof on the file as `written`, its errors naming the file that the user asked for.
+
+    Raises:
+        SharingBroken: naming the group, its layers and what was found.
+    """
+    try:
+        return prove_tflite(written, plan) if file_format == "tflite" else prove_exactly_once(written, plan)
+    except SharingBroken as error:
+        raise SharingBroken(str(error).replace(str(written), str(out))) from error

@@ -1,0 +1,67 @@
+"""Where XNNPACK's weight cache would compute wrong numbers for a .tflite file.
+
+LiteRT 2.3 finds a packed kernel by the file's buffers of kernel and bias (of a hybrid layer: by the kernel's alone),
+but packs more than those: the scales and the input's zero point of an int8 layer, the scales and the bias of a hybrid
+one. A layer that shares the buffers and differs in the rest is served another layer's numbers, in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+from edgeks.tflite_file import operator_code
+
+_OPS = schema.BuiltinOperator
+_PACKED_OPS = (_OPS.CONV_2D, _OPS.DEPTHWISE_CONV_2D, _OPS.TRANSPOSE_CONV, _OPS.FULLY_CONNECTED)
+
+
+def weight_cache_fault(model: schema.ModelT) -> str | None:
+    """The two layers that a weight cache would mix up, in words; None where it computes what the file says."""
+    packed: dict[tuple[int, ...], tuple[Hashable, str]] = {}
+    for key, content, name in _layers(model):
+        held, first = packed.setdefault(key, (content, name))
+        if held != content:
+            return f"{first!r} and {name!r} share the buffers of their kernel but not all that is packed with it"
+    return None
+
+
+def _layers(model: schema.ModelT) -> Iterator[tuple[tuple[int, ...], Hashable, str]]:
+    """By what a layer's packed kernel is found, what is packed, and the name of its output."""
+    for graph in model.subgraphs:
+        dequantised: dict[int, int] = {}
+        for operator in graph.operators or ():
+            code, inputs = operator_code(model, operator), [int(index) for index in operator.inputs]
+            if code == _OPS.DEQUANTIZE:
+                dequantised[int(operator.outputs[0])] = inputs[0]
+            if code not in _PACKED_OPS:
+                continue
+            if code == _OPS.TRANSPOSE_CONV:
+                inputs = [inputs[2], inputs[1], *inputs[3:]]
+            feed, kernel = graph.tensors[inputs[0]], graph.tensors[dequantised.get(inputs[1], inputs[1])]
+            bias = inputs[2] if len(inputs) > 2 and inputs[2] >= 0 else None
+            bias_buffer = 0 if bias is None else int(graph.tensors[dequantised.get(bias, bias)].buffer)
+            scales = _numbers(kernel.quantization, "scale")
+            if not scales or min(scales) <= 0:
+                continue  # a float kernel is packed with its bias only; XNNPACK declines negative scales
+            result = graph.tensors[int(operator.outputs[0])]
+            name = bytes(result.name or b"").decode(errors="replace")
+            if feed.type != schema.TensorType.FLOAT32:
+                activations = (
+                    _numbers(feed.quantization, "scale"),
+                    _numbers(feed.quantization, "zeroPoint"),
+                    _numbers(result.quantization, "scale"),
+                )
+                yield (int(kernel.buffer), bias_buffer), (scales, activations), name
+            elif inputs[1] in dequantised:
+                yield (int(kernel.buffer), bias_buffer), scales, name
+            else:
+                added = model.buffers[bias_buffer].data
+                yield (int(kernel.buffer),), (scales, b"" if added is None else bytes(added)), name
+
+
+def _numbers(quantization: Any, field: str) -> tuple[float, ...]:
+    values = None if quantization is None else getattr(quantization, field)
+    return () if values is None else tuple(float(value) for value in values)

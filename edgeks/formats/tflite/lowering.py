@@ -1,0 +1,383 @@
+"""The graph on its way to TFLite: which tensor holds each Value, in which order of axes, in float or in codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from edgeks.formats.tflite.layout import Order, held_shape, plain, same_memory
+from edgeks.formats.tflite.network import Network, Quantisation, Tensor
+
+Activation = schema.ActivationFunctionType
+NONE: int = Activation.NONE
+WITH_KERNEL = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # their outputs bear the names of their layers
+
+
+class Unsupported(Exception):
+    """A node that has no form in TFLite; the text says why, for the one error that lists all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """`tensor` holds a Value with its axes in `order`.
+
+    `columns`, of a flattened feature map: position → index in the Value's last axis, which lies in another order.
+    """
+
+    tensor: Tensor
+    order: Order
+    columns: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an operator is to compute: `value` of the graph, behind its fused `activation`, as codes or in float.
+
+    `quantisation` is of `value`'s codes, None for float. `value` is the QuantizeLinear's output then.
+    """
+
+    value: ir.Value
+    shape: tuple[int, ...]
+    activation: int
+    quantisation: Quantisation | None
+    name: str
+
+
+class Lowering:
+    """Values that are held so far, and the network that grows. Operators of the table read and write through this."""
+
+    def __init__(self, model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.model = model
+        self.network = Network({str(node.name) for node in model.graph if node.op_type in WITH_KERNEL})
+        self.done: set[ir.Node] = set()
+        self._shapes = shapes
+        self._held: dict[ir.Value, Held] = {}
+        self._reordered: dict[tuple[int, Order], Tensor] = {}
+        self._constants: dict[tuple[object, ...], Tensor] = {}
+        self._padded: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+
+    # What is known of the graph
+
+    def shape(self, value: ir.Value | None) -> tuple[int, ...]:
+        """Static shape of a Value of the graph.
+
+        Raises:
+            Unsupported: it depends on the input's content.
+        """
+        if value is not None and value.const_value is not None:
+            return tuple(value.const_value.shape.numpy())
+        found = self._shapes.get(str(value.name)) if value is not None else None
+        if found is None:
+            raise Unsupported(f"the shape of {value.name if value is not None else 'an input'!r} is not known")
+        return found
+
+    def number(self, node: ir.Node, index: int) -> NDArray[Any] | None:
+        """Input `index` of `node` as a constant; None where it is absent.
+
+        Raises:
+            Unsupported: it is computed at run time.
+        """
+        value = node.inputs[index] if len(node.inputs) > index else None
+        if value is None:
+            return None
+        content = constant_content(value)
+        if content is None:
+            raise Unsupported(f"input {index} ({value.name}) is computed at run time")
+        return content
+
+    def codes_of(self, value: ir.Value | None) -> ir.Value | None:
+        """The Value whose codes `value` is made of; None where it is made in float."""
+        node = None if value is None else value.producer()
+        if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+            return None
+        codes = node.inputs[0]
+        return None if codes.is_initializer() or quantised_on_the_fly(codes) is not None else codes
+
+    # What an operator computes
+
+    def result(
+        self, node: ir.Node, activations: Sequence[ir.Value | None], *, fuse: bool = True, output: int = 0
+    ) -> Result:
+        """Output of `node` with the Relu that only it feeds, in codes where `activations` come and it goes as codes."""
+        value, activation = node.outputs[output], NONE
+        follower = only_reader(value)
+        if fuse and follower is not None and (found := fused_activation(follower)) is not None:
+            activation = found
+            value = follower.outputs[0]
+            self.done.add(follower)
+        shape = self.shape(value)
+        name = str(node.name) if node.op_type in WITH_KERNEL else ""
+        quantize = only_reader(value)
+        made_of_codes = bool(activations) and all(self.codes_of(source) is not None for source in activations)
+        if quantize is None or quantize.op_type != "QuantizeLinear" or not made_of_codes:
+            return Result(value, shape, activation, None, name)
+        self.done.add(quantize)
+        return Result(quantize.outputs[0], shape, activation, quantisation_of(quantize), name)
+
+    def read(self, value: ir.Value | None, result: Result, order: Order | None = None) -> Tensor:
+        """The tensor of an operand: codes where the result is in codes, else float; in `order`, or as it is held."""
+        source = self.codes_of(value) if result.quantisation is not None else value
+        held = self.held(source)
+        return held.tensor if order is None else self.reordered(held, order)
+
+    def order_of(self, value: ir.Value | None) -> Order:
+        """Order in which a Value, or its codes, is held."""
+        return self.held(self.codes_of(value) or value).order
+
+    def emit(
+        self,
+        name: str,
+        inputs: Sequence[Tensor | None],
+        result: Result,
+        order: Order,
+        options: Any = None,
+        *,
+        own: Quantisation | None = None,
+    ) -> None:
+        """Add an operator that computes `result`, held in `order`.
+
+        `own` is the one quantisation in which TFLite's int8 kernel gives its output: a QUANTIZE follows where the graph
+        has another.
+        """
+        shape, quantisation = held_shape(result.shape, order), result.quantisation
+        type = "float32" if quantisation is None else "int8"
+        if quantisation is not None and own is not None and not own.same_codes(quantisation):
+            inputs = [self.step(name, inputs, shape, options, quantisation=own, type=type)]
+            name, options = "QUANTIZE", None
+        output = self.network.activation(result.name, shape, type, quantisation)
+        self.network.operator(name, inputs, [output], options)
+        self._held[result.value] = Held(output, order)
+
+    def step(
+        self,
+        name: str,
+        inputs: Sequence[Tensor | None],
+        shape: Sequence[int],
+        options: Any = None,
+        *,
+        like: Tensor | None = None,
+        quantisation: Quantisation | None = None,
+        type: str | None = None,
+        name_of_output: str = "",
+    ) -> Tensor:
+        """Add an operator whose output, of `shape` as it is held, is no Value; typed as input 0 or `like`."""
+        model = like or inputs[0]
+        assert model is not None  # noqa: S101  # the table passes at least one tensor
+        quantisation = quantisation or model.quantisation
+        output = self.network.activation(name_of_output, shape, type or model.type, quantisation)
+        self.network.operator(name, inputs, [output], options)
+        return output
+
+    def hold(self, value: ir.Value, tensor: Tensor, order: Order, columns: NDArray[np.int64] | None = None) -> None:
+        """Say that `tensor` holds `value`."""
+        self._held[value] = Held(tensor, order, columns)
+
+    def requantised(self, tensor: Tensor, quantisation: Quantisation) -> Tensor:
+        """The same numbers in codes of another scale; the tensor itself where the scale is the same."""
+        if tensor.quantisation is not None and tensor.quantisation.same_codes(quantisation) and tensor.type == "int8":
+            return tensor
+        return self.step("QUANTIZE", [tensor], tensor.shape, quantisation=quantisation, type="int8")
+
+    # How Values are held
+
+    def held(self, value: ir.Value | None) -> Held:
+        """The tensor of a Value that is computed; a DEQUANTIZE is added, once, for float that only exists as codes."""
+        if value is None:
+            raise Unsupported("an input is absent")
+        if value not in self._held:
+            content = constant_content(value)
+            codes = self.codes_of(value)
+            if codes is not None and codes in self._held:
+                source = self._held[codes]
+                output = self.network.activation("", source.tensor.shape, "float32")
+                self.network.operator("DEQUANTIZE", [source.tensor], [output])
+                self._held[value] = replace(source, tensor=output)
+            elif content is not None:
+                self._held[value] = Held(self.constant(value, plain(content.ndim)), plain(content.ndim))
+            else:
+                raise Unsupported(f"its input {value.name!r} is not computed in float")
+        return self._held[value]
+
+    def is_held(self, value: ir.Value) -> bool:
+        """Whether a tensor holds the Value already."""
+        return value in self._held
+
+    def reordered(self, held: Held, order: Order) -> Tensor:
+        """The tensor with its axes in `order`: itself, a RESHAPE where only axes of size 1 move, or a TRANSPOSE."""
+        if held.columns is not None:
+            raise Unsupported("a flattened feature map that is read by something else than one Linear layer")
+        if held.order == order:
+            return held.tensor
+        key = (held.tensor.index, order)
+        if key not in self._reordered:
+            back = {axis: index for index, axis in enumerate(held.order)}
+            perm = [back[axis] for axis in order]
+            shape = [held.tensor.shape[index] for index in perm]
+            value_shape = [held.tensor.shape[back[axis]] for axis in range(len(order))]
+            if same_memory(value_shape, held.order, order):
+                self._reordered[key] = self.reshaped(held.tensor, shape)
+            else:
+                permutation = self.integers(perm)
+                options = schema.TransposeOptionsT()
+                self._reordered[key] = self.step("TRANSPOSE", [held.tensor, permutation], shape, options)
+        return self._reordered[key]
+
+    def reshaped(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
+        """The tensor's memory under another shape."""
+        shape = [int(size) for size in shape]
+        if tuple(shape) == tensor.shape:
+            return tensor
+        options = schema.ReshapeOptionsT()
+        options.newShape = np.array(batch_free(tensor.shape, shape), np.int32)
+        return self.step("RESHAPE", [tensor, self.integers(options.newShape)], shape, options)
+
+    def expanded(self, value: ir.Value | None, result: Result, rank: int, order: Order) -> Tensor:
+        """An operand of lower rank as one of `rank`, leading axes of size 1 added as ONNX broadcasts, in `order`."""
+        content = None if value is None else constant_content(value)
+        if content is not None:
+            assert value is not None  # noqa: S101  # it has content
+            return self.constant(value, order, rank=rank)
+        held = self.held(self.codes_of(value) if result.quantisation is not None else value)
+        missing = rank - len(held.order)
+        if missing == 0:
+            return self.reordered(held, order)
+        shape = [1] * missing + list(self.shape(value))
+        straight = self.reordered(held, plain(len(held.order)))
+        return self.reordered(Held(self.reshaped(straight, shape), plain(rank)), order)
+
+    # Constants
+
+    def constant(self, value: ir.Value, order: Order, rank: int | None = None) -> Tensor:
+        """A constant of the graph in `order`, leading axes of size 1 added up to `rank`; one buffer per constant."""
+        key = (value, order)
+        if key not in self._constants:
+            content = constant_content(value)
+            assert content is not None  # noqa: S101  # the caller has looked
+            if content.dtype == np.float64:
+                content = content.astype(np.float32)
+            if content.dtype == np.int64:
+                content = content.astype(np.int32)
+            content = content.reshape([1] * ((rank or content.ndim) - content.ndim) + list(content.shape))
+            self._constants[key] = self.network.constant("", content.transpose(order), owner=key)
+        return self._constants[key]
+
+    def integers(self, numbers: Sequence[int] | NDArray[Any]) -> Tensor:
+        """An int32 vector: axes, shapes, amounts of padding. Stored once."""
+        key = ("integers", tuple(int(number) for number in numbers))
+        if key not in self._constants:
+            self._constants[key] = self.network.constant("", np.array(key[1], np.int32))
+        return self._constants[key]
+
+    def floats(self, content: NDArray[np.floating[Any]] | float) -> Tensor:
+        """A float32 constant that is not of the graph. Equal ones are stored once."""
+        array = np.asarray(content, np.float32)
+        key = ("floats", array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self.network.constant("", array)
+        return self._constants[key]
+
+    def stored(
+        self, value: ir.Value, arranged: str, content: NDArray[Any], quantisation: Quantisation | None, name: str
+    ) -> Tensor:
+        """A kernel as an operator takes it: one buffer for each (kernel, arrangement), one tensor for each scale."""
+        scale = None if quantisation is None else quantisation.scale.tobytes()
+        key = (value, arranged, scale)
+        if key not in self._constants:
+            self._constants[key] = self.network.constant(name, content, quantisation, owner=(value, arranged))
+        return self._constants[key]
+
+    def dequantised(self, stored: Tensor) -> Tensor:
+        """float32 of a stored kernel of codes or halves: one DEQUANTIZE for all that read it so."""
+        key = ("dequantised", stored.index)
+        if key not in self._constants:
+            output = self.network.activation("", stored.shape, "float32")
+            self.network.operator("DEQUANTIZE", [stored], [output])
+            self._constants[key] = output
+        return self._constants[key]
+
+    # Padding
+
+    def padded(self, tensor: Tensor, amounts: Sequence[tuple[int, int]], fill: Tensor | None = None) -> Tensor:
+        """PAD with zeros, which are the zero point in codes (or PADV2 with `fill`), once for all that need the same."""
+        flat = tuple(n for pair in amounts for n in pair)
+        key = (tensor.index, (*flat, -1 if fill is None else fill.index))
+        if key not in self._padded:
+            name = f"pads {len(amounts)}"
+            table = self._constants.setdefault(
+                (name, flat), self.network.constant("", np.array(amounts, np.int32), owner=(name, flat))
+            )
+            shape = [size + low + high for size, (low, high) in zip(tensor.shape, amounts, strict=True)]
+            if fill is None:
+                self._padded[key] = self.step("PAD", [tensor, table], shape, schema.PadOptionsT())
+            else:
+                self._padded[key] = self.step("PADV2", [tensor, table, fill], shape, schema.PadV2OptionsT())
+        return self._padded[key]
+
+
+def constant_content(value: ir.Value) -> NDArray[Any] | None:
+    """What an initializer holds; None for a Value that is computed."""
+    if not value.is_initializer() or value.const_value is None:
+        return None
+    return np.asarray(value.const_value.numpy())
+
+
+def quantised_on_the_fly(codes: ir.Value | None) -> ir.Value | None:
+    """What a DynamicQuantizeLinear made `codes` of; None where they come from elsewhere."""
+    node = None if codes is None else codes.producer()
+    return node.inputs[0] if node is not None and node.op_type == "DynamicQuantizeLinear" else None
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The one node that reads `value` as its first input and nothing else does; None otherwise."""
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0].idx != 0:
+        return None
+    return uses[0].node
+
+
+def quantisation_of(node: ir.Node) -> Quantisation:
+    """Scale and zero point of a QuantizeLinear or DequantizeLinear of a whole tensor."""
+    scale = None if node.inputs[1] is None else constant_content(node.inputs[1])
+    zero = constant_content(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.array(0)
+    if scale is None or zero is None or scale.size != 1:
+        raise Unsupported("activations are quantised per channel, or with a scale that is computed at run time")
+    return Quantisation(scale.reshape(1).astype(np.float32), int(zero.ravel()[0]))
+
+
+def fused_activation(node: ir.Node) -> int | None:
+    """The activation that TFLite merges into the operator before it; None for any other node."""
+    if node.op_type == "Relu":
+        return int(Activation.RELU)
+    if node.op_type == "Clip":
+        bounds = clip_bounds(node)
+        if bounds == (0.0, 6.0):
+            return int(Activation.RELU6)
+        if bounds == (-1.0, 1.0):
+            return int(Activation.RELU_N1_TO_1)
+        if bounds == (0.0, float("inf")):
+            return int(Activation.RELU)
+    return None
+
+
+def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
+    """Lowest and highest value of a Clip; None where they are computed at run time."""
+    bounds = [-float("inf"), float("inf")]
+    for index in (1, 2):
+        value = node.inputs[index] if len(node.inputs) > index else None
+        if value is not None:
+            content = constant_content(value)
+            if content is None:
+                return None
+            bounds[index - 1] = float(content.ravel()[0])
+    return bounds[0], bounds[1]
+
+
+def batch_free(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """A target shape whose first axis follows the batch, so that an interpreter may be resized to another one."""
+    return [-1, *after[1:]] if before and after and before[0] == after[0] else list(after)

@@ -1,0 +1,197 @@
+"""Tensors and operators of a .tflite file as they are added one by one, and the bytes that they become."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from edgeks.formats.tflite.versions import version
+from edgeks.tflite_file import OPERATOR_NAMES, SCHEMA_VERSION, pack
+
+TENSOR_TYPES: dict[str, int] = {
+    "float32": schema.TensorType.FLOAT32,
+    "float16": schema.TensorType.FLOAT16,
+    "int8": schema.TensorType.INT8,
+    "uint8": schema.TensorType.UINT8,
+    "int32": schema.TensorType.INT32,
+    "int64": schema.TensorType.INT64,
+    "bool": schema.TensorType.BOOL,
+}
+OPERATOR_CODES = {name: code for code, name in OPERATOR_NAMES.items()}
+PLACEHOLDER = 127  # what readers of the old 8-bit field see for a code above it
+SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantisation:
+    """scale·(code − zero_point); vectors, with `axis`, where every slice along it has its own scale."""
+
+    scale: NDArray[np.float32]
+    zero_point: int
+    axis: int = 0
+
+    def same_codes(self, other: Quantisation) -> bool:
+        """Whether a code stands for the same number in both."""
+        return self.zero_point == other.zero_point and np.array_equal(self.scale, other.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """What is known of a tensor that was added."""
+
+    index: int
+    shape: tuple[int, ...]
+    type: str
+    quantisation: Quantisation | None
+    constant: bool
+
+
+class Network:
+    """A .tflite file under construction. A buffer is written once for every object that is passed as its `owner`."""
+
+    def __init__(self, reserved: Collection[str] = ()) -> None:
+        """`reserved` names are given to the tensors that ask for them as activations, and to no other."""
+        self.tensors: list[Tensor] = []
+        self.operators: list[str] = []
+        self._tensors: list[schema.TensorT] = []
+        self._operators: list[schema.OperatorT] = []
+        self._codes: dict[tuple[str, int], int] = {}
+        self._buffers: list[schema.BufferT] = [schema.BufferT()]
+        self._buffer_of: dict[object, int] = {}
+        self._names: set[str] = set(reserved)
+        self._reserved = set(reserved)
+
+    def activation(
+        self, name: str, shape: Sequence[int], type: str, quantisation: Quantisation | None = None
+    ) -> Tensor:
+        """A tensor that an operator computes, or that is fed."""
+        if name in self._reserved:
+            self._reserved.remove(name)
+            self._names.discard(name)
+        return self._add(name, shape, type, quantisation, 0)
+
+    def constant(
+        self,
+        name: str,
+        content: NDArray[Any],
+        quantisation: Quantisation | None = None,
+        owner: object = None,
+    ) -> Tensor:
+        """A stored tensor. Tensors of one `owner` point to one buffer, whatever their scales are."""
+        if owner is None or owner not in self._buffer_of:
+            buffer = schema.BufferT()
+            buffer.data = np.ascontiguousarray(content).reshape(-1).view(np.uint8)
+            self._buffers.append(buffer)
+            index = len(self._buffers) - 1
+            if owner is not None:
+                self._buffer_of[owner] = index
+        else:
+            index = self._buffer_of[owner]
+        return self._add(name, content.shape, content.dtype.name, quantisation, index)
+
+    def operator(
+        self, name: str, inputs: Sequence[Tensor | None], outputs: Sequence[Tensor], options: Any = None
+    ) -> None:
+        """An operator of the schema's `name`; an input that is None is left out."""
+        types = {tensor.type for tensor in (*inputs, *outputs) if tensor is not None}
+        key = (name, version(name, types, options, [None if t is None else t.type for t in inputs]))
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self._codes.setdefault(key, len(self._codes))
+        operator.inputs = np.array([-1 if t is None else t.index for t in inputs], np.int32)
+        operator.outputs = np.array([t.index for t in outputs], np.int32)
+        if options is not None:
+            operator.builtinOptions = options
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        self._operators.append(operator)
+        self.operators.append(name)
+
+    def to_bytes(
+        self,
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        description: str,
+        metadata: Mapping[str, bytes],
+    ) -> bytes:
+        """The file. `inputs` and `outputs` are named in its signature."""
+        graph = schema.SubGraphT()
+        graph.name = "main"
+        graph.tensors, graph.operators = self._tensors, self._operators
+        graph.inputs = np.array([t.index for t in inputs.values()], np.int32)
+        graph.outputs = np.array([t.index for t in outputs.values()], np.int32)
+        model = schema.ModelT()
+        model.version = SCHEMA_VERSION
+        model.description = description
+        model.subgraphs = [graph]
+        model.operatorCodes = [_operator_code(name, number) for name, number in self._codes]
+        model.signatureDefs = [_signature(inputs, outputs)]
+        model.buffers = list(self._buffers)
+        model.metadata = []
+        for name, content in metadata.items():
+            entry = schema.MetadataT()
+            entry.name, entry.buffer = name, len(model.buffers)
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(content, np.uint8)
+            model.buffers.append(buffer)
+            model.metadata.append(entry)
+        return pack(model)
+
+    def _add(
+        self, name: str, shape: Sequence[int], type: str, quantisation: Quantisation | None, buffer: int
+    ) -> Tensor:
+        stored = schema.TensorT()
+        stored.name = self._unique(name)
+        stored.shape = np.array(shape, np.int32)
+        stored.hasRank = True
+        stored.type = TENSOR_TYPES[type]
+        stored.buffer = buffer
+        if quantisation is not None:
+            parameters = schema.QuantizationParametersT()
+            parameters.scale = np.atleast_1d(quantisation.scale).astype(np.float32)
+            parameters.zeroPoint = np.full(parameters.scale.shape, quantisation.zero_point, np.int64)
+            parameters.quantizedDimension = quantisation.axis
+            stored.quantization = parameters
+        self._tensors.append(stored)
+        tensor = Tensor(len(self.tensors), tuple(int(d) for d in shape), type, quantisation, buffer > 0)
+        self.tensors.append(tensor)
+        return tensor
+
+    def _unique(self, name: str) -> str:
+        """`name`, or the first free `name_2`, `name_3` …; tools that read .tflite files know tensors by name.
+
+        A tensor without a name gets a short one: a third of a small file would be names otherwise.
+        """
+        name = name or f"t{len(self.tensors)}"
+        unique, number = name, 2
+        while unique in self._names:
+            unique, number = f"{name}_{number}", number + 1
+        self._names.add(unique)
+        return unique
+
+
+def _operator_code(name: str, number: int) -> schema.OperatorCodeT:
+    code = schema.OperatorCodeT()
+    code.builtinCode = OPERATOR_CODES[name]
+    code.deprecatedBuiltinCode = min(OPERATOR_CODES[name], PLACEHOLDER)
+    code.version = number
+    return code
+
+
+def _signature(inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> schema.SignatureDefT:
+    signature = schema.SignatureDefT()
+    signature.signatureKey = SIGNATURE
+    signature.inputs, signature.outputs = _named(inputs), _named(outputs)
+    return signature
+
+
+def _named(tensors: Mapping[str, Tensor]) -> list[schema.TensorMapT]:
+    maps = []
+    for name, tensor in tensors.items():
+        entry = schema.TensorMapT()
+        entry.name, entry.tensorIndex = name, tensor.index
+        maps.append(entry)
+    return maps

@@ -1,0 +1,133 @@
+"""Convolutions: CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from edgeks.formats.tflite.layout import channels_last
+from edgeks.formats.tflite.lowering import Lowering, Unsupported
+from edgeks.formats.tflite.network import Tensor
+from edgeks.formats.tflite.ops.kernels import bias_tensor, kernel_of, kernel_tensor, node_has_bias, through_dynamic
+from edgeks.formats.tflite.ops.windows import VALID, padded_for, window
+
+
+def conv(ctx: Lowering, node: ir.Node) -> None:
+    """1-D or 2-D, any kernel size, stride, dilation and padding; a constant kernel. One input channel per group becomes
+    DEPTHWISE_CONV_2D, other groups a CONV_2D whose kernel has fewer input channels."""
+    kernel = kernel_of(node)
+    if kernel is None:
+        raise Unsupported("its kernel is computed at run time")
+    rank = kernel.content.ndim
+    x, on_the_fly = through_dynamic(node.inputs[0])
+    result = ctx.result(node, [x])
+    channels = ctx.shape(x)[1]
+    over = window(node, kernel.content.shape[2:], ctx.shape(x)[2:])
+    source = _as_map(ctx, ctx.read(x, result, channels_last(rank)))
+    groups = node.attributes.get_int("group", 1)
+    depthwise = groups == channels and kernel.content.shape[1] == 1 and groups > 1
+    codes = kernel.dequantize and (result.quantisation is not None or (on_the_fly and groups == 1))
+    if result.quantisation is not None and not kernel.dequantize:
+        raise Unsupported("codes in and out, but a float kernel")
+    weight = kernel_tensor(
+        ctx, node, kernel, "1HWO" if depthwise else "OHWI", _to_1hwo if depthwise else _to_ohwi,
+        3 if depthwise else 0, codes=codes,
+    )  # fmt: skip
+    bias = bias_tensor(ctx, node, result, kernel, source)
+    source, padding = padded_for(ctx, source, over)
+    options: Any = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
+    options.padding = padding
+    options.strideH, options.strideW = over.strides
+    options.dilationHFactor, options.dilationWFactor = over.dilations
+    options.fusedActivationFunction = result.activation
+    if depthwise:
+        options.depthMultiplier = kernel.content.shape[0] // channels
+    _emit_map(ctx, "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", [source, weight, bias], result, rank, options)
+
+
+def conv_transpose(ctx: Lowering, node: ir.Node) -> None:
+    """2-D, one group, dilation 1, a constant kernel. Padding that TFLite's SAME and VALID cannot say is cut off the
+    result by a STRIDED_SLICE."""
+    kernel = kernel_of(node)
+    if kernel is None:
+        raise Unsupported("its kernel is computed at run time")
+    if kernel.content.ndim != 4 or node.attributes.get_int("group", 1) != 1:
+        raise Unsupported("only one group and two dimensions have a TRANSPOSE_CONV")
+    if set(node.attributes.get_ints("dilations", (1,))) != {1}:
+        raise Unsupported("dilated; TRANSPOSE_CONV is not")
+    x = node.inputs[0]
+    result = ctx.result(node, [x], fuse=False)
+    if result.quantisation is not None and not kernel.dequantize:
+        raise Unsupported("codes in and out, but a float kernel")
+    source = ctx.read(x, result, channels_last(4))
+    weight = kernel_tensor(ctx, node, kernel, "OHWI", _transposed_to_ohwi, 0, codes=result.quantisation is not None)
+    bias = bias_tensor(ctx, node, result, kernel, source)
+    strides = tuple(node.attributes.get_ints("strides", (1, 1)))
+    pads = tuple(node.attributes.get_ints("pads", (0, 0, 0, 0)))
+    sizes = [(size - 1) * s + k for size, s, k in zip(ctx.shape(x)[2:], strides, kernel.content.shape[2:], strict=True)]
+    wanted = result.shape[2:]
+    options = schema.TransposeConvOptionsT()
+    options.padding, (options.strideH, options.strideW) = VALID, strides
+    more = [max(low + want - size, 0) for size, low, want in zip(sizes, pads[:2], wanted, strict=True)]
+    if any(more):  # output_padding beyond what the kernel reaches: nothing but the bias there
+        raise Unsupported(f"output_padding reaches {max(more)} beyond the kernel; take a kernel of at least the stride")
+    whole = (result.shape[0], *sizes, result.shape[1])
+    inputs = [ctx.integers(whole), weight, source, *([bias] if node_has_bias(node) else [])]
+    if tuple(sizes) == wanted and not any(pads[:2]):
+        ctx.emit("TRANSPOSE_CONV", inputs, result, channels_last(4), options)
+        return
+    made = ctx.step(
+        "TRANSPOSE_CONV",
+        inputs,
+        whole,
+        options,
+        like=source,
+        quantisation=result.quantisation,
+        name_of_output=result.name,
+    )
+    result = replace(result, name="")
+    begin = (0, *pads[:2], 0)
+    end = (result.shape[0], *(low + want for low, want in zip(pads[:2], wanted, strict=True)), result.shape[1])
+    cut = schema.StridedSliceOptionsT()
+    tables: list[Tensor | None] = [made, ctx.integers(begin), ctx.integers(end), ctx.integers((1, 1, 1, 1))]
+    ctx.emit("STRIDED_SLICE", tables, result, channels_last(4), cut)
+
+
+def _as_map(ctx: Lowering, tensor: Tensor) -> Tensor:
+    """N×L×C → N×1×L×C."""
+    n, *sizes, channels = tensor.shape
+    return ctx.reshaped(tensor, (n, 1, *sizes, channels)) if len(sizes) == 1 else tensor
+
+
+def _emit_map(ctx: Lowering, name: str, inputs: list[Tensor | None], result: Any, rank: int, options: Any) -> None:
+    """The operator, and for a 1-D one the RESHAPE back to N×L×C."""
+    if rank == 4:
+        ctx.emit(name, inputs, result, channels_last(4), options)
+        return
+    n, channels, length = result.shape
+    type = "float32" if result.quantisation is None else "int8"
+    made = ctx.network.activation(result.name, (n, 1, length, channels), type, result.quantisation)
+    ctx.network.operator(name, inputs, [made], options)
+    ctx.hold(result.value, ctx.reshaped(made, (n, length, channels)), channels_last(3))
+
+
+def _to_ohwi(oihw: NDArray[Any]) -> NDArray[Any]:
+    return np.moveaxis(_as_2d(oihw), 1, 3)
+
+
+def _to_1hwo(oihw: NDArray[Any]) -> NDArray[Any]:
+    return _as_2d(oihw).transpose(1, 2, 3, 0)
+
+
+def _transposed_to_ohwi(iohw: NDArray[Any]) -> NDArray[Any]:
+    return iohw.transpose(1, 2, 3, 0)
+
+
+def _as_2d(kernel: NDArray[Any]) -> NDArray[Any]:
+    """O×I×L → O×I×1×L."""
+    return kernel[:, :, None, :] if kernel.ndim == 3 else kernel

@@ -1,0 +1,69 @@
+"""Linear layers and matrix products: FULLY_CONNECTED, BATCH_MATMUL."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from edgeks.formats.tflite.layout import plain
+from edgeks.formats.tflite.lowering import Lowering, Unsupported
+from edgeks.formats.tflite.ops.kernels import bias_tensor, kernel_of, kernel_tensor, through_dynamic
+
+
+def gemm(ctx: Lowering, node: ir.Node) -> None:
+    """x·W + b with a constant W; alpha and beta 1. The columns of a W that reads a flattened feature map are permuted
+    instead of the map, where this layer alone reads both."""
+    attributes = node.attributes
+    if attributes.get_float("alpha", 1.0) != 1.0 or attributes.get_float("beta", 1.0) != 1.0:
+        raise Unsupported("alpha or beta is not 1")
+    if attributes.get_int("transA", 0):
+        raise Unsupported("its input is transposed")
+    _fully_connected(ctx, node, transposed=not attributes.get_int("transB", 0))
+
+
+def matmul(ctx: Lowering, node: ir.Node) -> None:
+    """x·W with a constant matrix W, or a product of two float tensors of equal rank."""
+    kernel = kernel_of(node)
+    if kernel is not None and kernel.content.ndim == 2:
+        _fully_connected(ctx, node, transposed=True)
+        return
+    left, right = node.inputs
+    result = ctx.result(node, [left, right], fuse=False)
+    rank = len(result.shape)
+    if result.quantisation is not None:
+        raise Unsupported("a product of two integer tensors")
+    if rank > 4 or rank != len(ctx.shape(left)) or rank != len(ctx.shape(right)):
+        raise Unsupported("a product of tensors of different rank, or of more than 4 axes")
+    inputs = [ctx.read(value, result, plain(rank)) for value in (left, right)]
+    ctx.emit("BATCH_MATMUL", inputs, result, plain(rank), schema.BatchMatMulOptionsT())
+
+
+def _fully_connected(ctx: Lowering, node: ir.Node, *, transposed: bool) -> None:
+    kernel = kernel_of(node)
+    if kernel is None or kernel.content.ndim != 2:
+        raise Unsupported("its matrix is computed at run time")
+    x, on_the_fly = through_dynamic(node.inputs[0])
+    result = ctx.result(node, [x])
+    if result.quantisation is not None and not kernel.dequantize:
+        raise Unsupported("codes in and out, but a float kernel")
+    rank = len(ctx.shape(x))
+    held = ctx.held(ctx.codes_of(x) if result.quantisation is not None else x)
+    columns = held.columns
+    source = held.tensor if columns is not None else ctx.reordered(held, plain(rank))
+
+    def arrange(matrix: NDArray[np.generic]) -> NDArray[np.generic]:
+        rows = matrix.T if transposed else matrix
+        return rows if columns is None else rows[:, columns]
+
+    codes = kernel.dequantize and (result.quantisation is not None or on_the_fly)
+    arranged = "OI" if columns is None else f"OI of {node.name}"
+    weight = kernel_tensor(ctx, node, kernel, arranged, arrange, 0, codes=codes)
+    bias = bias_tensor(ctx, node, result, kernel, source)
+    options = schema.FullyConnectedOptionsT()
+    options.fusedActivationFunction = result.activation
+    options.keepNumDims = rank > 2
+    options.asymmetricQuantizeInputs = on_the_fly and codes
+    inputs = [source, weight, bias]
+    ctx.emit("FULLY_CONNECTED", inputs, result, plain(rank), options)

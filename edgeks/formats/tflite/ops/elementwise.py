@@ -1,0 +1,242 @@
+"""Operators that work element by element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from ai_edge_litert import schema_py_generated as schema
+
+from edgeks.formats.tflite.layout import Order, channels_last, plain
+from edgeks.formats.tflite.lowering import Lowering, Result, Unsupported, clip_bounds, constant_content
+from edgeks.formats.tflite.network import Quantisation, Tensor
+
+# int8 outputs of these have one quantisation, written into TFLite's kernels.
+OF_LOGISTIC = Quantisation(np.array([1 / 256], np.float32), -128)
+OF_TANH = Quantisation(np.array([1 / 128], np.float32), 0)
+MAX_BROADCAST_RANK = 4
+
+
+def add(ctx: Lowering, node: ir.Node) -> None:
+    """Broadcasting up to 4 axes; a Relu or Relu6 behind it is fused."""
+    _binary(ctx, node, "ADD", schema.AddOptionsT())
+
+
+def sub(ctx: Lowering, node: ir.Node) -> None:
+    """Broadcasting up to 4 axes; a Relu or Relu6 behind it is fused."""
+    _binary(ctx, node, "SUB", schema.SubOptionsT())
+
+
+def mul(ctx: Lowering, node: ir.Node) -> None:
+    """Broadcasting up to 4 axes; a Relu or Relu6 behind it is fused."""
+    _binary(ctx, node, "MUL", schema.MulOptionsT())
+
+
+def div(ctx: Lowering, node: ir.Node) -> None:
+    """Broadcasting up to 4 axes; in float, since TFLite has no int8 division."""
+    _binary(ctx, node, "DIV", schema.DivOptionsT(), integer=False)
+
+
+def maximum(ctx: Lowering, node: ir.Node) -> None:
+    """Of two tensors; in float."""
+    _binary(ctx, node, "MAXIMUM", schema.MaximumMinimumOptionsT(), integer=False, fuse=False)
+
+
+def minimum(ctx: Lowering, node: ir.Node) -> None:
+    """Of two tensors; in float."""
+    _binary(ctx, node, "MINIMUM", schema.MaximumMinimumOptionsT(), integer=False, fuse=False)
+
+
+def batch_normalization(ctx: Lowering, node: ir.Node) -> None:
+    """MUL and ADD of one number per channel, in float; passes fold what can be folded before."""
+    gamma, beta, mean, variance = (ctx.number(node, index) for index in range(1, 5))
+    if gamma is None or beta is None or mean is None or variance is None or len(node.outputs) != 1:
+        raise Unsupported("its parameters are absent, or it is in training mode")
+    a = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + node.attributes.get_float("epsilon", 1e-5))
+    b = beta - a * mean
+    result = ctx.result(node, [])
+    order, rank = ctx.order_of(node.inputs[0]), len(result.shape)
+    along = [1] * rank
+    along[1] = -1
+    source = ctx.read(node.inputs[0], result)
+    factor, offset = (ctx.floats(vector.reshape(along).transpose(order)) for vector in (a, b))
+    product = ctx.step("MUL", [source, factor], source.shape, schema.MulOptionsT())
+    options = schema.AddOptionsT()
+    options.fusedActivationFunction = result.activation
+    ctx.emit("ADD", [product, offset], result, order, options)
+
+
+def relu(ctx: Lowering, node: ir.Node) -> None:
+    """Fused with the operator before where that can be."""
+    _unary(ctx, node, "RELU")
+
+
+def clip(ctx: Lowering, node: ir.Node) -> None:
+    """Constant bounds: RELU6, RELU_0_TO_1, RELU_N1_TO_1 where they are those; else MINIMUM and MAXIMUM in float."""
+    bounds = clip_bounds(node)
+    if bounds is None:
+        raise Unsupported("its bounds are computed at run time")
+    names = {(0.0, 6.0): "RELU6", (0.0, float("inf")): "RELU", (-1.0, 1.0): "RELU_N1_TO_1", (0.0, 1.0): "RELU_0_TO_1"}
+    if bounds in names:
+        _unary(ctx, node, names[bounds], integer=bounds[1] != 1.0)
+        return
+    result = ctx.result(node, [], fuse=False)
+    order, tensor = ctx.order_of(node.inputs[0]), ctx.read(node.inputs[0], result)
+    limits = [("MAXIMUM", bounds[0]), ("MINIMUM", bounds[1])]
+    wanted = [(name, bound) for name, bound in limits if np.isfinite(bound)] or limits[:1]
+    for name, bound in wanted[:-1]:
+        tensor = ctx.step(name, [tensor, ctx.floats(bound)], tensor.shape, schema.MaximumMinimumOptionsT())
+    name, bound = wanted[-1]
+    ctx.emit(name, [tensor, ctx.floats(bound)], result, order, schema.MaximumMinimumOptionsT())
+
+
+def sigmoid(ctx: Lowering, node: ir.Node) -> None:
+    """LOGISTIC."""
+    _unary(ctx, node, "LOGISTIC", own=OF_LOGISTIC)
+
+
+def tanh(ctx: Lowering, node: ir.Node) -> None:
+    """TANH."""
+    _unary(ctx, node, "TANH", own=OF_TANH)
+
+
+def gelu(ctx: Lowering, node: ir.Node) -> None:
+    """GELU, exact or by tanh as the network has it."""
+    options = schema.GeluOptionsT()
+    options.approximate = node.attributes.get_string("approximate", "none") == "tanh"
+    _unary(ctx, node, "GELU", options)
+
+
+def hard_swish(ctx: Lowering, node: ir.Node) -> None:
+    """HARD_SWISH."""
+    _unary(ctx, node, "HARD_SWISH", schema.HardSwishOptionsT())
+
+
+def hard_sigmoid(ctx: Lowering, node: ir.Node) -> None:
+    """max(0, min(1, alpha·x + beta)) as MUL, ADD and RELU_0_TO_1, in float; with a Mul by x behind it, HARD_SWISH."""
+    alpha, beta = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
+    product = _hard_swish_of(node)
+    if product is not None and abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
+        result = ctx.result(product, [node.inputs[0]], fuse=False)
+        ctx.done.add(product)
+        order = ctx.order_of(node.inputs[0])
+        ctx.emit("HARD_SWISH", [ctx.read(node.inputs[0], result)], result, order, schema.HardSwishOptionsT())
+        return
+    result = ctx.result(node, [], fuse=False)
+    order, tensor = ctx.order_of(node.inputs[0]), ctx.read(node.inputs[0], result)
+    tensor = ctx.step("MUL", [tensor, ctx.floats(alpha)], tensor.shape, schema.MulOptionsT())
+    tensor = ctx.step("ADD", [tensor, ctx.floats(beta)], tensor.shape, schema.AddOptionsT())
+    ctx.emit("RELU_0_TO_1", [tensor], result, order)
+
+
+def leaky_relu(ctx: Lowering, node: ir.Node) -> None:
+    """LEAKY_RELU."""
+    options = schema.LeakyReluOptionsT()
+    options.alpha = node.attributes.get_float("alpha", 0.01)
+    _unary(ctx, node, "LEAKY_RELU", options)
+
+
+def elu(ctx: Lowering, node: ir.Node) -> None:
+    """alpha 1; in float."""
+    if node.attributes.get_float("alpha", 1.0) != 1.0:
+        raise Unsupported("alpha is not 1")
+    _unary(ctx, node, "ELU", integer=False)
+
+
+def prelu(ctx: Lowering, node: ir.Node) -> None:
+    """A constant slope, one number per channel or one for all; in float."""
+    result = ctx.result(node, [], fuse=False)
+    order = ctx.order_of(node.inputs[0])
+    slope = ctx.number(node, 1)
+    assert slope is not None  # noqa: S101  # required by the operator
+    slope = slope.reshape([1] * (len(order) - slope.ndim) + list(slope.shape)).transpose(order)
+    wide = np.broadcast_to(slope[:1], (1, *[1] * (len(order) - 2), slope.shape[-1]))  # TFLite wants it per channel
+    ctx.emit("PRELU", [ctx.read(node.inputs[0], result), ctx.floats(wide[0])], result, order)
+
+
+def softmax(ctx: Lowering, node: ir.Node) -> None:
+    """Over one axis, which is made the last."""
+    last_first(ctx, node, "SOFTMAX")
+
+
+def log_softmax(ctx: Lowering, node: ir.Node) -> None:
+    """Over one axis, which is made the last; in float."""
+    last_first(ctx, node, "LOG_SOFTMAX")
+
+
+def plain_float(name: str) -> Any:
+    """An operator that TFLite has under `name`, in float."""
+
+    def lower(ctx: Lowering, node: ir.Node) -> None:
+        _unary(ctx, node, name, integer=False)
+
+    lower.__doc__ = f"{name}, in float."
+    return lower
+
+
+def last_first(ctx: Lowering, node: ir.Node, name: str) -> None:
+    """Softmax and its like: the axis must be the tensor's last."""
+    x = node.inputs[0]
+    result = ctx.result(node, [x] if name == "SOFTMAX" else [], fuse=False)
+    axis = node.attributes.get_int("axis", -1) % len(result.shape)
+    order = ctx.order_of(x)
+    if order[-1] != axis:
+        rank = len(order)
+        order = next(
+            (o for o in (channels_last(rank), plain(rank)) if o[-1] == axis),
+            (*(a for a in range(rank) if a != axis), axis),
+        )
+    options = None
+    if name == "SOFTMAX":
+        options = schema.SoftmaxOptionsT()
+        options.beta = 1.0
+    ctx.emit(name, [ctx.read(x, result, order)], result, order, options, own=OF_LOGISTIC)
+
+
+def _unary(
+    ctx: Lowering,
+    node: ir.Node,
+    name: str,
+    options: Any = None,
+    *,
+    own: Quantisation | None = None,
+    integer: bool = True,
+) -> None:
+    x = node.inputs[0]
+    result = ctx.result(node, [x] if integer else [], fuse=False)
+    ctx.emit(name, [ctx.read(x, result)], result, ctx.order_of(x), options, own=own)
+
+
+def _binary(ctx: Lowering, node: ir.Node, name: str, options: Any, *, integer: bool = True, fuse: bool = True) -> None:
+    inputs = list(node.inputs)
+    result = ctx.result(node, inputs if integer else [], fuse=fuse)
+    rank = len(result.shape)
+    if rank > MAX_BROADCAST_RANK and len({ctx.shape(value) for value in inputs}) > 1:
+        raise Unsupported(f"broadcasting over {rank} axes; TFLite broadcasts over {MAX_BROADCAST_RANK}")
+    order = _common_order(ctx, inputs, result, rank)
+    if hasattr(options, "fusedActivationFunction"):
+        options.fusedActivationFunction = result.activation
+    tensors: list[Tensor | None] = [ctx.expanded(value, result, rank, order) for value in inputs]
+    ctx.emit(name, tensors, result, order, options)
+
+
+def _common_order(ctx: Lowering, values: list[ir.Value | None], result: Result, rank: int) -> Order:
+    """The order of the largest operand that is computed and has all axes: the others are brought to it."""
+    full = [v for v in values if v is not None and constant_content(v) is None and len(ctx.shape(v)) == rank]
+    full.sort(key=lambda value: -int(np.prod(ctx.shape(value))))
+    sizes = {int(np.prod(ctx.shape(value))) for value in full}
+    orders = [ctx.order_of(value) for value in full]
+    if not orders:
+        return plain(rank)
+    # Of two equals, the one that convolutions read.
+    return channels_last(rank) if len(sizes) == 1 and channels_last(rank) in orders else orders[0]
+
+
+def _hard_swish_of(node: ir.Node) -> ir.Node | None:
+    """The Mul that alone reads hard_sigmoid(x), and x."""
+    uses = list(node.outputs[0].uses())
+    if len(uses) != 1 or node.outputs[0].is_graph_output() or uses[0].node.op_type != "Mul":
+        return None
+    product = uses[0].node
+    return product if node.inputs[0] in product.inputs else None

@@ -1,0 +1,131 @@
+"""The kernel and the bias of a layer, as TFLite's operators read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeks.formats.tflite.lowering import Lowering, Result, Unsupported, constant_content, quantised_on_the_fly
+from edgeks.formats.tflite.network import Quantisation, Tensor
+
+Arrange = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel of the graph: codes with a scale per output channel, or float32 or float16 numbers."""
+
+    value: ir.Value
+    content: NDArray[Any]
+    scale: NDArray[np.float32] | None
+    dequantize: bool  # the graph makes float of the codes for this one layer (DequantizeLinear)
+
+
+def kernel_of(node: ir.Node, index: int = 1) -> Kernel | None:
+    """Input `index` of `node` as a kernel; None where it is computed at run time."""
+    weight = node.inputs[index]
+    if weight is None:
+        return None
+    content = constant_content(weight)
+    if content is not None:
+        return Kernel(weight, content.astype(np.float32) if content.dtype == np.float64 else content, None, False)
+    producer = weight.producer()
+    if producer is None:
+        return None
+    if producer.op_type == "DequantizeLinear":
+        return _dequantised(producer)
+    scale = None
+    if producer.op_type == "Mul" and producer.inputs[0] is not None and producer.inputs[1] is not None:
+        scale = constant_content(producer.inputs[1])
+        producer = producer.inputs[0].producer() if scale is not None else None
+    if producer is None or producer.op_type != "Cast" or producer.inputs[0] is None:
+        return None
+    content = constant_content(producer.inputs[0])
+    if content is None or content.dtype not in ((np.int8,) if scale is not None else (np.float16,)):
+        return None
+    return Kernel(producer.inputs[0], content, None if scale is None else scale.ravel(), False)
+
+
+def _dequantised(node: ir.Node) -> Kernel | None:
+    codes, scale = node.inputs[0], node.inputs[1]
+    content = None if codes is None else constant_content(codes)
+    factors = None if scale is None else constant_content(scale)
+    if codes is None or content is None or factors is None:
+        return None
+    zero = constant_content(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    if content.dtype != np.int8 or (zero is not None and zero.any()):
+        raise Unsupported(f"its kernel is {content.dtype} with a zero point; TFLite's are int8 around 0")
+    return Kernel(codes, content, factors.ravel().astype(np.float32), True)
+
+
+def kernel_tensor(
+    ctx: Lowering, node: ir.Node, kernel: Kernel, arranged: str, arrange: Arrange, axis: int, *, codes: bool
+) -> Tensor:
+    """The kernel in the operator's order of axes, output channels along `axis`: as codes, or as float32.
+
+    Codes and halves that are wanted as float32 go through one DEQUANTIZE for all layers that read them so.
+    """
+    name = str(kernel.value.name)
+    if kernel.content.dtype == np.float32:
+        return ctx.stored(kernel.value, arranged, arrange(kernel.content), None, name)
+    quantisation = None if kernel.scale is None else Quantisation(kernel.scale, 0, axis)
+    stored = ctx.stored(kernel.value, arranged, arrange(kernel.content), quantisation, name)
+    if codes:
+        return stored
+    return ctx.dequantised(stored)
+
+
+def node_has_bias(node: ir.Node) -> bool:
+    """Whether the graph gives the layer a bias."""
+    return len(node.inputs) > 2 and node.inputs[2] is not None
+
+
+def bias_tensor(ctx: Lowering, node: ir.Node, result: Result, kernel: Kernel, source: Tensor) -> Tensor:
+    """The bias: int32 with the scale s_x·s_W of its own layer where the result is in codes, else float32.
+
+    Zeros where the layer has none: TFLite's convolutions ask for one. int32 biases are never shared, not even zeros:
+    XNNPACK's weight cache tells layers apart by them (tests/test_tflite_facts.py).
+    """
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is None:
+        width = result.shape[1] if node.op_type in ("Conv", "ConvTranspose") else result.shape[-1]
+        if result.quantisation is None:
+            return ctx.floats(np.zeros(width))
+        return _int32(ctx, np.zeros(width), kernel, source)
+    dequantize = value.producer()
+    if dequantize is None:
+        content = constant_content(value)
+        if content is None or result.quantisation is not None:
+            raise Unsupported("its bias is computed at run time, or float in an integer layer")
+        return ctx.constant(value, (0,)) if content.ndim == 1 else ctx.floats(content.ravel())
+    stored = dequantize.inputs[0]
+    codes = None if stored is None or dequantize.op_type != "DequantizeLinear" else constant_content(stored)
+    if codes is None or stored is None or dequantize.inputs[1] is None:
+        raise Unsupported("its bias is computed at run time")
+    scale = constant_content(dequantize.inputs[1])
+    if scale is None:
+        raise Unsupported("its bias is computed at run time")
+    if result.quantisation is None:
+        return ctx.floats(codes.astype(np.float64) * scale)
+    return _int32(ctx, codes, kernel, source)
+
+
+def _int32(ctx: Lowering, codes: NDArray[Any], kernel: Kernel, source: Tensor) -> Tensor:
+    assert kernel.scale is not None and source.quantisation is not None  # noqa: S101  # an integer layer
+    scale = (source.quantisation.scale * kernel.scale).astype(np.float32)
+    return ctx.network.constant("", codes.astype(np.int32), Quantisation(scale, 0, 0))
+
+
+def through_dynamic(value: ir.Value | None) -> tuple[ir.Value | None, bool]:
+    """The float Value behind DynamicQuantizeLinear → DequantizeLinear, and whether there is one."""
+    node = None if value is None else value.producer()
+    if node is not None and node.op_type == "DequantizeLinear":
+        source = quantised_on_the_fly(node.inputs[0])
+        if source is not None:
+            return source, True
+    return value, False
