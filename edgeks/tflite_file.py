@@ -38,8 +38,22 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         return int(schema.BufferEnd(builder))
 
 
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]
+    """Writes equal vectors once, since tables may point to one: the zero points of all layers are the same zeros."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._written: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, values: np.ndarray[Any, Any]) -> int:  # noqa: N802  # what it overrides
+        content = values.dtype.str, values.tobytes()
+        if content not in self._written:
+            self._written[content] = int(super().CreateNumpyVector(values))
+        return self._written[content]
+
+
 def pack(model: schema.ModelT) -> bytes:
-    """Model → bytes of a .tflite file, every buffer aligned to 16 bytes.
+    """Model → bytes of a .tflite file, every buffer aligned to 16 bytes, equal scales and zero points stored once.
 
     Raises:
         GraphError: it is larger than a flatbuffer can be.
@@ -51,7 +65,13 @@ def pack(model: schema.ModelT) -> bytes:
         aligned = _AlignedBuffer()
         aligned.data = buffer.data
         model.buffers[index] = aligned
-    builder = flatbuffers.Builder(size + 4096)
+    for graph in model.subgraphs:
+        for quantization in (tensor.quantization for tensor in graph.tensors):
+            if quantization is not None and quantization.scale is not None:
+                quantization.scale = np.asarray(quantization.scale, np.float32)
+            if quantization is not None and quantization.zeroPoint is not None:
+                quantization.zeroPoint = np.asarray(quantization.zeroPoint, np.int64)
+    builder = _Builder(size + 4096)
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
 

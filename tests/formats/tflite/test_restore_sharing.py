@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
 from foreign_tflite import SIZE, Graph, codes_of, convolutions, kernel, with_appended_buffers
@@ -11,7 +12,7 @@ from edgeks.formats.tflite.kernels import kernel_tensors, stored_kernels
 from edgeks.formats.tflite.restore_sharing import restore_sharing
 from edgeks.formats.tflite.runtime import open_interpreter, run
 from edgeks.target import KERNEL_LIBRARIES, LiteRtSession
-from edgeks.tflite_file import constant, read_tflite, schema
+from edgeks.tflite_file import constant, pack, read_tflite, schema
 
 DATA = Path(__file__).parents[2] / "data"
 FACTORS = (1.0, 0.37, 1.9)
@@ -237,6 +238,24 @@ def test_a_file_of_litert_torch_and_ai_edge_quantizer(tmp_path):
         for path in (tmp_path / "a.tflite", tmp_path / "b.tflite"):
             steps = np.abs(outputs(source, library) - outputs(path, library)) / details["quantization"][0]
             assert steps.max() <= 1.01
+
+
+@pytest.mark.parametrize("kernels", KERNEL_LIBRARIES)
+def test_equal_vectors_are_written_once_and_read_as_ever(tmp_path, kernels):
+    """The zero points of every kernel and bias, 8 bytes per channel, are one vector of zeros in the file."""
+    source = DATA / "litert_torch_static.tflite"
+    model = read_tflite(source)
+    whole, written = tmp_path / "a.tflite", tmp_path / "b.tflite"
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    whole.write_bytes(bytes(builder.Output()))
+    written.write_bytes(pack(model))
+    vectors_of_zeros = 2 * 5  # kernel and bias of 4 layers of 16 channels and one of 5
+    assert whole.stat().st_size - written.stat().st_size > (vectors_of_zeros - 3) * 16 * 8 - 16 * len(model.buffers)
+    np.testing.assert_array_equal(outputs(whole, kernels), outputs(written, kernels))
+    for one, other in zip(kernel_tensors(model), kernel_tensors(read_tflite(written)), strict=True):
+        np.testing.assert_array_equal(one.tensor.quantization.scale, other.tensor.quantization.scale)
+        np.testing.assert_array_equal(one.tensor.quantization.zeroPoint, other.tensor.quantization.zeroPoint)
 
 
 def test_buffers_behind_the_flatbuffer_are_read(tmp_path):
