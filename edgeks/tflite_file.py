@@ -39,24 +39,21 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
 
 
 class _Builder(flatbuffers.Builder):  # type: ignore[misc]
-    """Equal vectors are written once: a flatbuffer may point to one from many places.
-
-    Zero points of per-channel scales are 64 bits each, so that they would take more than the kernels of a ConvMixer.
-    """
+    """Writes equal vectors once, since tables may point to one: the zero points of all layers are the same zeros."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
-        self._vectors: dict[tuple[str, bytes], int] = {}
+        self._written: dict[tuple[str, bytes], int] = {}
 
-    def CreateNumpyVector(self, x: np.ndarray[Any, Any]) -> int:  # noqa: N802  # what it overrides
-        key = (x.dtype.str, x.tobytes())
-        if key not in self._vectors:
-            self._vectors[key] = super().CreateNumpyVector(x)
-        return self._vectors[key]
+    def CreateNumpyVector(self, values: np.ndarray[Any, Any]) -> int:  # noqa: N802  # what it overrides
+        content = values.dtype.str, values.tobytes()
+        if content not in self._written:
+            self._written[content] = int(super().CreateNumpyVector(values))
+        return self._written[content]
 
 
 def pack(model: schema.ModelT) -> bytes:
-    """Model → bytes of a .tflite file, every buffer aligned to 16 bytes.
+    """Model → bytes of a .tflite file, every buffer aligned to 16 bytes, equal scales and zero points stored once.
 
     Raises:
         GraphError: it is larger than a flatbuffer can be.
@@ -68,6 +65,12 @@ def pack(model: schema.ModelT) -> bytes:
         aligned = _AlignedBuffer()
         aligned.data = buffer.data
         model.buffers[index] = aligned
+    for graph in model.subgraphs:
+        for quantization in (tensor.quantization for tensor in graph.tensors):
+            if quantization is not None and quantization.scale is not None:
+                quantization.scale = np.asarray(quantization.scale, np.float32)
+            if quantization is not None and quantization.zeroPoint is not None:
+                quantization.zeroPoint = np.asarray(quantization.zeroPoint, np.int64)
     builder = _Builder(size + 4096)
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
@@ -94,6 +97,7 @@ def read_tflite(path: Path) -> schema.ModelT:
         raise ModelFileError(f"{path}: no .tflite file (its bytes 4 to 8 are not {IDENTIFIER.decode()})")
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+        _fetch_appended_buffers(model, content)
         _check(model, size)
     except (struct.error, IndexError, TypeError, AttributeError, ValueError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{path}: a damaged .tflite file ({size} bytes): {error}; export it again") from error
@@ -153,15 +157,28 @@ def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray[Any, An
     return np.frombuffer(np.asarray(data, np.uint8).tobytes(), NUMPY_TYPES[tensor.type]).reshape(shape)
 
 
+def _fetch_appended_buffers(model: schema.ModelT, content: bytes) -> None:
+    """Buffers that lie behind the flatbuffer, as ai-edge-quantizer writes them → buffers like any other."""
+    for buffer in model.buffers if model.buffers is not None else []:
+        if buffer.offset > 1 or buffer.size > 1:  # 0 and 1 stand for "in the flatbuffer"
+            if buffer.offset + buffer.size > len(content):
+                raise ValueError(f"a buffer of {buffer.size} bytes at {buffer.offset}, behind the end of the file")
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    for graph in model.subgraphs if model.subgraphs is not None else []:
+        for operator in graph.operators if graph.operators is not None else []:
+            if operator.largeCustomOptionsOffset > 1:
+                raise ValueError(
+                    "a custom operator whose options lie behind the flatbuffer, which edgeks does not read"
+                )
+
+
 def _check(model: schema.ModelT, size: int) -> None:
     """Raise ValueError where an index points nowhere, or a constant is not as large as its shape says."""
     if not model.subgraphs:
         raise ValueError("no graph in it")
     if model.version != SCHEMA_VERSION:
         raise ValueError(f"schema version {model.version}, known: {SCHEMA_VERSION}")
-    for buffer in model.buffers or []:
-        if buffer.offset > 1 or buffer.size > 1:
-            raise ValueError("its buffers lie behind the flatbuffer, which edgeks does not read")
     for graph in model.subgraphs:
         count = len(graph.tensors)
         for tensor in graph.tensors:
