@@ -21,7 +21,7 @@ RESOLVERS = {
     "reference": OpResolverType.BUILTIN_REF,
 }
 INTERFACE_KEY = "interface"  # of the metadata, with the prefix that all of edgeks' entries have
-# TFLite's own kernels, without what a delegate makes of the file. The plain loops of "reference" would be exact on every
+# TFLite's own kernels, without what a delegate makes of the file. The plain loops of "reference" are the same on every
 # CPU, but take minutes for a network that these run in a second.
 REFERENCE = LiteRtSession(threads=1, kernels="builtin")
 
