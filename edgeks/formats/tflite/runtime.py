@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +38,34 @@ def open_interpreter(file: Path, session: LiteRtSession) -> Interpreter:
         ModelFileError: LiteRT does not take the file.
     """
     try:
-        interpreter = Interpreter(
-            model_path=str(file),
-            num_threads=session.threads,
-            experimental_op_resolver_type=RESOLVERS[session.kernels],
-        )
-        interpreter.allocate_tensors()
+        with _quiet():
+            interpreter = Interpreter(
+                model_path=str(file),
+                num_threads=session.threads,
+                experimental_op_resolver_type=RESOLVERS[session.kernels],
+            )
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise ModelFileError(f"LiteRT refuses {file.name}: {str(error).splitlines()[0][:300]}") from error
     return interpreter
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """LiteRT tells of its delegate on the process's stderr, past Python's; what it refuses is in its exception."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    with tempfile.TemporaryFile() as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def interface(file: Path) -> Interface | None:
