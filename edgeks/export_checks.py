@@ -48,8 +48,8 @@ def require_parity(
     if here.sqnr_db < required and not (int8 and saturates_here(target)):
         raise ParityFailed(
             f"{out.name}: {here} when {RUNTIME_NAMES[target.format]} runs it with {target.name!r}'s session options, "
-            f"though the file itself computes {parity.sqnr_db:.1f} dB: the runtime gets an operator of this network wrong; "
-            "no file was written. Try another --form or --target, or accept it with --min-sqnr"
+            f"though the file itself computes {parity.sqnr_db:.1f} dB: the runtime gets an operator of this network "
+            "wrong; no file was written. Try another --form or --target, or accept it with --min-sqnr"
         )
 
 
