@@ -35,7 +35,7 @@ fuzz: $(STAMP)
 litert-torch: $(LITERT_STAMP)
 
 test-litert-torch: $(LITERT_STAMP)
-	OMP_NUM_THREADS=1 $(LITERT_VENV)/bin/pytest tests/test_litert_converter.py tests/formats/tflite/test_restore_sharing.py
+	OMP_NUM_THREADS=1 $(LITERT_VENV)/bin/pytest tests/test_litert_converter.py tests/test_litert_oracle.py tests/formats/tflite/test_restore_sharing.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -174,7 +174,7 @@ def test_every_command_has_help(edgeks, command):
         (["export", "m.pt", "--min-sqnr", "high"], "valid number"),
         (["bench", "m.onnx", "--runs", "many"], "valid integer"),
         (["export", "m.pt", "--min-sqnr", "nan"], "--min-sqnr nan: legal: a number of dB"),
-        (["export", "m.pt", "--fp32", "--int8"], "--fp32 and --int8 exclude each other"),
+        (["export", "m.pt", "--fp32", "--int8"], "--fp32, --fp16 and --int8 exclude each other"),
         (["export", "m.pt", "--form", "qdq"], "--form qdq is about int8: add --int8"),
         (["export", "m.pt", "--calibration", "mse"], "--calibration mse is about int8: add --int8"),
         (["export", "m.pt", "--bias-correction"], "--bias-correction is about int8: add --int8"),
