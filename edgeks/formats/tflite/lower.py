@@ -20,7 +20,9 @@ from edgeks.formats.tflite.table import LOWERINGS
 
 MAP_RANK = 4
 LISTED = 20
-SOURCE = "source"  # key of Node.meta: the line of the user's Python that the node comes from
+# Keys that graph/source_lines.py writes, which this room does not import.
+SOURCE = "source"  # of Node.meta: the line of the user's Python that the node comes from
+CAPTURED = "captured_from"  # of Model.meta: "torch" where there is a module that another converter could take
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,10 @@ def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True) 
             _assume(ctx, node)
     if faults:
         shown = "; ".join(faults[:LISTED]) + (f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else "")
+        way_out = "; --converter litert-torch takes more operators" if model.meta.get(CAPTURED) == "torch" else ""
         raise GraphError(
             f"{len(faults)} node{'s' if len(faults) > 1 else ''} of the network cannot be lowered to TFLite: {shown}. "
-            "docs/tflite_ops.md lists what can; --converter litert-torch takes more operators"
+            f"docs/tflite_ops.md lists what can{way_out}"
         )
     outputs = {str(value.name): _output(ctx, value, nhwc=nhwc) for value in model.graph.outputs}
     content = ctx.network.to_bytes(inputs, outputs, f"edgeks {edgeks.__version__}", metadata)
