@@ -107,7 +107,6 @@ def test_windows_of_three_dimensions(tmp_path):
     ("line", "reason"),
     [
         ("y = Relu(x)", None),
-        ("y = Elu<alpha=2.0>(x)", "alpha is not 1"),
         ("y = MaxPool<kernel_shape=[2,2], dilations=[2,2]>(x)", "dilated pooling"),
         ("y = Resize<mode=\"cubic\">(x, , s)", "mode 'cubic'"),
         ("y = Conv(x, x)", "its kernel is computed at run time"),

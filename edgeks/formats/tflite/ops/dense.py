@@ -31,10 +31,8 @@ def matmul(ctx: Lowering, node: ir.Node) -> None:
         _fully_connected(ctx, node, transposed=True)
         return
     left, right = node.inputs
-    result = ctx.result(node, [left, right], fuse=False)
+    result = ctx.result(node, [], fuse=False)
     rank = len(result.shape)
-    if result.quantisation is not None:
-        raise Unsupported("a product of two integer tensors")
     if rank > 4 or rank != len(ctx.shape(left)) or rank != len(ctx.shape(right)):
         raise Unsupported("a product of tensors of different rank, or of more than 4 axes")
     inputs = [ctx.read(value, result, plain(rank)) for value in (left, right)]

@@ -138,21 +138,33 @@ def leaky_relu(ctx: Lowering, node: ir.Node) -> None:
 
 
 def elu(ctx: Lowering, node: ir.Node) -> None:
-    """alpha 1; in float."""
-    if node.attributes.get_float("alpha", 1.0) != 1.0:
-        raise Unsupported("alpha is not 1")
-    _unary(ctx, node, "ELU", integer=False)
+    """RELU(x) + alpha·(EXP(MINIMUM(x, 0)) − 1), by SUB, MUL and ADD, in float: the reference kernels have no ELU."""
+    result = ctx.result(node, [], fuse=False)
+    order, x = ctx.order_of(node.inputs[0]), ctx.read(node.inputs[0], result)
+    alpha = node.attributes.get_float("alpha", 1.0)
+    below = ctx.step("MINIMUM", [x, ctx.floats(0.0)], x.shape, schema.MaximumMinimumOptionsT())
+    below = ctx.step("EXP", [below], x.shape)
+    below = ctx.step("SUB", [below, ctx.floats(1.0)], x.shape, schema.SubOptionsT())
+    if alpha != 1.0:
+        below = ctx.step("MUL", [below, ctx.floats(alpha)], x.shape, schema.MulOptionsT())
+    above = ctx.step("RELU", [x], x.shape)
+    ctx.emit("ADD", [above, below], result, order, schema.AddOptionsT())
 
 
 def prelu(ctx: Lowering, node: ir.Node) -> None:
-    """A constant slope, one number per channel or one for all; in float."""
-    result = ctx.result(node, [], fuse=False)
-    order = ctx.order_of(node.inputs[0])
+    """PRELU, with a constant slope, one number per channel or one for all; in float."""
+    rank = len(ctx.shape(node.inputs[0]))
     slope = ctx.number(node, 1)
     assert slope is not None  # noqa: S101  # required by the operator
-    slope = slope.reshape([1] * (len(order) - slope.ndim) + list(slope.shape)).transpose(order)
-    wide = np.broadcast_to(slope[:1], (1, *[1] * (len(order) - 2), slope.shape[-1]))  # TFLite wants it per channel
-    ctx.emit("PRELU", [ctx.read(node.inputs[0], result), ctx.floats(wide[0])], result, order)
+    if rank < 2 or slope.ndim > rank or slope.size not in (1, ctx.shape(node.inputs[0])[1]):
+        raise Unsupported(f"a slope of shape {slope.shape}; legal: one number, or one per channel")
+    slope = slope.reshape([1] * (rank - slope.ndim) + list(slope.shape))
+    if slope.size != 1 and slope.shape[1] != slope.size:
+        raise Unsupported("a slope along another axis than the channels")
+    result = ctx.result(node, [], fuse=False)
+    order = channels_last(rank)
+    per_channel = slope.reshape([1] * (rank - 2) + [-1])  # TFLite wants every axis but the batch
+    ctx.emit("PRELU", [ctx.read(node.inputs[0], result, order), ctx.floats(per_channel)], result, order)
 
 
 def softmax(ctx: Lowering, node: ir.Node) -> None:
@@ -178,7 +190,7 @@ def plain_float(name: str) -> Any:
 def last_first(ctx: Lowering, node: ir.Node, name: str) -> None:
     """Softmax and its like: the axis must be the tensor's last."""
     x = node.inputs[0]
-    result = ctx.result(node, [x] if name == "SOFTMAX" else [], fuse=False)
+    result = ctx.result(node, [x] if name == "SOFTMAX" else [], fuse=False, own=OF_LOGISTIC)
     axis = node.attributes.get_int("axis", -1) % len(result.shape)
     order = ctx.order_of(x)
     if order[-1] != axis:
@@ -204,7 +216,7 @@ def _unary(
     integer: bool = True,
 ) -> None:
     x = node.inputs[0]
-    result = ctx.result(node, [x] if integer else [], fuse=False)
+    result = ctx.result(node, [x] if integer else [], fuse=False, own=own)
     ctx.emit(name, [ctx.read(x, result)], result, ctx.order_of(x), options, own=own)
 
 
