@@ -1,6 +1,7 @@
 # make demo   train, export, prove, audit and time a kernel-sharing net: the whole path, from nothing
 # make test   lint, type check, import rules, and every test
 # make fuzz   1,000 random networks with random sharing plans through the exporter; takes half an hour
+# make docs   docs/tflite_ops.md from the code
 # All build .venv from constraints.txt when it is missing or out of date, and the tests .venv-tflite-runtime from
 # tests/tflite_runtime/constraints.txt: tflite-runtime's last release, for numpy 1 and Python 3.11.
 
@@ -15,7 +16,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 $(shell rm -f $(STAMP))
 endif
 
-.PHONY: demo test fuzz lint format clean
+.PHONY: demo test fuzz docs lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgeks run pipelines/quickstart.toml
@@ -25,6 +26,9 @@ test: lint $(TFLITE_RUNTIME)
 
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout=0 --hypothesis-profile fuzz tests/test_property.py
+
+docs: $(STAMP)
+	$(BIN)/python -m edgeks.formats.tflite.supported docs/tflite_ops.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -89,7 +89,8 @@ def in_codes(
 ) -> dict[str, float]:
     """Float graph → the same with a QuantizeLinear and a DequantizeLinear behind everything; gives each output's step.
 
-    A Relu or Clip leaves with the operator before. What only moves values keeps their scale; an output does not, if `own_scale`.
+    A Relu or Clip leaves with the operator before. What only moves values keeps their scale; an output does not, if
+    `own_scale`.
     """
     quantize_kernels(model, "int8", file_format="tflite")
     computed = [value for node in model.graph for value in node.outputs if node.op_type != "DequantizeLinear"]
@@ -105,7 +106,8 @@ def in_codes(
             continue
         placement.integer.add(value)
         source = None if node is None else node.inputs[0]
-        keeps = not (own_scale and value.is_graph_output())  # an own one in between would be an error that is amplified
+        # An own one in between would be an error that is amplified, and an average is rounded to its input's steps.
+        keeps = not (own_scale and value.is_graph_output() and node is not None and node.op_type != "AveragePool")
         if node is not None and node.op_type in MOVING["tflite"] and keeps and source in placement.quantised:
             placement.tied[value] = source
         else:

@@ -10,11 +10,18 @@ from op_network import by_onnx_runtime, by_tflite, in_codes, lowered
 from op_table import NETWORKS, networks
 
 from edgeks.formats.tflite.runtime import RESOLVERS
+from edgeks.formats.tflite.supported import tflite_operators
 from edgeks.formats.tflite.table import LOWERINGS
 
 EXAMPLES = math.ceil(settings.default.max_examples / 3)
 CLOSE = 1e-4  # of the largest number of an output
+LAYOUT = ("TRANSPOSE", "RESHAPE")  # axes in another order, or of a 1-D operator, or those that broadcasting adds
 LEAST = 0.05  # an output whose terms cancel each other is held against this
+
+
+def rules(graph):
+    """TFLite operators that docs/tflite_ops.md names for the operators of a graph."""
+    return {name for node in graph.graph for name in tflite_operators(node.op_type)}
 
 
 def test_every_operator_of_the_table_has_its_networks():
@@ -30,6 +37,7 @@ def test_float(op, data):
     wanted = network.wanted()
     file = lowered(network.graph(), nhwc=nhwc)
     note(file.operators)
+    assert set(file.operators) <= {*LAYOUT, *rules(network.graph())}, "docs/tflite_ops.md does not name them"
     for kernels in RESOLVERS:
         for found, right in zip(by_tflite(file, network.feed(), kernels, nhwc=nhwc), wanted, strict=True):
             assert found.shape == right.shape
@@ -54,6 +62,8 @@ def test_int8(op):
         wanted = by_onnx_runtime(graph, feed)
         file = lowered(graph)
         note(file.operators)
+        allowed = {*LAYOUT, "QUANTIZE", "DEQUANTIZE", *rules(network.graph())}
+        assert set(file.operators) <= allowed, "docs/tflite_ops.md does not name them"
         elements += sum(right.size for right in wanted)
         for kernels in RESOLVERS:
             for found, right, step in zip(by_tflite(file, feed, kernels), wanted, steps.values(), strict=True):

@@ -107,6 +107,11 @@ def test_windows_of_three_dimensions(tmp_path):
     ("line", "reason"),
     [
         ("y = Relu(x)", None),
+        ("y = Max(x, x, x)", "of 3 tensors"),
+        ("y = ConvTranspose<auto_pad=\"SAME_UPPER\">(x, W)", "auto_pad or output_shape"),
+        ("y = ConvTranspose<strides=[2,2], output_padding=[1,0]>(x, W)", "output_padding is 1 more than padding"),
+        ("y, i = MaxPool<kernel_shape=[2,2]>(x)\n z = Cast<to=1>(i)", "its indices are read"),
+        ("y = PRelu(x, W)", "a slope of shape"),
         ("y = MaxPool<kernel_shape=[2,2], dilations=[2,2]>(x)", "dilated pooling"),
         ("y = Resize<mode=\"cubic\">(x, , s)", "mode 'cubic'"),
         ("y = Conv(x, x)", "its kernel is computed at run time"),
@@ -115,9 +120,9 @@ def test_windows_of_three_dimensions(tmp_path):
 )  # fmt: skip
 def test_what_an_operator_of_the_table_does_not_take(line, reason):
     text = f"(float[1,4,6,6] x) => (float[n,c,h,w] y) {{ {line} }}"
-    constants = {"s": normal(4) * 0 + [1, 1, 2, 2], "p": [0, 0, -1, 0, 0, 0, 0, 0]}
+    constants = {"s": normal(4) * 0 + [1, 1, 2, 2], "p": [0, 0, -1, 0, 0, 0, 0, 0], "W": normal(4, 4, 3, 3)}
     constants["s"] = constants["s"].astype("float32")
-    used = {name: value for name, value in constants.items() if f" {name})" in line}
+    used = {name: value for name, value in constants.items() if f", {name})" in line}
     model = graph_of(text, **used)
     if reason is None:
         lower(model, {})
