@@ -97,6 +97,7 @@ def conv_transpose(ctx: Lowering, node: ir.Node) -> None:
     begin = (0, *pads[:2], 0)
     end = (result.shape[0], *(low + want for low, want in zip(pads[:2], wanted, strict=True)), result.shape[1])
     cut = schema.StridedSliceOptionsT()
+    cut.endMask = 1  # all of the batch, also of an interpreter that is resized
     tables: list[Tensor | None] = [made, ctx.integers(begin), ctx.integers(end), ctx.integers((1, 1, 1, 1))]
     ctx.emit("STRIDED_SLICE", tables, result, channels_last(4), cut)
 

@@ -269,6 +269,9 @@ def _strided_slice(
 ) -> None:
     options = schema.StridedSliceOptionsT()
     options.endMask = end_mask
+    batch = source.shape[order.index(0)]
+    if (begin[0], end[0], stride[0]) == (0, batch, 1):  # all of it, also of an interpreter that is resized
+        options.endMask |= 1 << order.index(0)
     tables = [ctx.integers(held_shape(numbers, order)) for numbers in (begin, end, stride)]
     ctx.emit("STRIDED_SLICE", [source, *tables], result, order, options, own=source.quantisation)
 
