@@ -25,7 +25,7 @@ test: lint $(TFLITE_RUNTIME)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 fuzz: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout=0 --hypothesis-profile fuzz tests/test_property.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout=0 --hypothesis-profile fuzz tests/test_property.py tests/formats/tflite/test_ops.py
 
 docs: $(STAMP)
 	$(BIN)/python -m edgeks.formats.tflite.supported docs/tflite_ops.md

@@ -17,8 +17,7 @@ Written by `make docs` from the docstrings of `edgeks/formats/tflite/ops/`; do n
 The operators are those of ONNX, which torch.onnx.export makes of a network: SiLU is a Sigmoid and a Mul there. Feature
 maps are held as N×H×W×C; a TRANSPOSE appears only where an operator needs another order of axes than its input has.
 Tensors have up to 6 axes, and sizes that are known at export. `resize_tensor_input` gives a finished file another
-batch,
-where the network has no ConvTranspose and does not mix images itself.
+batch, where the network has no ConvTranspose and does not mix images itself.
 
 An operator that is *in float* stands between a DEQUANTIZE and a QUANTIZE in an int8 file. The others compute with int8
 there, between operators that do.

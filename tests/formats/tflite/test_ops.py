@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
-from op_network import by_onnx_runtime, by_tflite, in_codes, lowered
+from op_network import OpNetwork, by_onnx_runtime, by_tflite, in_codes, lowered
 from op_table import NETWORKS, networks
 
 from edgeks.formats.tflite.runtime import RESOLVERS
@@ -74,3 +74,18 @@ def test_int8(op):
 
     one_network()
     assert max(off_by_two.values()) <= 0.01 * elements, off_by_two
+
+
+@pytest.mark.parametrize("op", ["Softmax", "Sigmoid"])
+def test_steps_that_int8_kernels_do_not_have_are_computed_in_float(op):
+    """The int8 kernels give multiples of 1/256: nothing of probabilities of 64 classes that are 1/64 each."""
+    bounds = ((-0.5, 0.5),) if op == "Softmax" else ((-9.0, -4.0),)
+    network = OpNetwork(
+        f"y = {op}(a)", [[8, 64]], lambda a: a.softmax(1) if op == "Softmax" else a.sigmoid(), {}, bounds
+    )
+    graph, feed = network.graph(), network.feed()
+    (step,) = in_codes(graph, feed, network.input_ranges(), own_scale=True).values()
+    (wanted,) = by_onnx_runtime(graph, feed)
+    for kernels in RESOLVERS:
+        (found,) = by_tflite(lowered(graph), feed, kernels)
+        assert len(np.unique(found)) > 20 and np.abs(np.rint((found - wanted) / step)).max() <= 1

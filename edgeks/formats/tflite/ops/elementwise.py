@@ -140,7 +140,7 @@ def leaky_relu(ctx: Lowering, node: ir.Node) -> None:
 
 
 def elu(ctx: Lowering, node: ir.Node) -> None:
-    """RELU, MINIMUM, EXP, SUB, MUL and ADD, in float: TFLite's reference kernels have none. Any alpha."""
+    """RELU, MINIMUM, EXP, SUB, MUL and ADD, in float: the reference kernels lack TFLite's own. Any alpha."""
     result = ctx.result(node, [], fuse=False)
     order, x = ctx.order_of(node.inputs[0]), ctx.read(node.inputs[0], result)
     alpha = node.attributes.get_float("alpha", 1.0)
