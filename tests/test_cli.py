@@ -446,3 +446,21 @@ def test_debug_shows_the_traceback(monkeypatch, tmp_path):
     with pytest.raises(Exception, match="no such file"):
         cli.main()
     signal.signal(signal.SIGTERM, handler)
+
+
+class Unlowerable(torch.nn.Module):
+    """Two operators that TFLite has no form for."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 4, 3)
+
+    def forward(self, x):
+        return torch.atan(torch.cumsum(self.conv(x), 1)).mean((2, 3))
+
+
+def test_operators_that_tflite_has_no_form_for(refuses, tmp_path):
+    torch.save(Unlowerable(), tmp_path / "net.pt")
+    arguments = ("export", tmp_path / "net.pt", "--trust", "--input", "1x8x8", "--target", "tflite")
+    refuses("2 nodes of the network cannot be lowered to TFLite: CumSum 'CumSum' (", *arguments)
+    refuses("--converter litert-torch takes more operators", *arguments)

@@ -8,6 +8,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -20,15 +21,18 @@ from torch.nn.utils import parametrize
 from edgeks.errors import DataError, GraphError, SharingBroken
 from edgeks.graph.kernels import readers
 from edgeks.graph.node_names import name_nodes
+from edgeks.graph.source_lines import note_sources
 from edgeks.sharing.torch import discover
 
 INPUT_NAME, OUTPUT_NAME = "input", "output"
+TORCH = Path(torch.__file__).parent
 
 
 def capture(model: nn.Module, example: NDArray[np.float32], opset: int) -> ir.Model:
     """Module in eval mode → graph for exactly the shape of `example` (N×C×H×W); BN stays a node.
 
-    Nodes that read a kernel are named after their layer (`conv`, `conv#2` … where a module is called again).
+    Nodes that read a kernel are named after their layer (`conv`, `conv#2` … where a module is called again), and all
+    bear the line of the user's Python that they come from (graph/source_lines.py).
 
     Raises:
         GraphError: torch.export cannot trace the network, or its result is not a graph of one tensor input.
@@ -59,6 +63,7 @@ def capture(model: nn.Module, example: NDArray[np.float32], opset: int) -> ir.Mo
     graph_model = program.model
     common.IdentityEliminationPass()(graph_model)  # weight.detach() must not hide who reads the kernel
     name_nodes(graph_model)
+    note_sources(graph_model, [TORCH])
     return graph_model
 
 

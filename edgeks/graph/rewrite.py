@@ -7,6 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 MARKS = "marks"  # key of Value.meta; see graph/marks.py
+SOURCE = "source"  # key of Node.meta: the line of the user's Python that the node comes from
 
 
 def new_initializer(model: ir.Model, name: str, content: NDArray[np.generic]) -> ir.Value:
@@ -30,7 +31,13 @@ def drop_unused_initializers(model: ir.Model) -> None:
 
 
 def replace_node(model: ir.Model, old: ir.Node, new: list[ir.Node]) -> None:
-    """Put `new` where `old` is; the output of the last takes over name, shape and uses of `old`'s output."""
+    """Put `new` where `old` is; the output of the last takes over name, shape and uses of `old`'s output.
+
+    All come from the line of Python that `old` comes from.
+    """
+    if SOURCE in old.meta:
+        for node in new:
+            node.meta[SOURCE] = old.meta[SOURCE]
     result, replaced = new[-1].outputs[0], old.outputs[0]
     result.shape, result.type = replaced.shape, replaced.type
     name = replaced.name

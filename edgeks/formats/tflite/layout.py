@@ -83,10 +83,15 @@ def reshapable(order: Order, before: Sequence[int], after: Sequence[int]) -> Ord
 
 
 def _with_ones(significant: Sequence[int], shape: Sequence[int]) -> Order:
-    """All axes: those of size 1 go where the Value has them, ahead of the next significant one."""
+    """All axes: those of size 1 go where the Value has them, ahead of the next significant one.
+
+    The first axis, which is the batch, goes first: an interpreter may be resized to another one.
+    """
     result = list(significant)
     for axis in range(len(shape) - 1, -1, -1):
-        if shape[axis] == 1:
+        if shape[axis] == 1 and axis == 0:
+            result.insert(0, axis)
+        elif shape[axis] == 1:
             result.insert(result.index(axis + 1) if axis + 1 in result else len(result), axis)
     return tuple(result)
 

@@ -20,7 +20,9 @@ from edgeks.formats.tflite.table import LOWERINGS
 
 MAP_RANK = 4
 LISTED = 20
-SOURCE = "source"  # key of Node.meta: the line of the user's Python that the node comes from
+# Keys that graph/source_lines.py writes, which this room does not import.
+SOURCE = "source"  # of Node.meta: the line of the user's Python that the node comes from
+CAPTURED = "captured_from"  # of Model.meta: "torch" where there is a module that another converter could take
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,10 @@ def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True) 
             _assume(ctx, node)
     if faults:
         shown = "; ".join(faults[:LISTED]) + (f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else "")
+        way_out = "; --converter litert-torch takes more operators" if model.meta.get(CAPTURED) == "torch" else ""
         raise GraphError(
             f"{len(faults)} node{'s' if len(faults) > 1 else ''} of the network cannot be lowered to TFLite: {shown}. "
-            "docs/tflite_ops.md lists what can; --converter litert-torch takes more operators"
+            f"docs/tflite_ops.md lists what can{way_out}"
         )
     outputs = {str(value.name): _output(ctx, value, nhwc=nhwc) for value in model.graph.outputs}
     content = ctx.network.to_bytes(inputs, outputs, f"edgeks {edgeks.__version__}", metadata)
@@ -87,13 +90,49 @@ def inferred_shapes(model: ir.Model) -> dict[str, tuple[int, ...]]:
     for index, node in enumerate(model.graph):  # inference goes by name
         for output in node.outputs:
             output.name = output.name or f"value_{index}_{output.index()}"
-    proto = onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True)
+    proto = ir.to_proto(model)
+    found = _static_shapes(proto)
+    for node in proto.graph.node:  # in order: what is behind one that is wrong is wrong too
+        if _without_ceil(node, found):
+            found = _static_shapes(proto)
+    return found
+
+
+def _static_shapes(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     found = {}
-    for info in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+    for info in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
         shape = info.type.tensor_type.shape
         if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in shape.dim):
             found[info.name] = tuple(d.dim_value for d in shape.dim)
     return found
+
+
+def _without_ceil(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """ceil_mode of a pooling as padding, where onnx counts a window that begins beyond the map, as no runtime does.
+
+    Only shapes are read from such a node. Gives whether it was changed.
+    """
+    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    shape = shapes.get(node.input[0]) if node.input else None
+    if node.op_type not in ("MaxPool", "AveragePool") or not given.get("ceil_mode") or shape is None:
+        return False
+    kernel, spatial = given["kernel_shape"], len(shape) - 2
+    strides, dilations = (given.get(key, [1] * spatial) for key in ("strides", "dilations"))
+    pads = list(given.get("pads", [0] * (2 * spatial)))
+    wrong = False
+    for axis, (size, k, s, d) in enumerate(zip(shape[2:], kernel, strides, dilations, strict=True)):
+        low, high = pads[axis], pads[axis + spatial]
+        reach = (k - 1) * d + 1
+        outputs = -(-(size + low + high - reach) // s) + 1
+        if (outputs - 1) * s >= size + low:
+            outputs, wrong = outputs - 1, True
+        pads[axis + spatial] = max((outputs - 1) * s + reach - size - low, 0)
+    if wrong:
+        kept = [attribute for attribute in node.attribute if attribute.name not in ("ceil_mode", "pads")]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
+    return wrong
 
 
 def _lower_node(ctx: Lowering, node: ir.Node) -> None:

@@ -16,6 +16,7 @@ from edgeks.formats.tflite.network import Network, Quantisation, Tensor
 
 Activation = schema.ActivationFunctionType
 NONE: int = Activation.NONE
+MOST_OWN_STEPS = 2  # steps of the graph in one of a kernel's own: rounding to it first is then off by one at most
 WITH_KERNEL = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # their outputs bear the names of their layers
 
 
@@ -102,9 +103,18 @@ class Lowering:
     # What an operator computes
 
     def result(
-        self, node: ir.Node, activations: Sequence[ir.Value | None], *, fuse: bool = True, output: int = 0
+        self,
+        node: ir.Node,
+        activations: Sequence[ir.Value | None],
+        *,
+        fuse: bool = True,
+        output: int = 0,
+        own: Quantisation | None = None,
     ) -> Result:
-        """Output of `node` with the Relu that only it feeds, in codes where `activations` come and it goes as codes."""
+        """Output of `node` with the Relu that only it feeds, in codes where `activations` come and it goes as codes.
+
+        In float, too, where its steps would be lost in those of the one quantisation that TFLite's kernel has (`own`).
+        """
         value, activation = node.outputs[output], NONE
         follower = only_reader(value)
         if fuse and follower is not None and (found := fused_activation(follower)) is not None:
@@ -117,8 +127,11 @@ class Lowering:
         made_of_codes = bool(activations) and all(self.codes_of(source) is not None for source in activations)
         if quantize is None or quantize.op_type != "QuantizeLinear" or not made_of_codes:
             return Result(value, shape, activation, None, name)
+        quantisation = quantisation_of(quantize)
+        if own is not None and own.scale[0] > MOST_OWN_STEPS * quantisation.scale[0]:
+            return Result(value, shape, activation, None, name)
         self.done.add(quantize)
-        return Result(quantize.outputs[0], shape, activation, quantisation_of(quantize), name)
+        return Result(quantize.outputs[0], shape, activation, quantisation, name)
 
     def read(self, value: ir.Value | None, result: Result, order: Order | None = None) -> Tensor:
         """The tensor of an operand: codes where the result is in codes, else float; in `order`, or as it is held."""

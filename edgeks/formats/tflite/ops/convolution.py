@@ -18,8 +18,9 @@ from edgeks.formats.tflite.ops.windows import VALID, padded_for, window
 
 
 def conv(ctx: Lowering, node: ir.Node) -> None:
-    """1-D or 2-D, any kernel size, stride, dilation and padding; a constant kernel. One input channel per group becomes
-    DEPTHWISE_CONV_2D, other groups a CONV_2D whose kernel has fewer input channels."""
+    """CONV_2D; DEPTHWISE_CONV_2D for one input channel per group. 1-D or 2-D; any kernel size, stride, dilation, group
+    count and padding (a PAD where it is neither SAME nor VALID); a constant kernel. A Relu, Relu6 or Clip(-1, 1) behind
+    it is fused."""
     kernel = kernel_of(node)
     if kernel is None:
         raise Unsupported("its kernel is computed at run time")
@@ -49,8 +50,8 @@ def conv(ctx: Lowering, node: ir.Node) -> None:
 
 
 def conv_transpose(ctx: Lowering, node: ir.Node) -> None:
-    """2-D, one group, dilation 1, a constant kernel. Padding that TFLite's SAME and VALID cannot say is cut off the
-    result by a STRIDED_SLICE."""
+    """TRANSPOSE_CONV. 2-D, one group, dilation 1; a constant kernel; padding, cut off the result by a STRIDED_SLICE, is
+    given in numbers, and output_padding is no more than it."""
     kernel = kernel_of(node)
     if kernel is None:
         raise Unsupported("its kernel is computed at run time")
@@ -58,6 +59,8 @@ def conv_transpose(ctx: Lowering, node: ir.Node) -> None:
         raise Unsupported("only one group and two dimensions have a TRANSPOSE_CONV")
     if set(node.attributes.get_ints("dilations", (1,))) != {1}:
         raise Unsupported("dilated; TRANSPOSE_CONV is not")
+    if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or "output_shape" in node.attributes:
+        raise Unsupported("its padding is given by auto_pad or output_shape; legal: pads")
     x = node.inputs[0]
     result = ctx.result(node, [x] if kernel.dequantize else [], fuse=False)
     source = ctx.read(x, result, channels_last(4))
@@ -71,7 +74,7 @@ def conv_transpose(ctx: Lowering, node: ir.Node) -> None:
     options.padding, (options.strideH, options.strideW) = VALID, strides
     more = [max(low + want - size, 0) for size, low, want in zip(sizes, pads[:2], wanted, strict=True)]
     if any(more):  # output_padding beyond what the kernel reaches: nothing but the bias there
-        raise Unsupported(f"output_padding reaches {max(more)} beyond the kernel; take a kernel of at least the stride")
+        raise Unsupported(f"output_padding is {max(more)} more than padding; legal: no more than padding")
     whole = (result.shape[0], *sizes, result.shape[1])
     inputs = [ctx.integers(whole), weight, source, *([bias] if node_has_bias(node) else [])]
     if tuple(sizes) == wanted and not any(pads[:2]):
@@ -90,6 +93,7 @@ def conv_transpose(ctx: Lowering, node: ir.Node) -> None:
     begin = (0, *pads[:2], 0)
     end = (result.shape[0], *(low + want for low, want in zip(pads[:2], wanted, strict=True)), result.shape[1])
     cut = schema.StridedSliceOptionsT()
+    cut.endMask = 1  # all of the batch, also of an interpreter that is resized
     tables: list[Tensor | None] = [made, ctx.integers(begin), ctx.integers(end), ctx.integers((1, 1, 1, 1))]
     ctx.emit("STRIDED_SLICE", tables, result, channels_last(4), cut)
 

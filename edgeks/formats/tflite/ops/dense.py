@@ -14,8 +14,9 @@ from edgeks.formats.tflite.ops.kernels import Arrange, Kernel, bias_tensor, kern
 
 
 def gemm(ctx: Lowering, node: ir.Node) -> None:
-    """x·W + b with a constant W; alpha and beta 1. The columns of a W that reads a flattened feature map are permuted
-    instead of the map, where this layer alone reads both."""
+    """FULLY_CONNECTED; CONV_2D of 1×1 where activations are quantised on the fly. x·W + b with a constant W; alpha and
+    beta 1, transA 0. A Relu, Relu6 or Clip(-1, 1) behind it is fused. A flattened feature map that this layer alone
+    reads costs no transpose: the columns of W are permuted instead."""
     attributes = node.attributes
     if attributes.get_float("alpha", 1.0) != 1.0 or attributes.get_float("beta", 1.0) != 1.0:
         raise Unsupported("alpha or beta is not 1")
@@ -25,16 +26,15 @@ def gemm(ctx: Lowering, node: ir.Node) -> None:
 
 
 def matmul(ctx: Lowering, node: ir.Node) -> None:
-    """x·W with a constant matrix W, or a product of two float tensors of equal rank."""
+    """FULLY_CONNECTED (CONV_2D of 1×1 where activations are quantised on the fly) for x·W with a constant matrix W;
+    BATCH_MATMUL, in float, for a product of two tensors of equal rank, up to 4 axes."""
     kernel = kernel_of(node)
     if kernel is not None and kernel.content.ndim == 2:
         _fully_connected(ctx, node, transposed=True)
         return
     left, right = node.inputs
-    result = ctx.result(node, [left, right], fuse=False)
+    result = ctx.result(node, [], fuse=False)
     rank = len(result.shape)
-    if result.quantisation is not None:
-        raise Unsupported("a product of two integer tensors")
     if rank > 4 or rank != len(ctx.shape(left)) or rank != len(ctx.shape(right)):
         raise Unsupported("a product of tensors of different rank, or of more than 4 axes")
     inputs = [ctx.read(value, result, plain(rank)) for value in (left, right)]

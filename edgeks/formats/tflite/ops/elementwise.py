@@ -19,37 +19,38 @@ MAX_BROADCAST_RANK = 4
 
 
 def add(ctx: Lowering, node: ir.Node) -> None:
-    """Broadcasting up to 4 axes; a Relu or Relu6 behind it is fused."""
+    """ADD. Equal shapes of up to 6 axes, or broadcasting up to 4; a Relu, Relu6 or Clip(-1, 1) behind it is fused."""
     _binary(ctx, node, "ADD", schema.AddOptionsT())
 
 
 def sub(ctx: Lowering, node: ir.Node) -> None:
-    """Broadcasting up to 4 axes; a Relu or Relu6 behind it is fused."""
+    """SUB. Equal shapes of up to 6 axes, or broadcasting up to 4; a Relu, Relu6 or Clip(-1, 1) behind it is fused."""
     _binary(ctx, node, "SUB", schema.SubOptionsT())
 
 
 def mul(ctx: Lowering, node: ir.Node) -> None:
-    """Broadcasting up to 4 axes; a Relu or Relu6 behind it is fused."""
+    """MUL. Equal shapes of up to 6 axes, or broadcasting up to 4; a Relu, Relu6 or Clip(-1, 1) behind it is fused."""
     _binary(ctx, node, "MUL", schema.MulOptionsT())
 
 
 def div(ctx: Lowering, node: ir.Node) -> None:
-    """Broadcasting up to 4 axes; in float, since TFLite has no int8 division."""
+    """DIV, in float. Equal shapes of up to 6 axes, or broadcasting up to 4; a Relu or its like behind it is fused."""
     _binary(ctx, node, "DIV", schema.DivOptionsT(), integer=False)
 
 
 def maximum(ctx: Lowering, node: ir.Node) -> None:
-    """Of two tensors; in float."""
+    """MAXIMUM, in float. Two tensors, of equal shapes of up to 6 axes, or broadcasting up to 4."""
     _binary(ctx, node, "MAXIMUM", schema.MaximumMinimumOptionsT(), integer=False, fuse=False)
 
 
 def minimum(ctx: Lowering, node: ir.Node) -> None:
-    """Of two tensors; in float."""
+    """MINIMUM, in float. Two tensors, of equal shapes of up to 6 axes, or broadcasting up to 4."""
     _binary(ctx, node, "MINIMUM", schema.MaximumMinimumOptionsT(), integer=False, fuse=False)
 
 
 def batch_normalization(ctx: Lowering, node: ir.Node) -> None:
-    """MUL and ADD of one number per channel, in float; passes fold what can be folded before."""
+    """MUL and ADD of one number per channel, in float, where it could not be folded into the layer before. Constant
+    parameters; not in training mode."""
     gamma, beta, mean, variance = (ctx.number(node, index) for index in range(1, 5))
     if gamma is None or beta is None or mean is None or variance is None or len(node.outputs) != 1:
         raise Unsupported("its parameters are absent, or it is in training mode")
@@ -68,12 +69,13 @@ def batch_normalization(ctx: Lowering, node: ir.Node) -> None:
 
 
 def relu(ctx: Lowering, node: ir.Node) -> None:
-    """Fused with the operator before where that can be."""
+    """RELU, or the fused activation of the operator before it."""
     _unary(ctx, node, "RELU")
 
 
 def clip(ctx: Lowering, node: ir.Node) -> None:
-    """Constant bounds: RELU6, RELU_0_TO_1, RELU_N1_TO_1 where they are those; else MINIMUM and MAXIMUM in float."""
+    """RELU, RELU6 or RELU_N1_TO_1, or these fused into the operator before; RELU_0_TO_1, in float; MAXIMUM and MINIMUM,
+    in float, for other bounds. Constant bounds."""
     bounds = clip_bounds(node)
     if bounds is None:
         raise Unsupported("its bounds are computed at run time")
@@ -92,7 +94,7 @@ def clip(ctx: Lowering, node: ir.Node) -> None:
 
 
 def sigmoid(ctx: Lowering, node: ir.Node) -> None:
-    """LOGISTIC."""
+    """LOGISTIC. In float, too, where the output's scale is below 1/512: its int8 kernel has the scale 1/256."""
     _unary(ctx, node, "LOGISTIC", own=OF_LOGISTIC)
 
 
@@ -114,7 +116,7 @@ def hard_swish(ctx: Lowering, node: ir.Node) -> None:
 
 
 def hard_sigmoid(ctx: Lowering, node: ir.Node) -> None:
-    """max(0, min(1, alpha·x + beta)) as MUL, ADD and RELU_0_TO_1, in float; with a Mul by x behind it, HARD_SWISH."""
+    """MUL, ADD and RELU_0_TO_1, in float; HARD_SWISH where torch's (alpha 1/6, beta 0.5) is multiplied by its input."""
     alpha, beta = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
     product = _hard_swish_of(node)
     if product is not None and abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
@@ -138,30 +140,43 @@ def leaky_relu(ctx: Lowering, node: ir.Node) -> None:
 
 
 def elu(ctx: Lowering, node: ir.Node) -> None:
-    """alpha 1; in float."""
-    if node.attributes.get_float("alpha", 1.0) != 1.0:
-        raise Unsupported("alpha is not 1")
-    _unary(ctx, node, "ELU", integer=False)
+    """RELU, MINIMUM, EXP, SUB, MUL and ADD, in float: the reference kernels lack TFLite's own. Any alpha."""
+    result = ctx.result(node, [], fuse=False)
+    order, x = ctx.order_of(node.inputs[0]), ctx.read(node.inputs[0], result)
+    alpha = node.attributes.get_float("alpha", 1.0)
+    below = ctx.step("MINIMUM", [x, ctx.floats(0.0)], x.shape, schema.MaximumMinimumOptionsT())
+    below = ctx.step("EXP", [below], x.shape)
+    below = ctx.step("SUB", [below, ctx.floats(1.0)], x.shape, schema.SubOptionsT())
+    if alpha != 1.0:
+        below = ctx.step("MUL", [below, ctx.floats(alpha)], x.shape, schema.MulOptionsT())
+    above = ctx.step("RELU", [x], x.shape)
+    ctx.emit("ADD", [above, below], result, order, schema.AddOptionsT())
 
 
 def prelu(ctx: Lowering, node: ir.Node) -> None:
-    """A constant slope, one number per channel or one for all; in float."""
-    result = ctx.result(node, [], fuse=False)
-    order = ctx.order_of(node.inputs[0])
+    """PRELU, in float. A constant slope: one number per channel, or one for all."""
+    rank = len(ctx.shape(node.inputs[0]))
     slope = ctx.number(node, 1)
     assert slope is not None  # noqa: S101  # required by the operator
-    slope = slope.reshape([1] * (len(order) - slope.ndim) + list(slope.shape)).transpose(order)
-    wide = np.broadcast_to(slope[:1], (1, *[1] * (len(order) - 2), slope.shape[-1]))  # TFLite wants it per channel
-    ctx.emit("PRELU", [ctx.read(node.inputs[0], result), ctx.floats(wide[0])], result, order)
+    if rank < 2 or slope.ndim > rank or slope.size not in (1, ctx.shape(node.inputs[0])[1]):
+        raise Unsupported(f"a slope of shape {slope.shape}; legal: one number, or one per channel")
+    slope = slope.reshape([1] * (rank - slope.ndim) + list(slope.shape))
+    if slope.size != 1 and slope.shape[1] != slope.size:
+        raise Unsupported("a slope along another axis than the channels")
+    result = ctx.result(node, [], fuse=False)
+    order = channels_last(rank)
+    per_channel = slope.reshape([1] * (rank - 2) + [-1])  # TFLite wants every axis but the batch
+    ctx.emit("PRELU", [ctx.read(node.inputs[0], result, order), ctx.floats(per_channel)], result, order)
 
 
 def softmax(ctx: Lowering, node: ir.Node) -> None:
-    """Over one axis, which is made the last."""
+    """SOFTMAX. Over any one axis (a TRANSPOSE where it does not lie last). In float, too, where the output's scale is
+    below 1/512: its int8 kernel has the scale 1/256."""
     last_first(ctx, node, "SOFTMAX")
 
 
 def log_softmax(ctx: Lowering, node: ir.Node) -> None:
-    """Over one axis, which is made the last; in float."""
+    """LOG_SOFTMAX, in float. Over any one axis (a TRANSPOSE where it does not lie last)."""
     last_first(ctx, node, "LOG_SOFTMAX")
 
 
@@ -178,7 +193,7 @@ def plain_float(name: str) -> Any:
 def last_first(ctx: Lowering, node: ir.Node, name: str) -> None:
     """Softmax and its like: the axis must be the tensor's last."""
     x = node.inputs[0]
-    result = ctx.result(node, [x] if name == "SOFTMAX" else [], fuse=False)
+    result = ctx.result(node, [x] if name == "SOFTMAX" else [], fuse=False, own=OF_LOGISTIC)
     axis = node.attributes.get_int("axis", -1) % len(result.shape)
     order = ctx.order_of(x)
     if order[-1] != axis:
@@ -204,12 +219,14 @@ def _unary(
     integer: bool = True,
 ) -> None:
     x = node.inputs[0]
-    result = ctx.result(node, [x] if integer else [], fuse=False)
+    result = ctx.result(node, [x] if integer else [], fuse=False, own=own)
     ctx.emit(name, [ctx.read(x, result)], result, ctx.order_of(x), options, own=own)
 
 
 def _binary(ctx: Lowering, node: ir.Node, name: str, options: Any, *, integer: bool = True, fuse: bool = True) -> None:
     inputs = list(node.inputs)
+    if len(inputs) != 2:
+        raise Unsupported(f"of {len(inputs)} tensors; legal: 2")
     result = ctx.result(node, inputs if integer else [], fuse=fuse)
     rank = len(result.shape)
     if rank > MAX_BROADCAST_RANK and len({ctx.shape(value) for value in inputs}) > 1:

@@ -26,8 +26,9 @@ UNCHANGED_BY = ("Relu", "Clip", "Identity", "QuantizeLinear", "DequantizeLinear"
 
 
 def reshape(ctx: Lowering, node: ir.Node) -> None:
-    """To a shape that is known at export. In place where the memory of N×H×W×C allows, else behind a TRANSPOSE; a
-    feature map that is flattened for one Linear layer stays as it is, and the layer's columns are permuted."""
+    """RESHAPE; behind a TRANSPOSE where the memory of N×H×W×C does not allow it in place. To a shape that is known at
+    export, of up to 6 axes. A feature map that is flattened for one Linear layer stays as it is: the layer's columns
+    are permuted."""
     x = node.inputs[0]
     before = ctx.shape(x)
     result = ctx.result(node, [x], fuse=False)
@@ -51,7 +52,7 @@ def reshape(ctx: Lowering, node: ir.Node) -> None:
 
 
 def transpose(ctx: Lowering, node: ir.Node) -> None:
-    """A change of the order in which the tensor is read; data move only where an operator needs another order."""
+    """Nothing, or a TRANSPOSE where an operator behind it needs another order of axes."""
     x = node.inputs[0]
     result = ctx.result(node, [x], fuse=False)
     held = ctx.held(ctx.codes_of(x) if result.quantisation is not None else x)
@@ -70,7 +71,7 @@ def identity(ctx: Lowering, node: ir.Node) -> None:
 
 
 def concat(ctx: Lowering, node: ir.Node) -> None:
-    """Along any axis; int8 inputs are brought to the scale of the output."""
+    """CONCATENATION along any axis. int8 inputs are brought to the scale of the output by a QUANTIZE."""
     inputs = list(node.inputs)
     result = ctx.result(node, inputs, fuse=False)
     rank = len(result.shape)
@@ -85,7 +86,7 @@ def concat(ctx: Lowering, node: ir.Node) -> None:
 
 
 def slice_(ctx: Lowering, node: ir.Node) -> None:
-    """Constant starts, ends and steps (negative ones too): STRIDED_SLICE."""
+    """STRIDED_SLICE. Constant starts, ends, axes and steps, negative ones too; not empty."""
     x = node.inputs[0]
     shape = ctx.shape(x)
     starts, ends = ctx.number(node, 1), ctx.number(node, 2)
@@ -112,7 +113,7 @@ def slice_(ctx: Lowering, node: ir.Node) -> None:
 
 
 def split(ctx: Lowering, node: ir.Node) -> None:
-    """Parts of any sizes along one axis: a STRIDED_SLICE each, which the delegates know and SPLIT_V they do not."""
+    """STRIDED_SLICE for each part, which delegates take. Parts of any sizes along one axis."""
     x = node.inputs[0]
     shape = ctx.shape(x)
     axis = node.attributes.get_int("axis", 0) % len(shape)
@@ -128,7 +129,7 @@ def split(ctx: Lowering, node: ir.Node) -> None:
 
 
 def gather(ctx: Lowering, node: ir.Node) -> None:
-    """Constant indices along one axis."""
+    """GATHER. Constant indices along one axis: a vector, or one number (then a RESHAPE, too)."""
     x = node.inputs[0]
     shape = ctx.shape(x)
     axis = node.attributes.get_int("axis", 0) % len(shape)
@@ -152,8 +153,8 @@ def gather(ctx: Lowering, node: ir.Node) -> None:
 
 
 def pad(ctx: Lowering, node: ir.Node) -> None:
-    """Zeros (PAD, the zero point in codes), another constant (PADV2, in float), its reflection (MIRROR_PAD) or
-    its edge repeated (a GATHER for each axis)."""
+    """PAD with zeros, PADV2 with another constant (in float), MIRROR_PAD with the reflection, a GATHER for each axis
+    with the edge repeated. Constant amounts, none negative."""
     x = node.inputs[0]
     shape = ctx.shape(x)
     amounts, value, axes = ctx.number(node, 1), ctx.number(node, 2), ctx.number(node, 3)
@@ -175,8 +176,8 @@ def pad(ctx: Lowering, node: ir.Node) -> None:
 
 
 def resize(ctx: Lowering, node: ir.Node) -> None:
-    """Of H and W: nearest (asymmetric and rounded down, or half-pixel), bilinear (half-pixel, aligned corners, or
-    asymmetric)."""
+    """RESIZE_NEAREST_NEIGHBOR (asymmetric and rounded down, or half-pixel by a whole factor) or, in float,
+    RESIZE_BILINEAR (half-pixel, aligned corners, or asymmetric; no antialias). Of H and W of N×C×H×W."""
     x = node.inputs[0]
     shape, mode = ctx.shape(x), node.attributes.get_string("mode", "nearest")
     transform = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
@@ -210,7 +211,7 @@ def resize(ctx: Lowering, node: ir.Node) -> None:
 
 
 def depth_to_space(ctx: Lowering, node: ir.Node) -> None:
-    """Blocks of channels to H and W, in either order of ONNX (CRD by a permutation of the channels first)."""
+    """DEPTH_TO_SPACE. Either order of channels: torch's pixel_shuffle (CRD) by a GATHER of the channels first."""
     x = node.inputs[0]
     shape, block = ctx.shape(x), node.attributes.get_int("blocksize", 1)
     result = ctx.result(node, [x], fuse=False)
@@ -226,7 +227,7 @@ def depth_to_space(ctx: Lowering, node: ir.Node) -> None:
 
 
 def tile(ctx: Lowering, node: ir.Node) -> None:
-    """Constant repeats."""
+    """TILE. Constant repeats."""
     x = node.inputs[0]
     repeats = ctx.number(node, 1)
     if repeats is None:
@@ -238,7 +239,7 @@ def tile(ctx: Lowering, node: ir.Node) -> None:
 
 
 def expand(ctx: Lowering, node: ir.Node) -> None:
-    """To a shape that is known at export, as a TILE."""
+    """TILE, to a shape that is known at export."""
     x = node.inputs[0]
     result = ctx.result(node, [x], fuse=False)
     rank = len(result.shape)
@@ -268,6 +269,9 @@ def _strided_slice(
 ) -> None:
     options = schema.StridedSliceOptionsT()
     options.endMask = end_mask
+    batch = source.shape[order.index(0)]
+    if (begin[0], end[0], stride[0]) == (0, batch, 1):  # all of it, also of an interpreter that is resized
+        options.endMask |= 1 << order.index(0)
     tables = [ctx.integers(held_shape(numbers, order)) for numbers in (begin, end, stride)]
     ctx.emit("STRIDED_SLICE", [source, *tables], result, order, options, own=source.quantisation)
 

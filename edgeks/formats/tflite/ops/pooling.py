@@ -20,23 +20,24 @@ LOWEST = float(np.finfo(np.float32).min)
 
 
 def max_pool(ctx: Lowering, node: ir.Node) -> None:
-    """1-D or 2-D, dilation 1. Padding that SAME cannot say becomes a PADV2 with the lowest number."""
+    """MAX_POOL_2D. 1-D or 2-D; any kernel size, stride, padding (a PADV2 with the lowest number, or a PAD, where it is
+    not SAME) and ceil_mode; dilation 1; one output."""
     _pool(ctx, node, "MAX_POOL_2D")
 
 
 def average_pool(ctx: Lowering, node: ir.Node) -> None:
-    """1-D or 2-D. Padding that counts is a PAD; padding that does not count is what SAME says, or else a PAD and a MUL
-    that corrects the count, in float."""
+    """AVERAGE_POOL_2D. 1-D or 2-D; any kernel size, stride, padding and ceil_mode; dilation 1. Padding that counts is a
+    PAD; padding that does not count is SAME, or else a PAD and a MUL that corrects the count, in float."""
     _pool(ctx, node, "AVERAGE_POOL_2D")
 
 
 def global_average_pool(ctx: Lowering, node: ir.Node) -> None:
-    """MEAN over the feature map."""
+    """MEAN over the feature map, N×C×L or N×C×H×W."""
     _global(ctx, node, "MEAN")
 
 
 def global_max_pool(ctx: Lowering, node: ir.Node) -> None:
-    """REDUCE_MAX over the feature map."""
+    """REDUCE_MAX over the feature map, N×C×L or N×C×H×W."""
     _global(ctx, node, "REDUCE_MAX")
 
 
@@ -51,13 +52,15 @@ def reduce_max(ctx: Lowering, node: ir.Node) -> None:
 
 
 def reduce_sum(ctx: Lowering, node: ir.Node) -> None:
-    """SUM over constant axes; in float."""
+    """SUM over constant axes, in float."""
     _reduce(ctx, node, "SUM")
 
 
 def _pool(ctx: Lowering, node: ir.Node, name: str) -> None:
     x = node.inputs[0]
     shape = ctx.shape(x)
+    if len(node.outputs) > 1 and node.outputs[1].uses():
+        raise Unsupported("its indices are read")
     over = window(node, node.attributes.get_ints("kernel_shape", ()), shape[2:])
     if over.dilations != (1, 1):
         raise Unsupported("dilated pooling")
