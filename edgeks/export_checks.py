@@ -69,9 +69,14 @@ def _remedy(target: Target, *, int8: bool) -> str:
 
 
 def saturates_here(target: Target) -> bool:
-    """Whether u8×s8 products saturate on this CPU: x86-64 without VNNI, for kernels of s8."""
+    """Whether u8×s8 products saturate on this CPU: ONNX Runtime on x86-64 without VNNI, for kernels of s8."""
     scheme = target.int8
-    if platform.machine() not in ("x86_64", "AMD64") or scheme.weights != "int8" or scheme.mode == "float":
+    if (
+        target.format != "onnx"
+        or platform.machine() not in ("x86_64", "AMD64")
+        or scheme.weights != "int8"
+        or scheme.mode == "float"
+    ):
         return False
     try:
         return "vnni" not in Path("/proc/cpuinfo").read_text(encoding="utf-8")

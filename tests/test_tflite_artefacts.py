@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+import torch
+from ai_edge_litert import schema_py_generated as schema
 from networks import inputs_of, small_checkpoint
 from one_capture import one_capture
 from onnx import numpy_helper
@@ -22,7 +24,7 @@ from edgeks.graph.passes.split_large_kernels import split_large_kernels
 from edgeks.interface import Interface
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
-from edgeks.parity import compare
+from edgeks.parity import compare_all
 from edgeks.quant.options import Int8Options
 from edgeks.quant.quantise import quantise
 from edgeks.samples import Samples
@@ -99,54 +101,58 @@ def require_proof(path):
     assert ledger["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def require_outputs(path, checkpoint, kind, step):
-    """As near to torch as the kind promises in every runtime, and the runtimes as near to each other."""
-    inputs = inputs_of(checkpoint)
-    if "uint8" in kind:
-        inputs = checkpoint.calibration
-    expected = onnx_format_reference(checkpoint)
-    found = {runtime: outputs(path, inputs, runtime) for runtime in RUNTIMES}
-    for runtime, values in found.items():
-        if kind.startswith("fp32"):
-            assert np.abs(values - expected).max() <= 1e-4 * np.abs(expected).max(), runtime
-        else:
-            assert compare(expected, values).sqnr_db > FLOORS_DB[kind.split(",")[0]], runtime
-        if step is not None:
-            steps = np.abs(values - found["reference"]) / step
-            print(kind, runtime, np.mean(steps < 1.5), steps.max())
-
-
-def onnx_format_reference(checkpoint):
-    import torch
-
+def torch_outputs(checkpoint):
     with torch.no_grad():
         return checkpoint.model(torch.from_numpy(inputs_of(checkpoint))).numpy()
+
+
+def steps_apart(found, expected, step):
+    """Of all elements, the share within one output step, and the most steps."""
+    steps = np.abs(found - expected) / step
+    return np.mean(steps < 1.5), steps.max()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_zoo_network_in_every_form(network, kind, tmp_path):
+    """As near to torch as the form promises in every runtime.
+
+    XNNPACK computes the codes of the QDQ graph. Each int8 operator of the other kernels is within one code of those
+    too, and not always the same one; a network carries such differences on.
+    """
     checkpoint, path = checkpoint_named(network), tmp_path / "m.tflite"
     export(checkpoint, path, TARGET, **KINDS[kind])
     require_proof(path)
+    expected = torch_outputs(checkpoint)
+    found = {runtime: outputs(path, inputs_of(checkpoint), runtime) for runtime in RUNTIMES}
+    for runtime, values in found.items():
+        if kind == "fp32":
+            assert np.abs(values - expected).max() <= 1e-4 * np.abs(expected).max(), runtime
+        else:
+            assert compare_all([expected], [values]).sqnr_db > FLOORS_DB[kind], runtime
     if kind == "static":
-        expected, step = qdq_outputs(checkpoint, tmp_path / "qdq.onnx")
+        codes, step = qdq_outputs(checkpoint, tmp_path / "qdq.onnx")
+        assert steps_apart(found["xnnpack"], codes, step)[0] >= 0.99
         for runtime in RUNTIMES:
-            steps = np.abs(outputs(path, inputs_of(checkpoint), runtime) - expected) / step
-#A            assert np.mean(steps < 1.5) >= 0.99, (runtime, np.mean(steps < 0.5), steps.max())
-            print(network, runtime, np.mean(steps < 1.5), np.mean(steps<.5), steps.max())
-    require_outputs(path, checkpoint, kind, step if kind == "static" else None)
+            within, most = steps_apart(found[runtime], codes, step)
+            assert within >= 0.85 and most < 4.5, runtime
 
 
 @pytest.mark.parametrize("kind", ON_EDGES)
 def test_other_inputs_and_outputs(kind, tmp_path):
     checkpoint, path = checkpoint_named("SE-ResNet, shared"), tmp_path / "m.tflite"
-    report = export(checkpoint, path, TARGET, **ON_EDGES[kind])
+    export(checkpoint, path, TARGET, **ON_EDGES[kind])
     require_proof(path)
     file = PlainTflite(path)
-    given = file.tensors[file.inputs[0]]
+    given, result = file.tensors[file.inputs[0]], file.tensors[file.outputs[0]]
     assert given.shape == ((1, 3, 12, 12) if "NCHW" in kind else (1, 12, 12, 3))
-    require_outputs(path, checkpoint, kind, report.interface.outputs[0].scale)
+    types = {"int8": schema.TensorType.INT8, "uint8": schema.TensorType.UINT8}
+    wanted = next((types[name] for name in types if kind.endswith(name)), schema.TensorType.FLOAT32)
+    assert given.type == result.type == wanted
+    fed = checkpoint.calibration if "uint8" in kind else inputs_of(checkpoint)
+    for runtime in RUNTIMES:
+        floor = 90 if kind.startswith("fp32") else 25
+        assert compare_all([torch_outputs(checkpoint)], [outputs(path, fed, runtime)]).sqnr_db > floor, runtime
 
 
 def qdq_outputs(checkpoint, path):

@@ -262,7 +262,7 @@ def find_layout(traced: fx.GraphModule, example: Tensor, scheme: Int8Scheme, ran
         on_output, on_kernel = _marks_behind(read.node), marks(read.kernel)
         if on_output and on_kernel:
             node_of_layer[name], kernel_of_layer[name] = nodes[on_output[0]], nodes[on_kernel[0]]
-    quantize_kernels(graph, scheme.weights)
+    quantize_kernels(graph, scheme.weights, file_format=scheme.format)
     quantised = [str(read.node.name) for read in kernel_reads(graph) if read.dequantize is not None]
     quantised_kernels = {kernel_of_layer[name].name for name in quantised if name in kernel_of_layer}
     if not quantised_kernels:
