@@ -1,4 +1,4 @@
-"""Every graph form, as .onnx and .tflite: int8 is as near to torch as without sharing, by the file and by the runtime; each kernel once."""
+"""Every graph form: int8 is as near to torch as without sharing, each kernel once; and as .tflite."""
 
 import json
 

@@ -74,7 +74,7 @@ def test_no_tflite_file(content, tmp_path):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(ModelFileError, match="is a folder; name the .tflite file in it"):
+    with pytest.raises(ModelFileError, match="is a folder; name the"):
         read_tflite(tmp_path)
     with pytest.raises(ModelFileError, match="no such file"):
         read_tflite(tmp_path / "m.tflite")
@@ -95,7 +95,7 @@ def test_a_large_file_that_is_none_is_not_read(tmp_path):
     with (tmp_path / "m.tflite").open("wb") as file:
         file.truncate(1 << 30)
     tracemalloc.start()
-    with pytest.raises(ModelFileError, match="no .tflite file"):
+    with pytest.raises(ModelFileError, match="its bytes 4 to 8 are not TFL3"):
         read_tflite(tmp_path / "m.tflite")
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
@@ -204,9 +204,9 @@ def test_contradictions(fault, tmp_path):
     y = graph.conv([x, kernel, bias], graph.tensor((1, 4, 4, 8), np.float32))
     FAULTS[fault](graph)
     path = graph.write(tmp_path / "m.tflite", y)
-    with pytest.raises(ModelFileError, match="a damaged .tflite file"):
+    with pytest.raises(ModelFileError, match="a damaged"):
         read_tflite(path)
-    with pytest.raises(ModelFileError, match="a damaged .tflite file"):
+    with pytest.raises(ModelFileError, match="a damaged"):
         bench(path, TARGET, 1, 0)
 
 

@@ -26,11 +26,11 @@ def main() -> None:
     size = int(feeds[0]["shape"][0]) if len(feeds[0]["shape"]) else 1
     rows = []
     for start in range(0, len(fed[0]) if fed[0].ndim else 1, size):
-        for detail, given in zip(feeds, fed):
+        for detail, given in zip(feeds, fed, strict=True):
             interpreter.set_tensor(detail["index"], given[start : start + size] if given.ndim else given)
         interpreter.invoke()
         rows.append([interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()])
-    for number, batches in enumerate(zip(*rows)):
+    for number, batches in enumerate(zip(*rows, strict=True)):
         np.save(folder / f"out{number}.npy", np.concatenate(batches) if len(batches) > 1 else batches[0])
 
 
