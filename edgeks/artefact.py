@@ -44,7 +44,8 @@ def run_artefact(path: Path, session: Session | LiteRtSession, samples: NDArray[
         ModelFileError: the runtime does not take the file.
     """
     if isinstance(session, LiteRtSession):
-        return litert.run(litert.open_interpreter(path, session), samples, litert.interface(path))
+        described = litert.interface(path)  # first: it reads the file with every claim checked
+        return litert.run(litert.open_interpreter(path, session), samples, described)
     return onnx_format.run(onnx_format.open_session(path, session), samples)
 
 

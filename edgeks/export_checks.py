@@ -8,11 +8,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgeks.errors import ParityFailed
+from edgeks.errors import ConfigError, ParityFailed
 from edgeks.graph.kernels import array, kernel_read, kernel_reads
+from edgeks.graph.passes.split_large_kernels import TILE
 from edgeks.layer_parity import LayerParity
 from edgeks.parity import Parity
 from edgeks.samples import Samples
+from edgeks.sharing.plan import SharingPlan
 from edgeks.target import Format, Target
 
 # ONNX Runtime's rewrites may differ from the file's own arithmetic by this much before the report mentions it.
@@ -70,8 +72,24 @@ def _remedy(target: Target, *, int8: bool) -> str:
     return f"Calibrate on more or other samples (--calib), or {look}, or try --activations dynamic"
 
 
+def require_no_tiles(plan: SharingPlan) -> None:
+    """Check that a parity report can follow every layer of the network: those that become tiles it cannot.
+
+    Fake quantisers for TFLite stand where the file with tiles quantises, whatever the kernels of the session.
+
+    Raises:
+        ConfigError: a layer is split.
+    """
+    split = [layer.partition(TILE)[0] for group in plan.kernels for layer in group.layers if TILE in layer]
+    if split:
+        raise ConfigError(
+            f"a parity report compares integers layer by layer, and {split[0]!r} is split into float tiles for TFLite "
+            "(its kernel has more than 25 taps): leave --parity-report out"
+        )
+
+
 def saturates_here(target: Target) -> bool:
-    """Whether u8×s8 products saturate on this CPU: x86-64 without VNNI, for kernels of s8."""
+    """Whether u8×s8 products saturate on this CPU: ONNX Runtime on x86-64 without VNNI, for kernels of s8."""
     scheme = target.int8
     if (
         target.format != "onnx"

@@ -13,7 +13,7 @@ from edgeks.artefact import REFERENCES, prove_artefact, run_artefact, write_arte
 from edgeks.atomic_write import atomic_write
 from edgeks.audit.proof import Proof
 from edgeks.errors import ConfigError, DataError, SharingBroken
-from edgeks.export_checks import doubts, layers_outside, not_trained, require_parity
+from edgeks.export_checks import doubts, layers_outside, not_trained, require_no_tiles, require_parity
 from edgeks.export_io import Io, as_pixels, interface_of, quantise_io, require_io
 from edgeks.export_source import (
     Source,
@@ -165,6 +165,8 @@ def export(
         if io == "uint8" and source.preprocessing is not None:
             pixels = source.preprocessing
             ledger.run("raw_pixels", model, lambda: raw_pixels(model, pixels))
+        if parity_report and target.format == "tflite":
+            require_no_tiles(split_large_kernels(model.clone(), ledger.plan)[0])
         if isinstance(target.session, LiteRtSession) and target.session.kernels == "xnnpack":
             ledger.replan("split_large_kernels", model, lambda: split_large_kernels(model, ledger.plan))
         float_model = model.clone() if int8 and run_sensitivity else None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import flatbuffers
 import numpy as np
@@ -19,6 +20,10 @@ SCHEMA_VERSION = 3
 ALIGNMENT = 16
 # Offsets in a flatbuffer are 32 bits, signed in some readers.
 MAX_FILE_BYTES = (1 << 31) - 1
+# What flatbuffers' own verifier, and so LiteRT, takes at most.
+MAX_TABLES = 1_000_000
+TABLE_BYTES = 8  # the least that one takes with the offset to it
+MAX_RANK = 16
 
 
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
@@ -98,6 +103,9 @@ def pack(model: schema.ModelT) -> bytes:
 def read_tflite(path: Path) -> schema.ModelT:
     """.tflite file → its objects. Nothing is executed; offsets, indices and sizes are checked.
 
+    Time and memory are bounded by the file's size: what points to one place many times, so that the objects would be
+    more than the file holds, is refused too.
+
     Raises:
         ModelFileError: the file is missing, no .tflite, cut short, or contradicts itself.
     """
@@ -109,18 +117,60 @@ def read_tflite(path: Path) -> schema.ModelT:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ModelFileError(f"{path}: {size} bytes; a .tflite file has at most {MAX_FILE_BYTES}")
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            if file.read(8)[4:] != IDENTIFIER:
+                raise ModelFileError(f"{path}: no .tflite file (its bytes 4 to 8 are not {IDENTIFIER.decode()})")
+            file.seek(0)
+            content = _Metered(file.read())
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from error
-    if content[4:8] != IDENTIFIER:
-        raise ModelFileError(f"{path}: no .tflite file (its bytes 4 to 8 are not {IDENTIFIER.decode()})")
     try:
-        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+        stored = schema.Model.GetRootAs(content, 0)
+        _count_tables(stored, min(size // TABLE_BYTES, MAX_TABLES))
+        model = schema.ModelT.InitFromObj(stored)
         _fetch_appended_buffers(model, content)
         _check(model, size)
     except (struct.error, IndexError, TypeError, AttributeError, ValueError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{path}: a damaged .tflite file ({size} bytes): {error}; export it again") from error
     return model
+
+
+class _Metered(bytes):
+    """A file's content. Texts are copied out of it, and it holds no more text than bytes."""
+
+    copied = 0
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        found = super().__getitem__(index)
+        if isinstance(found, bytes):
+            self.copied += len(found)
+            if self.copied > len(self):
+                raise ValueError("its names are longer than the file")
+        return found
+
+
+def _count_tables(model: schema.Model, limit: int) -> None:
+    """Raise ValueError where the file's lists have more than `limit` entries in all. Lists of numbers are no copies."""
+    count = 0
+
+    def add(entries: int) -> None:
+        nonlocal count
+        count += entries
+        if count > limit:
+            raise ValueError(f"its lists have more than the {limit} entries that it has room for")
+
+    add(model.OperatorCodesLength() + model.BuffersLength() + model.MetadataLength() + model.SignatureDefsLength())
+    for index in range(model.SignatureDefsLength()):
+        signature = model.SignatureDefs(index)
+        add(signature.InputsLength() + signature.OutputsLength())
+    add(model.SubgraphsLength())
+    for index in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(index)
+        add(graph.TensorsLength() + graph.OperatorsLength())
+        for number in range(graph.TensorsLength()):
+            tensor = graph.Tensors(number)
+            sparsity = tensor.Sparsity()
+            add(tensor.VariantTensorsLength() + (0 if sparsity is None else sparsity.DimMetadataLength()))
 
 
 def metadata(model: schema.ModelT) -> dict[str, bytes]:
@@ -198,22 +248,60 @@ def _check(model: schema.ModelT, size: int) -> None:
         raise ValueError("no graph in it")
     if model.version != SCHEMA_VERSION:
         raise ValueError(f"schema version {model.version}, known: {SCHEMA_VERSION}")
+    left = size  # numbers that all lists may still have
     for graph in model.subgraphs:
         count = len(graph.tensors)
         for tensor in graph.tensors:
             if not 0 <= tensor.buffer < len(model.buffers):
                 raise ValueError(f"tensor {tensor.name!r} names buffer {tensor.buffer} of {len(model.buffers)}")
-            content = constant(model, tensor)  # a ValueError where the sizes differ
-            if content is not None and content.nbytes > size:
-                raise ValueError(f"tensor {tensor.name!r} is larger than the file")
+            _check_constant(model, tensor)
+            left -= _numbers_in(tensor)
         for operator in graph.operators if graph.operators is not None else []:
             if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
                 raise ValueError(f"an operator names code {operator.opcodeIndex} of {len(model.operatorCodes)}")
-            used = [*_indices(operator.inputs), *_indices(operator.outputs)]
-            if any(not -1 <= index < count for index in used):
+            lists = [operator.inputs, operator.outputs, operator.intermediates]
+            left -= sum(len(numbers) for numbers in lists if numbers is not None)
+            if left < 0:
+                break
+            if any(not -1 <= index < count for numbers in lists for index in _indices(numbers)):
                 raise ValueError("an operator names a tensor that is not there")
+        if left < 0:
+            raise ValueError("its lists have more numbers than it has room for")
         if any(not 0 <= index < count for index in [*_indices(graph.inputs), *_indices(graph.outputs)]):
             raise ValueError("the graph names an input or output that is not there")
+    _check_signatures(model)
+
+
+def _check_signatures(model: schema.ModelT) -> None:
+    """Raise ValueError where a signature names a graph or a tensor that is not there."""
+    for signature in model.signatureDefs or []:
+        if not 0 <= signature.subgraphIndex < len(model.subgraphs):
+            raise ValueError(f"a signature names graph {signature.subgraphIndex} of {len(model.subgraphs)}")
+        count = len(model.subgraphs[signature.subgraphIndex].tensors)
+        if any(entry.tensorIndex >= count for entry in [*(signature.inputs or []), *(signature.outputs or [])]):
+            raise ValueError("a signature names a tensor that is not there")
+
+
+def _check_constant(model: schema.ModelT, tensor: schema.TensorT) -> None:
+    """Raise ValueError where a shape is none, or the buffer holds another number of bytes than it says."""
+    shape = [] if tensor.shape is None else list(tensor.shape[: MAX_RANK + 1])
+    data = model.buffers[tensor.buffer].data
+    if len(shape) > MAX_RANK:
+        raise ValueError(f"tensor {tensor.name!r} has more than {MAX_RANK} axes")
+    if data is None or len(data) == 0 or tensor.type not in NUMPY_TYPES:
+        return
+    expected = math.prod(int(length) for length in shape) * np.dtype(NUMPY_TYPES[tensor.type]).itemsize
+    if any(length < 0 for length in shape) or expected != len(data):
+        raise ValueError(f"tensor {tensor.name!r} of shape {[int(n) for n in shape]} has {len(data)} bytes")
+
+
+def _numbers_in(tensor: schema.TensorT) -> int:
+    """How many numbers describe a tensor."""
+    lists = [tensor.shape, tensor.shapeSignature]
+    quantised = tensor.quantization
+    if quantised is not None:
+        lists += [quantised.scale, quantised.zeroPoint, quantised.min, quantised.max]
+    return sum(len(numbers) for numbers in lists if numbers is not None)
 
 
 def _indices(numbers: Any) -> list[int]:

@@ -24,7 +24,7 @@ from edgeks.target import load_target
 
 MARGIN_DB = 10  # beyond `eight_bits`: the integer file also rounds what leaves gates, additions and pools
 ENOUGH_DB = 25
-TARGETS = {name: load_target(name) for name in ("onnx", "onnx-x64", "rpi-4")}
+TARGETS = {name: load_target(name) for name in ("onnx", "onnx-x64", "rpi-4", "tflite")}
 ACTIVATIONS = {
     "none": lambda x: x,
     "ReLU": torch.relu,
@@ -188,13 +188,16 @@ def eight_bits(network: Network, inputs: Tensor) -> float:
     against=st.sampled_from(["fp32", "unshared"]),
 )
 def test_any_network_any_plan(tmp_path_factory, target, network, negative, form, against):
-    file = tmp_path_factory.mktemp("property") / "m.onnx"
+    file = tmp_path_factory.mktemp("property") / f"m.{TARGETS[target].format}"
     checkpoint = checkpoint_of(network, (3, 7, 7), samples=16)
     randomise_batch_norm(network, torch.from_numpy(inputs_of(checkpoint)), negative=negative)
     note("\n".join(map(str, network.blocks)))
     noise = eight_bits(network, torch.from_numpy(inputs_of(checkpoint)))
     floor = min(ENOUGH_DB, noise - MARGIN_DB)
-    int8 = {"int8": True, "options": Int8Options(form=form), "min_sqnr_db": -201}
+    options = Int8Options(form=form)
+    if target == "tflite":  # it has one form of static int8
+        options = Int8Options(activations="static" if form == "qdq" else "dynamic")
+    int8 = {"int8": True, "options": options, "min_sqnr_db": -201}
     with one_capture():
         shared = export(checkpoint, file, TARGETS[target], **int8)
         note(f"{shared.parity}\nhere {shared.parity_here}\nfloor {floor:.1f} dB")

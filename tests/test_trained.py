@@ -4,15 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from edgeks.artefact import run_artefact
 from edgeks.checkpoint import load_checkpoint
 from edgeks.exporter import export
 from edgeks.formats.onnx import open_session, run
+from edgeks.parity import compare
 from edgeks.quant.options import Int8Options
-from edgeks.target import load_target
+from edgeks.target import LiteRtSession, load_target
 
 DATA = Path(__file__).parent / "data"
 TARGET = load_target("onnx")
+TFLITE = load_target("tflite")
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +78,34 @@ def test_the_parity_report_finds_nothing_wrong(checkpoint, tmp_path):
     report = export(checkpoint, tmp_path / "m.onnx", TARGET, int8=True, parity_report=True)
     assert report.layers is not None and report.layers.first_over_one is None
     assert len(report.layers.tensors) > 10
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint, labelled):
+    """Logits of the network in torch."""
+    with torch.no_grad():
+        return checkpoint.model(torch.from_numpy(checkpoint.preprocessing.normalise(labelled[0]))).numpy()
+
+
+TFLITE_KINDS = {
+    "fp32": ({}, 100),
+    "fp16": ({"float16": True}, 50),
+    "static": ({"int8": True, "options": Int8Options(activations="static")}, 24),
+    "dynamic": ({"int8": True, "options": Int8Options(activations="dynamic")}, 31),
+    "float": ({"int8": True, "options": Int8Options(activations="float")}, 33),
+}
+
+
+@pytest.mark.parametrize("kind", TFLITE_KINDS)
+def test_tflite_keeps_the_classes(kind, checkpoint, labelled, expected, tmp_path):
+    """By XNNPACK and by the built-in kernels. One image is half a point; docs/results/cifar10.md has 5,000."""
+    images, labels = labelled
+    arguments, floor_db = TFLITE_KINDS[kind]
+    report = export(checkpoint, tmp_path / "m.tflite", TFLITE, **arguments)
+    assert report.proof.kernels_stored == 4
+    for kernels in ("xnnpack", "builtin"):
+        session = LiteRtSession(1, kernels)
+        (found,) = run_artefact(tmp_path / "m.tflite", session, checkpoint.preprocessing.normalise(images))
+        assert compare(expected, found).sqnr_db > floor_db, kernels
+        assert np.mean(expected.argmax(1) == found.argmax(1)) >= 0.96, kernels
+        assert abs(np.mean(found.argmax(1) == labels) - np.mean(expected.argmax(1) == labels)) < 0.011, kernels

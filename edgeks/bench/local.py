@@ -121,12 +121,13 @@ def bench(
         found = "is a folder" if path.is_dir() else "no such file"
         raise ModelFileError(f"{path}: {found}; name an .onnx or .tflite file")
     runtime = _runtime(path, target, runtime)
+    if target.format == "tflite":
+        _require_sound(path, cached=runtime == COMPILED)
     session = _session(target, threads)
     config = {**session, "model": str(path.resolve()), "runtime": runtime, "warmup": warmup, "runs": runs}
     if inputs is not None:
         config["inputs"] = str(inputs.resolve())
     if runtime == COMPILED:
-        _require_right_cache(path)
         session["weight_cache"] = "warm"
         with tempfile.TemporaryDirectory(prefix="edgeks_") as folder:
             config["weight_cache"] = folder
@@ -172,12 +173,13 @@ def _session(target: Target, threads: int) -> dict[str, Any]:
     }
 
 
-def _require_right_cache(path: Path) -> None:
-    """Raise ModelFileError where XNNPACK's weight cache would compute wrong numbers."""
+def _require_sound(path: Path, *, cached: bool) -> None:
+    """Raise ModelFileError where the file contradicts itself, or XNNPACK's weight cache would compute wrong numbers."""
     from edgeks.bench.weight_cache import weight_cache_fault
     from edgeks.tflite_file import read_tflite
 
-    fault = weight_cache_fault(read_tflite(path))
+    model = read_tflite(path)
+    fault = weight_cache_fault(model) if cached else None
     if fault:
         raise ModelFileError(f"{path}: LiteRT's weight cache would compute wrong numbers: {fault}; use runtime litert")
 

@@ -23,6 +23,7 @@ from edgeks.graph.marks import marks
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.quantize_activations import Placement, place_activations
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
+from edgeks.graph.passes.split_large_kernels import TILE, split_large_kernels
 from edgeks.quant.fake_quant import Ranges, checked_ranges
 from edgeks.sharing.torch import discover
 from edgeks.target import Int8Scheme, Int8Type
@@ -255,16 +256,20 @@ def find_layout(traced: fx.GraphModule, example: Tensor, scheme: Int8Scheme, ran
     """Ask the export's own passes where the integer graph of this network quantises."""
     kernels = _kernel_nodes(traced)
     nodes = {number: node for number, node in enumerate(traced.graph.nodes, start=1) if node.op != "output"}
-    graph, _ = float_graph(_probe(traced, example, set(kernels)), example.numpy(), OPSET, marked=True)
+    graph, ledger = float_graph(_probe(traced, example, set(kernels)), example.numpy(), OPSET, marked=True)
     node_of_layer, kernel_of_layer = {}, {}
     for read in kernel_reads(graph):
         name = str(read.node.name)
         on_output, on_kernel = _marks_behind(read.node), marks(read.kernel)
         if on_output and on_kernel:
             node_of_layer[name], kernel_of_layer[name] = nodes[on_output[0]], nodes[on_kernel[0]]
-    quantize_kernels(graph, scheme.weights)
+    if scheme.format == "tflite":  # as the export does it: tiles have int8 kernels between float activations
+        split_large_kernels(graph, ledger.plan)
+    tiled = {str(read.node.name): marks(read.kernel) for read in kernel_reads(graph) if TILE in str(read.node.name)}
+    quantize_kernels(graph, scheme.weights, keep_float=tiled, file_format=scheme.format)
     quantised = [str(read.node.name) for read in kernel_reads(graph) if read.dequantize is not None]
     quantised_kernels = {kernel_of_layer[name].name for name in quantised if name in kernel_of_layer}
+    quantised_kernels |= {nodes[found[0]].name for found in tiled.values() if found}
     if not quantised_kernels:
         raise GraphError("quantisation-aware training: the network has no layer whose kernel can be quantised")
     absorb_batch_norm(graph)

@@ -111,7 +111,7 @@ def _static(
     untrained = [str(read.node.name) for read in kernel_reads(graph) if read.dequantize and not marks(read.kernel)]
     ledger.run("absorb_batch_norm", graph, lambda: absorb_batch_norm(graph))
     if scheme.format == "tflite":
-        _store_float_layers(graph, ledger, keep_float)
+        _store_float_layers(graph, ledger, keep_float, scales)
     layers = quantised_layers(graph)
     placement = place_activations(graph, scheme.format)
     ranges = _trained_ranges(placement, trained)
@@ -139,12 +139,14 @@ def _tiles(graph: ir.Model) -> set[str]:
     return {str(read.node.name) for read in kernel_reads(graph) if TILE in str(read.node.name)}
 
 
-def _store_float_layers(graph: ir.Model, ledger: Ledger, keep_float: Collection[str]) -> None:
+def _store_float_layers(
+    graph: ir.Model, ledger: Ledger, keep_float: Collection[str], trained: Mapping[ir.Value, NDArray[np.float32]]
+) -> None:
     """Layers that compute in float though nobody asked: BN folded for a runtime without it, kernels stored as codes."""
     ledger.run("fold_batch_norm", graph, lambda: fold_batch_norm(graph))
     asked = {read.kernel for read in kernel_reads(graph) if read.node.name in keep_float}
     if any(read.kernel not in asked and array(read.kernel).dtype.kind == "f" for read in kernel_reads(graph)):
-        ledger.run("store_kernels_as_int8", graph, lambda: store_kernels_as_int8(graph, asked))
+        ledger.run("store_kernels_as_int8", graph, lambda: store_kernels_as_int8(graph, asked, trained))
 
 
 def _require_int8(graph: ir.Model, ledger: Ledger) -> None:

@@ -1,7 +1,7 @@
 """FILE.tflite KERNELS FOLDER: in0.npy, in1.npy … in FOLDER → out0.npy, out1.npy …, by tflite-runtime.
 
 Self-contained: it runs in an environment of its own (constraints.txt), without edgeks. KERNELS: xnnpack, builtin or
-reference.
+reference. Inputs may hold several batches of the file's size, one after another; so do the outputs then.
 """
 
 import sys
@@ -21,11 +21,17 @@ def main() -> None:
     file, kernels, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     interpreter = Interpreter(model_path=file, num_threads=1, experimental_op_resolver_type=RESOLVERS[kernels])
     interpreter.allocate_tensors()
-    for number, detail in enumerate(interpreter.get_input_details()):
-        interpreter.set_tensor(detail["index"], np.load(folder / f"in{number}.npy"))
-    interpreter.invoke()
-    for number, detail in enumerate(interpreter.get_output_details()):
-        np.save(folder / f"out{number}.npy", interpreter.get_tensor(detail["index"]))
+    feeds = interpreter.get_input_details()
+    fed = [np.load(folder / f"in{number}.npy") for number in range(len(feeds))]
+    size = int(feeds[0]["shape"][0]) if len(feeds[0]["shape"]) else 1
+    rows = []
+    for start in range(0, len(fed[0]) if fed[0].ndim else 1, size):
+        for detail, given in zip(feeds, fed, strict=True):
+            interpreter.set_tensor(detail["index"], given[start : start + size] if given.ndim else given)
+        interpreter.invoke()
+        rows.append([interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()])
+    for number, batches in enumerate(zip(*rows, strict=True)):
+        np.save(folder / f"out{number}.npy", np.concatenate(batches) if len(batches) > 1 else batches[0])
 
 
 main()

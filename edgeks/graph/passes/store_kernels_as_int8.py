@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeks.graph.kernels import array, kernel_reads, output_channels
-from edgeks.graph.passes.quantize_kernels import symmetric_codes
+from edgeks.graph.passes.quantize_kernels import codes_at, symmetric_codes
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 
 
-def store_kernels_as_int8(model: ir.Model, skip: Collection[ir.Value] = ()) -> str:
+def store_kernels_as_int8(
+    model: ir.Model,
+    skip: Collection[ir.Value] = (),
+    trained: Mapping[ir.Value, NDArray[np.float32]] = MappingProxyType({}),
+) -> str:
     """W → Mul(Cast(W_q), s_W), once for all that read W; float kernels of every op, but those in `skip`.
 
-    W_q = round(W/s_W) is symmetric, |W_q| ≤ 127, with one scale per output channel. A runtime that folds constants
-    makes one float kernel of it at load, which all layers share. Cast and Mul rather than DequantizeLinear: ONNX
-    Runtime keeps a DequantizeLinear for run time, one per layer (tests/test_facts.py).
+    W_q = round(W/s_W) is symmetric, |W_q| ≤ 127, with one scale per output channel: max|W|/127, or what training
+    decided for a kernel (`trained`). A runtime that folds constants makes one float kernel of it at load, which all
+    layers share. Cast and Mul rather than DequantizeLinear: ONNX Runtime keeps a DequantizeLinear for run time, one
+    per layer (tests/test_facts.py).
     """
     done, kept = 0, []
     axes = {read.kernel: (output_channels(read), read.node.name) for read in reversed(list(kernel_reads(model)))}
@@ -28,7 +35,11 @@ def store_kernels_as_int8(model: ir.Model, skip: Collection[ir.Value] = ()) -> s
         if weight.dtype != np.float32 or kernel.is_graph_output():
             kept.append(str(layer))
             continue
-        codes, scale = symmetric_codes(weight.astype(np.float64), axis)
+        if kernel in trained:
+            scale = trained[kernel]
+            codes = codes_at(weight, scale, axis)
+        else:
+            codes, scale = symmetric_codes(weight.astype(np.float64), axis)
         along = [1] * weight.ndim
         along[axis] = -1
         stored = new_initializer(model, f"{kernel.name}_q", codes)
