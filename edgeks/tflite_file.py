@@ -248,7 +248,7 @@ def _check(model: schema.ModelT, size: int) -> None:
         raise ValueError("no graph in it")
     if model.version != SCHEMA_VERSION:
         raise ValueError(f"schema version {model.version}, known: {SCHEMA_VERSION}")
-    left = size  # numbers that all lists may still have
+    left = 4 * size  # numbers that all lists may still have; a vector may be pointed to by several
     for graph in model.subgraphs:
         count = len(graph.tensors)
         for tensor in graph.tensors:
