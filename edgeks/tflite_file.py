@@ -38,8 +38,22 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         return int(schema.BufferEnd(builder))
 
 
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]
+    """Writes equal vectors once, since tables may point to one: the zero points of all layers are the same zeros."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._written: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, values: np.ndarray[Any, Any]) -> int:  # noqa: N802  # what it overrides
+        content = values.dtype.str, values.tobytes()
+        if content not in self._written:
+            self._written[content] = int(super().CreateNumpyVector(values))
+        return self._written[content]
+
+
 def pack(model: schema.ModelT) -> bytes:
-    """Model → bytes of a .tflite file, every buffer aligned to 16 bytes.
+    """Model → bytes of a .tflite file, every buffer aligned to 16 bytes, equal scales and zero points stored once.
 
     Raises:
         GraphError: it is larger than a flatbuffer can be.
@@ -51,7 +65,13 @@ def pack(model: schema.ModelT) -> bytes:
         aligned = _AlignedBuffer()
         aligned.data = buffer.data
         model.buffers[index] = aligned
-    builder = flatbuffers.Builder(size + 4096)
+    for graph in model.subgraphs:
+        for quantization in (tensor.quantization for tensor in graph.tensors):
+            if quantization is not None and quantization.scale is not None:
+                quantization.scale = np.asarray(quantization.scale, np.float32)
+            if quantization is not None and quantization.zeroPoint is not None:
+                quantization.zeroPoint = np.asarray(quantization.zeroPoint, np.int64)
+    builder = _Builder(size + 4096)
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
 
@@ -77,6 +97,7 @@ def read_tflite(path: Path) -> schema.ModelT:
         raise ModelFileError(f"{path}: no .tflite file (its bytes 4 to 8 are not {IDENTIFIER.decode()})")
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+        _fetch_appended_buffers(model, content)
         _check(model, size)
     except (struct.error, IndexError, TypeError, AttributeError, ValueError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{path}: a damaged .tflite file ({size} bytes): {error}; export it again") from error
@@ -108,6 +129,11 @@ def operator_code(model: schema.ModelT, operator: schema.OperatorT) -> int:
     return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
 
 
+def whole_numbers(numbers: Any) -> list[int]:
+    """A vector of whole numbers of the schema, which may be absent, as a list."""
+    return [] if numbers is None else [int(number) for number in numbers]
+
+
 OPERATOR_NAMES: dict[int, str] = {
     value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
 }
@@ -127,13 +153,35 @@ NUMPY_TYPES: dict[int, Any] = {
 }
 
 
-def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray[Any, Any] | None:
-    """Content of a constant tensor in its own shape and type; None for one that is computed."""
+def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
+    """Whether the file holds the content of a tensor."""
     data = model.buffers[tensor.buffer].data
-    if data is None or len(data) == 0 or tensor.type not in NUMPY_TYPES:
+    return data is not None and len(data) > 0
+
+
+def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray[Any, Any] | None:
+    """Content of a constant tensor in its own shape and type; None for one that is computed, or that numpy has not."""
+    if not is_constant(model, tensor) or tensor.type not in NUMPY_TYPES:
         return None
+    data = model.buffers[tensor.buffer].data
     shape = () if tensor.shape is None else tuple(tensor.shape)
     return np.frombuffer(np.asarray(data, np.uint8).tobytes(), NUMPY_TYPES[tensor.type]).reshape(shape)
+
+
+def _fetch_appended_buffers(model: schema.ModelT, content: bytes) -> None:
+    """Buffers that lie behind the flatbuffer, as ai-edge-quantizer writes them → buffers like any other."""
+    for buffer in model.buffers if model.buffers is not None else []:
+        if buffer.offset > 1 or buffer.size > 1:  # 0 and 1 stand for "in the flatbuffer"
+            if buffer.offset + buffer.size > len(content):
+                raise ValueError(f"a buffer of {buffer.size} bytes at {buffer.offset}, behind the end of the file")
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    for graph in model.subgraphs if model.subgraphs is not None else []:
+        for operator in graph.operators if graph.operators is not None else []:
+            if operator.largeCustomOptionsOffset > 1:
+                raise ValueError(
+                    "a custom operator whose options lie behind the flatbuffer, which edgeks does not read"
+                )
 
 
 def _check(model: schema.ModelT, size: int) -> None:
@@ -142,9 +190,6 @@ def _check(model: schema.ModelT, size: int) -> None:
         raise ValueError("no graph in it")
     if model.version != SCHEMA_VERSION:
         raise ValueError(f"schema version {model.version}, known: {SCHEMA_VERSION}")
-    for buffer in model.buffers or []:
-        if buffer.offset > 1 or buffer.size > 1:
-            raise ValueError("its buffers lie behind the flatbuffer, which edgeks does not read")
     for graph in model.subgraphs:
         count = len(graph.tensors)
         for tensor in graph.tensors:
@@ -156,12 +201,8 @@ def _check(model: schema.ModelT, size: int) -> None:
         for operator in graph.operators if graph.operators is not None else []:
             if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
                 raise ValueError(f"an operator names code {operator.opcodeIndex} of {len(model.operatorCodes)}")
-            used = [*_indices(operator.inputs), *_indices(operator.outputs)]
+            used = [*whole_numbers(operator.inputs), *whole_numbers(operator.outputs)]
             if any(not -1 <= index < count for index in used):
                 raise ValueError("an operator names a tensor that is not there")
-        if any(not 0 <= index < count for index in [*_indices(graph.inputs), *_indices(graph.outputs)]):
+        if any(not 0 <= index < count for index in [*whole_numbers(graph.inputs), *whole_numbers(graph.outputs)]):
             raise ValueError("the graph names an input or output that is not there")
-
-
-def _indices(numbers: Any) -> list[int]:
-    return [] if numbers is None else [int(number) for number in numbers]
