@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgeks.artefact import REFERENCES, prove_artefact, run_artefact, write_artefact
 from edgeks.atomic_write import atomic_write
 from edgeks.audit.proof import Proof
-from edgeks.errors import ConfigError, DataError, SharingBroken
+from edgeks.errors import ConfigError, DataError, OutputError, SharingBroken
 from edgeks.export_checks import doubts, layers_outside, not_trained, require_parity
 from edgeks.export_io import Io, as_pixels, interface_of, quantise_io, require_io
 from edgeks.export_source import (
@@ -116,6 +116,12 @@ def export(
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
     """
     require_options(source, parity_report=parity_report)
+    if out.suffix in (".onnx", ".tflite") and out.suffix != f".{target.format}":
+        wanted = out.suffix.removeprefix(".")
+        raise OutputError(
+            f"{out}: target {target.name!r} writes {target.format}; name it .{target.format}, or choose a target of the "
+            f"format {wanted} (--target {wanted})"
+        )
     if float16 and int8:
         raise ConfigError("int8 and float16 exclude each other: choose one")
     precision: Precision = "int8" if int8 else "fp16" if float16 else "fp32"
@@ -254,7 +260,8 @@ def _simplified(model: ir.Model, ledger: Ledger) -> ir.Model:
 
 def _form(scheme: Int8Scheme) -> str:
     """How the kernels of an int8 file are read."""
-    return {"static": scheme.form, "dynamic": "dynamic", "float": "weight-only"}[scheme.mode]
+    static = "static" if scheme.format == "tflite" else scheme.form
+    return {"static": static, "dynamic": "dynamic", "float": "weight-only"}[scheme.mode]
 
 
 def _metadata(source: Source, interface: Interface, ledger: Ledger, file_format: Format) -> dict[str, object]:

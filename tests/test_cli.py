@@ -100,6 +100,27 @@ def test_export_writes_the_model_its_ledger_and_nothing_else(edgeks, model, tmp_
     onnx.checker.check_model(onnx.load(tmp_path / "model_int8.onnx"))
 
 
+@pytest.mark.parametrize("options", [(), ("--fp16",), ("--int8",), ("--int8", "--io", "uint8", "--layout", "nchw")])
+def test_export_to_tflite(edgeks, model, tmp_path, options):
+    code, out, err = edgeks("export", model, "--target", "tflite", *options)
+    assert (code, err) == (0, "")
+    assert "exactly once" in out and "delegate      XNNPACK takes" in out and "as fast as" in out
+    assert f"{'int8 static' if '--int8' in options else 'fp'}" in out.splitlines()[0]
+    (file,) = tmp_path.glob("*.tflite")
+    code, out, err = edgeks("footprint", file, "--target", "rpi-4-tflite")
+    assert (code, err) == (0, "")
+    assert "4 kernels for 6 layers; sharing saves" in out and "flash fits rpi-4-tflite" in out
+
+
+def test_what_a_format_has_not(refuses, model, tmp_path):
+    tflite = ("export", model, "--target", "tflite", "--int8")
+    refuses("form qoperator is about ONNX; TFLite has one form", *tflite, "--form", "qoperator")
+    refuses("--layout nchw is about TFLite; target 'onnx' writes onnx", "export", model, "--layout", "nchw")
+    refuses("auto is about TFLite; legal for ONNX: static", "export", model, "--int8", "--activations", "auto")
+    refuses("target 'onnx' writes onnx; name it .onnx, or", "export", model, "-o", tmp_path / "out.tflite")
+    refuses("(--target onnx)", *tflite, "-o", tmp_path / "out.onnx")
+
+
 def test_bytes_of_an_export_do_not_depend_on_what_stood_there(edgeks, model, tmp_path):
     old = tmp_path / "out.onnx"
     old.write_bytes(b"old")
@@ -174,7 +195,7 @@ def test_every_command_has_help(edgeks, command):
         (["export", "m.pt", "--min-sqnr", "high"], "valid number"),
         (["bench", "m.onnx", "--runs", "many"], "valid integer"),
         (["export", "m.pt", "--min-sqnr", "nan"], "--min-sqnr nan: legal: a number of dB"),
-        (["export", "m.pt", "--fp32", "--int8"], "--fp32 and --int8 exclude each other"),
+        (["export", "m.pt", "--fp32", "--int8"], "--fp32, --fp16 and --int8 exclude each other"),
         (["export", "m.pt", "--form", "qdq"], "--form qdq is about int8: add --int8"),
         (["export", "m.pt", "--calibration", "mse"], "--calibration mse is about int8: add --int8"),
         (["export", "m.pt", "--bias-correction"], "--bias-correction is about int8: add --int8"),

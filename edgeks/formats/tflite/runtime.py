@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +36,30 @@ def open_interpreter(file: Path, session: LiteRtSession) -> Interpreter:
         ModelFileError: LiteRT does not take the file.
     """
     try:
-        interpreter = Interpreter(
-            model_path=str(file),
-            num_threads=session.threads,
-            experimental_op_resolver_type=RESOLVERS[session.kernels],
-        )
-        interpreter.allocate_tensors()
+        with _quiet():
+            interpreter = Interpreter(
+                model_path=str(file),
+                num_threads=session.threads,
+                experimental_op_resolver_type=RESOLVERS[session.kernels],
+            )
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise ModelFileError(f"LiteRT refuses {file.name}: {str(error).splitlines()[0][:300]}") from error
     return interpreter
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep LiteRT from writing to stderr that it has a delegate: no option turns that off. Errors are exceptions."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def interface(file: Path) -> Interface | None:
