@@ -195,7 +195,7 @@ def export(
         parity = compare_all(reference, run_artefact(temporary, REFERENCES[target.format], inputs))
         parity_here = compare_all(reference, run_artefact(temporary, target.session, inputs))
         taken = None
-        if isinstance(target.session, LiteRtSession):
+        if isinstance(target.session, LiteRtSession) and target.session.kernels == "xnnpack":
             on_step("measuring what the delegate takes")
             taken = delegation(temporary, target.session.threads, DELEGATION_SECONDS)
         required = min_sqnr_db
