@@ -119,8 +119,8 @@ def export(
     if out.suffix in (".onnx", ".tflite") and out.suffix != f".{target.format}":
         wanted = out.suffix.removeprefix(".")
         raise OutputError(
-            f"{out}: target {target.name!r} writes {target.format}; name it .{target.format}, or choose a target of the "
-            f"format {wanted} (--target {wanted})"
+            f"{out}: target {target.name!r} writes {target.format}; name it .{target.format}, or choose a target "
+            f"of the format {wanted} (--target {wanted})"
         )
     if float16 and int8:
         raise ConfigError("int8 and float16 exclude each other: choose one")

@@ -115,7 +115,10 @@ def render(summary: Summary, folder: Path, console: Console) -> None:
         rows.add_row(heading, *(row.cells()[index] for row in summary.rows))
     console.print(rows)
     where = escape(str(folder))
-    console.print(f"p50: {summary.runtime} on {summary.cpu}; everything is in {where}/, the page is {where}/summary.md", soft_wrap=True)
+    console.print(
+        f"p50: {summary.runtime} on {summary.cpu}; everything is in {where}/, the page is {where}/summary.md",
+        soft_wrap=True,
+    )
 
 
 def summarise(recipe: Recipe, runs: RunFolder, metrics: dict[str, float], shared: bool) -> Summary:

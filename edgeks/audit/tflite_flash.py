@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeks.audit.flash import UNREAD, CopySet, Flash, OpBytes, SharedKernel
 from edgeks.audit.tflite_proof import KernelOperator, kernel_operators
 from edgeks.sharing.equality import copy_sets
-from edgeks.tflite_file import OPERATOR_NAMES, TYPE_NAMES, constant, operator_code, whole_numbers, tensor_name
+from edgeks.tflite_file import OPERATOR_NAMES, TYPE_NAMES, constant, operator_code, tensor_name, whole_numbers
 
 
 @dataclass(frozen=True, slots=True)

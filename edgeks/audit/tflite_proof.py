@@ -15,7 +15,16 @@ from edgeks.audit.proof import Proof, ProvenKernel
 from edgeks.errors import SharingBroken
 from edgeks.sharing.equality import copy_sets
 from edgeks.sharing.plan import SharingGroup, SharingPlan
-from edgeks.tflite_file import OPERATOR_NAMES, TYPE_NAMES, constant, is_constant, operator_code, read_tflite, tensor_name, whole_numbers
+from edgeks.tflite_file import (
+    OPERATOR_NAMES,
+    TYPE_NAMES,
+    constant,
+    is_constant,
+    operator_code,
+    read_tflite,
+    tensor_name,
+    whole_numbers,
+)
 
 WEIGHT_INPUT = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
 OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
