@@ -1,6 +1,7 @@
 # make demo   train, export, prove, audit and time a kernel-sharing net: the whole path, from nothing
 # make test   lint, type check, import rules, and every test
 # make fuzz   1,000 random networks with random sharing plans through the exporter; takes half an hour
+# make test-litert-torch   the tests that need litert-torch, in an environment of their own (3 GB)
 # All build .venv from constraints.txt when it is missing or out of date, and the tests .venv-tflite-runtime from
 # tests/tflite_runtime/constraints.txt: tflite-runtime's last release, for numpy 1 and Python 3.11.
 
@@ -8,14 +9,19 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LITERT_VENV := .venv-litert-torch
+LITERT_STAMP := $(LITERT_VENV)/.installed
 TFLITE_RUNTIME := .venv-tflite-runtime
 
 # A checkout that was moved has scripts that point to the old place.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 $(shell rm -f $(STAMP))
 endif
+ifneq ($(shell cat $(LITERT_STAMP) 2>/dev/null),$(CURDIR))
+$(shell rm -f $(LITERT_STAMP))
+endif
 
-.PHONY: demo test fuzz lint format clean
+.PHONY: demo test fuzz litert-torch test-litert-torch lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgeks run pipelines/quickstart.toml
@@ -25,6 +31,11 @@ test: lint $(TFLITE_RUNTIME)
 
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout=0 --hypothesis-profile fuzz tests/test_property.py
+
+litert-torch: $(LITERT_STAMP)
+
+test-litert-torch: $(LITERT_STAMP)
+	OMP_NUM_THREADS=1 $(LITERT_VENV)/bin/pytest tests/test_litert_converter.py tests/formats/tflite/test_restore_sharing.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -37,7 +48,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(TFLITE_RUNTIME) runs dist
+	rm -rf $(VENV) $(LITERT_VENV) $(TFLITE_RUNTIME) runs dist
 
 # The folder is the target: pip touches it last, and it is not there where it cannot be built.
 $(TFLITE_RUNTIME): tests/tflite_runtime/constraints.txt
@@ -57,3 +68,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch hatchling editables
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@printf %s "$(CURDIR)" > $(STAMP)
+
+$(LITERT_STAMP): pyproject.toml constraints-litert-torch.txt
+	@$(PYTHON) -m venv --clear $(LITERT_VENV)
+	$(LITERT_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints-litert-torch.txt \
+		torch hatchling editables
+	$(LITERT_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints-litert-torch.txt \
+		--no-build-isolation -e '.[dev,litert-torch]'
+	@printf %s "$(CURDIR)" > $(LITERT_STAMP)

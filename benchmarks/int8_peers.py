@@ -161,10 +161,10 @@ def smooth_images(count: int, seed: int) -> NDArray[np.uint8]:
     return images.clamp(0, 255).to(torch.uint8).numpy()
 
 
-def random_subject(name: str) -> Subject:
+def random_subject(name: str, construct: Callable[[], nn.Module]) -> Subject:
     """Random weights; γ, β as a training could leave them, and the running statistics of what the network is fed."""
     torch.manual_seed(0)
-    model = NETWORKS[name]()
+    model = construct()
     preprocessing = Preprocessing(3, SIZE, SIZE, (0.5,) * 3, (0.25,) * 3, tuple("0123456789"))
     images = smooth_images(CALIBRATION, 1)
     for module in model.modules():
@@ -362,7 +362,7 @@ def main() -> None:
     asked = arguments()
     torch.set_num_threads(1)
     names = [] if asked.only == ["none"] else asked.only or list(NETWORKS)
-    subjects: list[Callable[[], Subject]] = [lambda name=name: random_subject(name) for name in names]
+    subjects: list[Callable[[], Subject]] = [lambda name=name: random_subject(name, NETWORKS[name]) for name in names]
     for path in asked.checkpoint:
         subjects.append(lambda path=path: trained_subject(path, asked.arch, asked.data, asked.images))
     print("# int8: edgeks and the public chain\n")

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -18,7 +19,9 @@ from edgeks.errors import ConfigError, EdgeksError, OutputError
 from edgeks.terminal import table
 
 if TYPE_CHECKING:
+    from edgeks.export_source import Source
     from edgeks.pipeline import StageState
+    from edgeks.target import Target
     from edgeks.train.progress import TrainingProgress
 
 app = typer.Typer(
@@ -113,6 +116,10 @@ def export(
     parity_report: Annotated[
         bool, typer.Option("--parity-report", help="Compare int8 with torch tensor by tensor, in steps.")
     ] = False,
+    converter: Annotated[
+        str,
+        typer.Option(help="TFLite: edgeks, or litert-torch for operators that edgeks does not lower (an extra)."),
+    ] = "edgeks",
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -154,6 +161,8 @@ def export(
     given = [option for option, value in about_int8.items() if value]
     if given and not int8:
         raise ConfigError(f"{given[0]} is about int8: add --int8")
+    if converter not in ("edgeks", "litert-torch"):
+        raise ConfigError(f"--converter {converter}: legal: edgeks, litert-torch")
     if min_sqnr is not None and math.isnan(min_sqnr):  # would accept anything
         raise ConfigError("--min-sqnr nan: legal: a number of dB")
     shape = parse_input_shape(input_shape) if input_shape else None
@@ -165,6 +174,13 @@ def export(
         source = load_onnx(model) if is_onnx else load_checkpoint(model, arch, trust=trust)
         precision = "int8" if int8 else "fp16" if fp16 else "fp32"
         path = output or model.with_name(f"{model.stem}_{precision}.{chosen.format}")
+        if converter == "litert-torch":
+            about_edgeks = {option: value for option, value in about_int8.items() if "--activations" not in option}
+            about_edgeks |= {"--simplify": simplify, "--fp16": fp16, f"--io {io}": io != "float"}
+            about_edgeks[f"--layout {layout}"] = layout != "nhwc"
+            _convert(source, path, chosen, about_edgeks, int8=int8, activations=activations, calib=calib,
+                     input_shape=shape, min_sqnr_db=min_sqnr, on_step=status.update, as_json=as_json)  # fmt: skip
+            return
         if path.resolve() in [read.resolve() for read in getattr(source, "files", (model,))]:
             raise OutputError(f"-o {path}: is read by the export, which would replace it; name another file")
         report = run_export(
@@ -190,6 +206,26 @@ def export(
         render_export(report, out)
         if report.sensitivity:
             render_sensitivity(report.sensitivity, out)
+
+
+def _convert(
+    source: Source, path: Path, target: Target, about_edgeks: Mapping[str, object], *, as_json: bool, **options: Any
+) -> None:
+    """`export --converter litert-torch`."""
+    from edgeks.checkpoint import Checkpoint
+    from edgeks.conversion_report import render
+    from edgeks.litert_converter import convert_with_litert_torch
+
+    given = [option for option, value in about_edgeks.items() if value]
+    if given:
+        raise ConfigError(f"{given[0]} is about edgeks' own lowering: leave it out with --converter litert-torch")
+    if not isinstance(source, Checkpoint):
+        raise ConfigError(f"--converter litert-torch needs a checkpoint, and {source.path.name} is an ONNX file")
+    report = convert_with_litert_torch(source, path, target, **options)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        render(report, out)
 
 
 @app.command()

@@ -44,7 +44,7 @@ from edgeks.quant.options import Int8Options
 from edgeks.quant.quantise import quantise
 from edgeks.quant.sensitivity import Sensitivity, sensitivity
 from edgeks.quant.trained import NOTHING_TRAINED
-from edgeks.target import Format, Int8Scheme, LiteRtSession, Precision, Target
+from edgeks.target import Format, LiteRtSession, Precision, Target
 
 PARITY_SAMPLES = 64
 LAYER_PARITY_SAMPLES = 16
@@ -218,7 +218,7 @@ def export(
             ledger_path=ledger_path,
             target=target.name,
             precision=precision,
-            form=_form(target.int8) if int8 else "float",
+            form=_form(target) if int8 else "float",
             file_bytes=temporary.stat().st_size,
             samples=samples.origin,
             io=io,
@@ -258,10 +258,14 @@ def _simplified(model: ir.Model, ledger: Ledger) -> ir.Model:
     return model
 
 
-def _form(scheme: Int8Scheme) -> str:
+def _form(target: Target) -> str:
     """How the kernels of an int8 file are read."""
-    static = "static" if scheme.format == "tflite" else scheme.form
-    return {"static": static, "dynamic": "dynamic", "float": "weight-only"}[scheme.mode]
+    scheme = target.int8
+    return {
+        "static": scheme.form if target.format == "onnx" else "static",
+        "dynamic": "dynamic",
+        "float": "weight-only",
+    }[scheme.mode]
 
 
 def _metadata(source: Source, interface: Interface, ledger: Ledger, file_format: Format) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,26 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         return int(schema.BufferEnd(builder))
 
 
+class _Options:
+    """The options of an operator, written once for all operators with the same."""
+
+    def __init__(self, options: Any) -> None:
+        self._options = options
+
+    def Pack(self, builder: _Builder) -> int:  # noqa: N802  # what the operator calls
+        content = [type(self._options).__name__, *sorted(vars(self._options).items())]
+        key = json.dumps(content, default=lambda value: np.asarray(value).tolist())
+        if key not in builder.options:
+            builder.options[key] = int(self._options.Pack(builder))
+        return builder.options[key]
+
+
 class _Builder(flatbuffers.Builder):  # type: ignore[misc]
     """Writes equal vectors once, since tables may point to one: the zero points of all layers are the same zeros."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
+        self.options: dict[str, int] = {}
         self._written: dict[tuple[str, bytes], int] = {}
 
     def CreateNumpyVector(self, values: np.ndarray[Any, Any]) -> int:  # noqa: N802  # what it overrides
@@ -66,6 +82,9 @@ def pack(model: schema.ModelT) -> bytes:
         aligned.data = buffer.data
         model.buffers[index] = aligned
     for graph in model.subgraphs:
+        for operator in graph.operators or []:
+            if not isinstance(operator.builtinOptions, _Options | None):
+                operator.builtinOptions = _Options(operator.builtinOptions)
         for quantization in (tensor.quantization for tensor in graph.tensors):
             if quantization is not None and quantization.scale is not None:
                 quantization.scale = np.asarray(quantization.scale, np.float32)

@@ -308,10 +308,10 @@ class Lowering:
         flat = tuple(n for pair in amounts for n in pair)
         key = (tensor.index, (*flat, -1 if fill is None else fill.index))
         if key not in self._padded:
-            name = f"pads {len(amounts)}"
-            table = self._constants.setdefault(
-                (name, flat), self.network.constant("", np.array(amounts, np.int32), owner=(name, flat))
-            )
+            pairs = ("pairs", flat)
+            if pairs not in self._constants:
+                self._constants[pairs] = self.network.constant("", np.array(amounts, np.int32))
+            table = self._constants[pairs]
             shape = [size + low + high for size, (low, high) in zip(tensor.shape, amounts, strict=True)]
             if fill is None:
                 self._padded[key] = self.step("PAD", [tensor, table], shape, schema.PadOptionsT())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ RESOLVERS = {
     "reference": OpResolverType.BUILTIN_REF,
 }
 INTERFACE_KEY = "interface"  # of the metadata, with the prefix that all of edgeks' entries have
-# The same codes on every CPU; what a file computes by TFLite's own specification.
-REFERENCE = LiteRtSession(threads=1, kernels="reference")
+# TFLite's own kernels, without what a delegate makes of the file. The plain loops of "reference" are the same on every
+# CPU, but take minutes for a network that these run in a second.
+REFERENCE = LiteRtSession(threads=1, kernels="builtin")
 
 
 def open_interpreter(file: Path, session: LiteRtSession) -> Interpreter:
@@ -48,18 +50,22 @@ def open_interpreter(file: Path, session: LiteRtSession) -> Interpreter:
     return interpreter
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep LiteRT from writing to stderr that it has a delegate: no option turns that off. Errors are exceptions."""
+    """LiteRT tells of its delegate on the process's stderr, past Python's; what it refuses is in its exception."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        kept = os.dup(2)
+    except OSError:  # there is none
         yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        return
+    with tempfile.TemporaryFile() as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def interface(file: Path) -> Interface | None:

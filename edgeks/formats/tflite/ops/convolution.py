@@ -25,15 +25,13 @@ def conv(ctx: Lowering, node: ir.Node) -> None:
         raise Unsupported("its kernel is computed at run time")
     rank = kernel.content.ndim
     x, on_the_fly = through_dynamic(node.inputs[0])
-    result = ctx.result(node, [x])
+    result = ctx.result(node, [x] if kernel.dequantize else [])
     channels = ctx.shape(x)[1]
     over = window(node, kernel.content.shape[2:], ctx.shape(x)[2:])
     source = _as_map(ctx, ctx.read(x, result, channels_last(rank)))
     groups = node.attributes.get_int("group", 1)
     depthwise = groups == channels and kernel.content.shape[1] == 1 and groups > 1
     codes = kernel.dequantize and (result.quantisation is not None or (on_the_fly and groups == 1))
-    if result.quantisation is not None and not kernel.dequantize:
-        raise Unsupported("codes in and out, but a float kernel")
     weight = kernel_tensor(
         ctx, node, kernel, "1HWO" if depthwise else "OHWI", _to_1hwo if depthwise else _to_ohwi,
         3 if depthwise else 0, codes=codes,
@@ -61,9 +59,7 @@ def conv_transpose(ctx: Lowering, node: ir.Node) -> None:
     if set(node.attributes.get_ints("dilations", (1,))) != {1}:
         raise Unsupported("dilated; TRANSPOSE_CONV is not")
     x = node.inputs[0]
-    result = ctx.result(node, [x], fuse=False)
-    if result.quantisation is not None and not kernel.dequantize:
-        raise Unsupported("codes in and out, but a float kernel")
+    result = ctx.result(node, [x] if kernel.dequantize else [], fuse=False)
     source = ctx.read(x, result, channels_last(4))
     weight = kernel_tensor(ctx, node, kernel, "OHWI", _transposed_to_ohwi, 0, codes=result.quantisation is not None)
     bias = bias_tensor(ctx, node, result, kernel, source)

@@ -46,9 +46,7 @@ def _fully_connected(ctx: Lowering, node: ir.Node, *, transposed: bool) -> None:
     if kernel is None or kernel.content.ndim != 2:
         raise Unsupported("its matrix is computed at run time")
     x, on_the_fly = through_dynamic(node.inputs[0])
-    result = ctx.result(node, [x])
-    if result.quantisation is not None and not kernel.dequantize:
-        raise Unsupported("codes in and out, but a float kernel")
+    result = ctx.result(node, [x] if kernel.dequantize else [])
     rank = len(ctx.shape(x))
     held = ctx.held(ctx.codes_of(x) if result.quantisation is not None else x)
     columns = held.columns
