@@ -177,7 +177,7 @@ def export(
         if converter == "litert-torch":
             about_edgeks = {option: value for option, value in about_int8.items() if "--activations" not in option}
             about_edgeks |= {"--simplify": simplify, "--fp16": fp16, f"--io {io}": io != "float"}
-            about_edgeks[f"--layout {layout}"] = layout != "nhwc"
+            about_edgeks[f"--layout {layout}"] = layout == "nchw"
             _convert(source, path, chosen, about_edgeks, int8=int8, activations=activations, calib=calib,
                      input_shape=shape, min_sqnr_db=min_sqnr, on_step=status.update, as_json=as_json)  # fmt: skip
             return

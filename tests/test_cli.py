@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,14 @@ def test_what_a_format_has_not(refuses, model, tmp_path):
     refuses("auto is about TFLite; legal for ONNX: static", "export", model, "--int8", "--activations", "auto")
     refuses("target 'onnx' writes onnx; name it .onnx, or", "export", model, "-o", tmp_path / "out.tflite")
     refuses("(--target onnx)", *tflite, "-o", tmp_path / "out.onnx")
+
+
+@pytest.mark.skipif(find_spec("litert_torch") is not None, reason="litert-torch is installed")
+def test_the_other_converter_is_an_extra(refuses, model):
+    other = ("export", model, "--target", "tflite", "--converter", "litert-torch")
+    refuses("pip install 'edgeks[litert-torch]'", *other)
+    refuses("pip install 'edgeks[litert-torch]'", *other, "--layout", "nhwc")
+    refuses("--layout nchw is about edgeks' own lowering", *other, "--layout", "nchw")
 
 
 def test_bytes_of_an_export_do_not_depend_on_what_stood_there(edgeks, model, tmp_path):
