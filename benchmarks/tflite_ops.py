@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from tflite_graph import ACTIVATION, SAME, VALID, TfliteGraph
+from tflite_by_hand import ACTIVATION, SAME, VALID, TfliteGraph
 
 from edgeks.formats.tflite.delegation import partition
 from edgeks.formats.tflite.runtime import open_interpreter

@@ -79,7 +79,7 @@ def export(
     form: Annotated[str | None, typer.Option(help="Static int8: qdq or qoperator. Default: the target's.")] = None,
     activations: Annotated[
         str | None,
-        typer.Option(help="int8: static (integers), dynamic (quantised on the fly) or float. Default: the target's."),
+        typer.Option(help="int8: static, dynamic (quantised on the fly), float, auto (TFLite). Default: the target's."),
     ] = None,
     calibration: Annotated[
         str | None, typer.Option(help="int8: ranges by minmax (the default), percentile, entropy or mse.")
@@ -103,8 +103,9 @@ def export(
         typer.Option(help="What the file takes and gives: float, int8 (codes), uint8 (raw pixels in, codes out)."),
     ] = "float",
     layout: Annotated[
-        str, typer.Option(help="TFLite: feature maps in and out as nhwc (fastest), or nchw as the network has them.")
-    ] = "nhwc",
+        str | None,
+        typer.Option(help="TFLite: maps in and out as nhwc (the default, fastest), or nchw as the network has them."),
+    ] = None,
     input_shape: Annotated[
         str | None, typer.Option("--input", help="Input size CxHxW, where nothing else tells it.", metavar="CxHxW")
     ] = None,
@@ -134,9 +135,11 @@ def export(
 
     if fp32 + fp16 + int8 > 1:
         raise ConfigError("--fp32, --fp16 and --int8 exclude each other: choose one")
-    if layout not in ("nhwc", "nchw"):
+    if layout not in (None, "nhwc", "nchw"):
         raise ConfigError(f"--layout {layout}: legal: nhwc, nchw")
     chosen = load_target(target)
+    if layout and chosen.format != "tflite":
+        raise ConfigError(f"--layout {layout} is about TFLite; target {chosen.name!r} writes {chosen.format}: N×C×H×W")
     options = Int8Options(
         form=form,  # type: ignore[arg-type]  # Int8Options checks the choices
         activations=activations,  # type: ignore[arg-type]
@@ -174,7 +177,7 @@ def export(
         if converter == "litert-torch":
             about_edgeks = {option: value for option, value in about_int8.items() if "--activations" not in option}
             about_edgeks |= {"--simplify": simplify, "--fp16": fp16, f"--io {io}": io != "float"}
-            about_edgeks[f"--layout {layout}"] = layout != "nhwc"
+            about_edgeks[f"--layout {layout}"] = layout == "nchw"
             _convert(source, path, chosen, about_edgeks, int8=int8, activations=activations, calib=calib,
                      input_shape=shape, min_sqnr_db=min_sqnr, on_step=status.update, as_json=as_json)  # fmt: skip
             return
@@ -186,7 +189,7 @@ def export(
             chosen,
             int8=int8,
             float16=fp16,
-            nhwc=layout == "nhwc",
+            nhwc=layout != "nchw",
             options=options,
             io=io,  # type: ignore[arg-type]  # export checks it
             calib=calib,
@@ -227,11 +230,13 @@ def _convert(
 
 @app.command()
 def footprint(
-    model: Annotated[Path, typer.Argument(help="Model file (.onnx), of edgeks or any other tool.", metavar="FILE")],
+    model: Annotated[
+        Path, typer.Argument(help="Model file: .onnx or .tflite, of edgeks or any other tool.", metavar="FILE")
+    ],
     target: Annotated[str | None, typer.Option(help="Check the budgets of this target; exit code 1 if over.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Audit a model file: flash bytes, what sharing saves, copies, peak activations, budgets."""
+    """Audit a model file: flash bytes, what sharing saves, copies, peak activations (of ONNX), budgets."""
     from edgeks.audit.footprint import footprint as audit
     from edgeks.audit.report import render, to_json
     from edgeks.target import load_target
@@ -418,6 +423,9 @@ def run(
     recipe: Annotated[str, typer.Argument(help="A recipe's TOML file, or a shipped one: quickstart.")],
     folder: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder. Default: runs/RECIPE.")] = None,
     data: Annotated[str | None, typer.Option(help="Instead of the recipe's data: cifar10:DIR …")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Instead of the recipe's target, its form and activations: tflite, rpi-4 …")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe: train → export → footprint → accuracy → bench. Finished stages are not run again."""
@@ -426,10 +434,13 @@ def run(
     from edgeks.pipeline import run_recipe
     from edgeks.recipe import load_recipe
     from edgeks.summary import render as render_summary
+    from edgeks.target import load_target
 
     chosen = load_recipe(recipe)
     if data:
         chosen = replace(chosen, data=data)
+    if target:
+        chosen = replace(chosen, target=load_target(target), form=None, activations=None)
     folder = folder or Path("runs") / chosen.name
     summary = run_recipe(chosen, folder, _RunLines())
     if as_json:

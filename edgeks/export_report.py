@@ -22,15 +22,17 @@ def _takes(report: ExportReport) -> str:
 
 
 def _delegate(found: Delegation) -> str:
-    """`XNNPACK takes 28 of 30 operators in 2 partitions, built-in kernels QUANTIZE, GELU; …`."""
+    """`XNNPACK takes 28 of 30 operators in 2 partitions, leaves 1 GELU, 1 QUANTIZE; …`."""
     taken, left = sum(found.delegated.values()), sum(found.left.values())
     pieces = f"{found.partitions} partition{'' if found.partitions == 1 else 's'}"
     told = f"XNNPACK takes {taken} of {taken + left} operators in {pieces}"
     if left:
         told += f", leaves {', '.join(f'{count} {name}' for name, count in sorted(found.left.items()))}"
-    fast, slow = sorted((found.builtin_ms, found.xnnpack_ms))
-    times = f"{slow / max(fast, 1e-6):.1f} × as fast"
-    return f"{told}; on this CPU {found.faster} kernels are {times} (not a board's figure)"
+    names = ("XNNPACK", "the built-in kernels")
+    fast, slow = names if found.faster == "xnnpack" else reversed(names)
+    times = max(found.builtin_ms, found.xnnpack_ms) / max(min(found.builtin_ms, found.xnnpack_ms), 1e-6)
+    are = "is" if fast == "XNNPACK" else "are"
+    return f"{told}; on this CPU {fast} {are} {times:.1f} × as fast as {slow} (a board may differ)"
 
 
 def render(report: ExportReport, console: Console) -> None:

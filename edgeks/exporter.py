@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgeks.artefact import REFERENCES, prove_artefact, run_artefact, write_artefact
 from edgeks.atomic_write import atomic_write
 from edgeks.audit.proof import Proof
-from edgeks.errors import ConfigError, DataError, SharingBroken
+from edgeks.errors import ConfigError, DataError, OutputError, SharingBroken
 from edgeks.export_checks import doubts, layers_outside, not_trained, require_no_tiles, require_parity
 from edgeks.export_io import Io, as_pixels, interface_of, quantise_io, require_io
 from edgeks.export_source import (
@@ -116,6 +116,12 @@ def export(
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
     """
     require_options(source, parity_report=parity_report)
+    if out.suffix in (".onnx", ".tflite") and out.suffix != f".{target.format}":
+        wanted = out.suffix.removeprefix(".")
+        raise OutputError(
+            f"{out}: target {target.name!r} writes {target.format}; name it .{target.format}, or choose a target "
+            f"of the format {wanted} (--target {wanted})"
+        )
     if float16 and int8:
         raise ConfigError("int8 and float16 exclude each other: choose one")
     precision: Precision = "int8" if int8 else "fp16" if float16 else "fp32"
@@ -191,7 +197,7 @@ def export(
         parity = compare_all(reference, run_artefact(temporary, REFERENCES[target.format], inputs))
         parity_here = compare_all(reference, run_artefact(temporary, target.session, inputs))
         taken = None
-        if isinstance(target.session, LiteRtSession):
+        if isinstance(target.session, LiteRtSession) and target.session.kernels == "xnnpack":
             on_step("measuring what the delegate takes")
             taken = delegation(temporary, target.session.threads, DELEGATION_SECONDS)
         required = min_sqnr_db

@@ -105,7 +105,7 @@ def read_recipe(path: Path) -> Recipe:
     form = cast(Int8Form, export.text("form", choices=FORMS)) if export.has("form") else None
     activations = cast(Activations, export.text("activations", choices=MODES)) if export.has("activations") else None
     try:
-        Int8Options(form=form, activations=activations)
+        Int8Options(form=form, activations=activations).scheme(target.int8)
     except ConfigError as error:
         raise ConfigError(f"{path}: key 'export.form': {error}") from error
     export.finish()

@@ -29,7 +29,7 @@ HEADINGS = (
 
 @dataclass(frozen=True, slots=True)
 class SummaryRow:
-    """One artefact. Accuracy is a share 0…1 on the test images, run in ONNX Runtime."""
+    """One artefact. Accuracy is a share 0…1 on the test images, run in the target's runtime."""
 
     artefact: str
     accuracy: float
@@ -73,6 +73,7 @@ class Summary:
     data: str
     target: str
     torch_accuracy: float
+    runtime: str
     cpu: str
     rows: tuple[SummaryRow, ...]
 
@@ -100,7 +101,7 @@ class Summary:
             "Kernels stored: one per sharing group and one per unshared layer, proven on the written file. SQNR:",
             "outputs against torch on real samples (int8_qat: against the fake-quantised network). Ratio: the same",
             "network exported with a kernel per layer, over",
-            f"this file. p50: ONNX Runtime on {self.cpu}; no board is involved.",
+            f"this file. p50: {self.runtime} on {self.cpu}; no board is involved.",
             "",
         ]
         return "\n".join(lines)
@@ -114,20 +115,24 @@ def render(summary: Summary, folder: Path, console: Console) -> None:
         rows.add_row(heading, *(row.cells()[index] for row in summary.rows))
     console.print(rows)
     where = escape(str(folder))
-    console.print(f"p50 on {summary.cpu}; everything is in {where}/, the page is {where}/summary.md", soft_wrap=True)
+    console.print(
+        f"p50: {summary.runtime} on {summary.cpu}; everything is in {where}/, the page is {where}/summary.md",
+        soft_wrap=True,
+    )
 
 
 def summarise(recipe: Recipe, runs: RunFolder, metrics: dict[str, float], shared: bool) -> Summary:
     """Finished stages of a run → Summary, from the files that they left."""
-    rows, cpu = [], "this machine"
+    rows, cpu, runtime = [], "this machine", recipe.target.runtime
     for name in recipe.artefacts:
-        artefact = f"{name}.onnx"
+        artefact = f"{name}.{recipe.target.format}"
         ledger = runs.read_json(f"{artefact}.ledger.json")
         accuracy = runs.read_json(f"{name}.accuracy.json")
         bench = runs.read_json(f"{name}.bench.json")
         arena = runs.read_json(f"{name}.footprint.json")["activations"]
         groups, unshared = ledger["plan"]["groups"], ledger["plan"]["unshared"]
         cpu = bench["facts"].get("cpu") or cpu
+        runtime = f"{bench['facts'].get('runtime', runtime)} {bench['facts'].get('runtime_version', '')}".strip()
         rows.append(
             SummaryRow(
                 artefact=artefact,
@@ -150,6 +155,7 @@ def summarise(recipe: Recipe, runs: RunFolder, metrics: dict[str, float], shared
         data=recipe.data,
         target=recipe.target.name,
         torch_accuracy=metrics["test_accuracy"],
+        runtime=runtime,
         cpu=cpu,
         rows=tuple(rows),
     )

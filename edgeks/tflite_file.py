@@ -198,6 +198,11 @@ def operator_code(model: schema.ModelT, operator: schema.OperatorT) -> int:
     return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
 
 
+def whole_numbers(numbers: Any) -> list[int]:
+    """A vector of whole numbers of the schema, which may be absent, as a list."""
+    return [] if numbers is None else [int(number) for number in numbers]
+
+
 OPERATOR_NAMES: dict[int, str] = {
     value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
 }
@@ -217,11 +222,17 @@ NUMPY_TYPES: dict[int, Any] = {
 }
 
 
-def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray[Any, Any] | None:
-    """Content of a constant tensor in its own shape and type; None for one that is computed."""
+def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
+    """Whether the file holds the content of a tensor."""
     data = model.buffers[tensor.buffer].data
-    if data is None or len(data) == 0 or tensor.type not in NUMPY_TYPES:
+    return data is not None and len(data) > 0
+
+
+def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray[Any, Any] | None:
+    """Content of a constant tensor in its own shape and type; None for one that is computed, or that numpy has not."""
+    if not is_constant(model, tensor) or tensor.type not in NUMPY_TYPES:
         return None
+    data = model.buffers[tensor.buffer].data
     shape = () if tensor.shape is None else tuple(tensor.shape)
     return np.frombuffer(np.asarray(data, np.uint8).tobytes(), NUMPY_TYPES[tensor.type]).reshape(shape)
 
@@ -263,11 +274,11 @@ def _check(model: schema.ModelT, size: int) -> None:
             left -= sum(len(numbers) for numbers in lists if numbers is not None)
             if left < 0:
                 break
-            if any(not -1 <= index < count for numbers in lists for index in _indices(numbers)):
+            if any(not -1 <= index < count for numbers in lists for index in whole_numbers(numbers)):
                 raise ValueError("an operator names a tensor that is not there")
         if left < 0:
             raise ValueError("its lists have more numbers than it has room for")
-        if any(not 0 <= index < count for index in [*_indices(graph.inputs), *_indices(graph.outputs)]):
+        if any(not 0 <= index < count for index in [*whole_numbers(graph.inputs), *whole_numbers(graph.outputs)]):
             raise ValueError("the graph names an input or output that is not there")
     _check_signatures(model)
 
@@ -302,7 +313,3 @@ def _numbers_in(tensor: schema.TensorT) -> int:
     if quantised is not None:
         lists += [quantised.scale, quantised.zeroPoint, quantised.min, quantised.max]
     return sum(len(numbers) for numbers in lists if numbers is not None)
-
-
-def _indices(numbers: Any) -> list[int]:
-    return [] if numbers is None else [int(number) for number in numbers]

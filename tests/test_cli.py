@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,35 @@ def test_export_writes_the_model_its_ledger_and_nothing_else(edgeks, model, tmp_
     assert "exactly once" in out and "SQNR" in out
     assert names(tmp_path) == ["model.pt", "model_int8.onnx", "model_int8.onnx.ledger.json"]
     onnx.checker.check_model(onnx.load(tmp_path / "model_int8.onnx"))
+
+
+@pytest.mark.parametrize("options", [(), ("--fp16",), ("--int8",), ("--int8", "--io", "uint8", "--layout", "nchw")])
+def test_export_to_tflite(edgeks, model, tmp_path, options):
+    code, out, err = edgeks("export", model, "--target", "tflite", *options)
+    assert (code, err) == (0, "")
+    assert "exactly once" in out and "delegate      XNNPACK takes" in out and "as fast as" in out
+    assert f"{'int8 static' if '--int8' in options else 'fp'}" in out.splitlines()[0]
+    (file,) = tmp_path.glob("*.tflite")
+    code, out, err = edgeks("footprint", file, "--target", "rpi-4-tflite")
+    assert (code, err) == (0, "")
+    assert "4 kernels for 6 layers; sharing saves" in out and "flash fits rpi-4-tflite" in out
+
+
+def test_what_a_format_has_not(refuses, model, tmp_path):
+    tflite = ("export", model, "--target", "tflite", "--int8")
+    refuses("form qoperator is about ONNX; TFLite has one form", *tflite, "--form", "qoperator")
+    refuses("--layout nchw is about TFLite; target 'onnx' writes onnx", "export", model, "--layout", "nchw")
+    refuses("auto is about TFLite; legal for ONNX: static", "export", model, "--int8", "--activations", "auto")
+    refuses("target 'onnx' writes onnx; name it .onnx, or", "export", model, "-o", tmp_path / "out.tflite")
+    refuses("(--target onnx)", *tflite, "-o", tmp_path / "out.onnx")
+
+
+@pytest.mark.skipif(find_spec("litert_torch") is not None, reason="litert-torch is installed")
+def test_the_other_converter_is_an_extra(refuses, model):
+    other = ("export", model, "--target", "tflite", "--converter", "litert-torch")
+    refuses("pip install 'edgeks[litert-torch]'", *other)
+    refuses("pip install 'edgeks[litert-torch]'", *other, "--layout", "nhwc")
+    refuses("--layout nchw is about edgeks' own lowering", *other, "--layout", "nchw")
 
 
 def test_bytes_of_an_export_do_not_depend_on_what_stood_there(edgeks, model, tmp_path):

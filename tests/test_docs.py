@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tflite_runtime_env import PYTHON as TFLITE_RUNTIME
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -26,10 +27,10 @@ def commands(block: str) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "least"), [("guide", 11), ("quantisation", 9), ("qat", 5)])
+@pytest.mark.parametrize(("page", "least"), [("guide", 12), ("tflite", 15), ("quantisation", 9), ("qat", 5)])
 def test_every_command_and_program_of_a_page(page: str, least: int, tmp_path: Path) -> None:
     binaries = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     ran = 0
     for kind, block in BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")):
         if kind == "python":
@@ -39,6 +40,8 @@ def test_every_command_and_program_of_a_page(page: str, least: int, tmp_path: Pa
             if name is None:
                 subprocess.run([sys.executable, script], check=True, cwd=tmp_path, env=environment)
                 ran += 1
+            if "tflite_runtime" in block and TFLITE_RUNTIME.exists():  # the other runtime that the program is for
+                subprocess.run([TFLITE_RUNTIME, script], check=True, cwd=tmp_path, env=environment)
             continue
         for command, shown in commands(block):
             done = subprocess.run(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from networks import SharedConvs, small_checkpoint
 from onnx_text import graph_of, normal, run_graph
-from tflite_graph import VALID, TfliteGraph
+from tflite_by_hand import VALID, TfliteGraph
 
 from edgeks.exporter import export
 from edgeks.formats.onnx import LEVELS, open_session

@@ -21,6 +21,7 @@ from edgeks.quant import is_prepared
 from edgeks.recipe import load_recipe, read_recipe
 from edgeks.run_folder import RunFolder
 from edgeks.sharing.torch import apply_plan, discover, plan_sharing
+from edgeks.target import load_target
 from edgeks.train.data import load_dataset
 from edgeks.train.progress import NoProgress
 
@@ -90,6 +91,25 @@ def test_a_run_leaves_every_artefact_and_is_reused_until_something_changes(tmp_p
     mended = Stages()
     run_recipe(replace(tiny, bench_runs=21), folder, mended)
     assert mended.ran == ["export int8.onnx"]  # to the same bytes, so that what was measured on it still holds
+
+
+def test_the_trained_network_as_tflite(tmp_path):
+    tiny, folder = recipe(tmp_path), tmp_path / "run"
+    run_recipe(replace(tiny, precisions=("fp32",)), folder, Stages())
+    told = Stages()
+    summary = run_recipe(replace(tiny, target=load_target("tflite")), folder, told)
+    assert told.reused == ["train"] and len(told.ran) == 10
+    assert [row.artefact for row in summary.rows] == ["fp32.tflite", "int8.tflite"]
+    for row in summary.rows:
+        assert row.kernels_stored == row.sharing_groups + row.unshared_layers == 4
+        assert row.file_bytes == (folder / row.artefact).stat().st_size < row.unshared_file_bytes
+        assert row.peak_activation_bytes is None and row.p50_ms > 0
+        assert row.accuracy == pytest.approx(load_checkpoint(folder / "model.pt").metrics["test_accuracy"], abs=0.02)
+    assert summary.runtime.startswith("litert 2")
+    assert f"p50: {summary.runtime} on" in (folder / "summary.md").read_text()
+    again = Stages()
+    assert run_recipe(replace(tiny, target=load_target("tflite")), folder, again) == summary
+    assert again.ran == []
 
 
 def test_a_qat_stage_fine_tunes_and_exports_what_was_trained(tmp_path):

@@ -94,6 +94,10 @@ def test_defaults_of_a_minimal_recipe(tmp_path):
         ),
         (MINIMAL + "[qat]\nqat = 'off'", r"\[qat\]: qat is 'off'; legal: learned, moving_average"),
         (MINIMAL + "[qat]\nepoch = 3", "unknown key 'qat.epoch'; legal keys here: epochs"),
+        (
+            MINIMAL + "[export]\ntarget = 'tflite'\nform = 'qoperator'",
+            "key 'export.form': int8: form qoperator is about ONNX",
+        ),
         (MINIMAL + "[bench", "malformed TOML"),
     ],
 )

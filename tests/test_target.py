@@ -9,13 +9,21 @@ from edgeks.errors import ConfigError
 from edgeks.target import catalogue, load_target, read_target, target_names
 
 MINIMAL = 'description = "mine"\nformat = "onnx"\nruntime = "onnxruntime"\n'
+TFLITE = 'description = "mine"\nformat = "tflite"\nruntime = "litert"\n'
 KEYS = {
     "": ["description", "format", "runtime", "opset"],
     "int8": ["form", "activations", "weights", "mode"],
     "session": ["threads", "graph_optimization", "disabled_optimizers", "config"],
-    "parity": ["min_fp32_sqnr_db", "min_int8_sqnr_db"],
+    "parity": ["min_fp32_sqnr_db", "min_fp16_sqnr_db", "min_int8_sqnr_db"],
     "budget": ["flash_mb", "ram_mb"],
     "board": ["name", "cpu", "cores", "ram_mb"],
+}
+# Everything else about int8 in TFLite, and where an opset would matter, has one legal value.
+TFLITE_KEYS = {
+    **KEYS,
+    "": ["description", "format", "runtime"],
+    "int8": ["mode"],
+    "session": ["threads", "kernels"],
 }
 
 
@@ -26,7 +34,8 @@ def read(tmp_path, text):
 
 
 def test_the_shipped_targets():
-    assert target_names() == ["onnx", "onnx-x64", "rpi-4", "rpi-5", "rpi-zero-2w"]
+    boards = ["rpi-4", "rpi-4-tflite", "rpi-5", "rpi-5-tflite", "rpi-zero-2w", "rpi-zero-2w-tflite"]
+    assert target_names() == ["onnx", "onnx-x64", *boards, "tflite"]
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -35,7 +44,12 @@ def test_every_shipped_target_loads_and_says_what_it_holds(name):
     data = tomllib.loads((catalogue("export") / f"{name}.toml").read_text())
     assert target.name == name
     assert target.description == data["description"]
-    assert target.session.disabled_optimizers == ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion")
+    assert target.format == target.int8.format == ("tflite" if "tflite" in name else "onnx")
+    if target.format == "onnx":
+        assert target.session.disabled_optimizers == ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion")
+    else:
+        assert target.session.kernels == data["session"]["kernels"]
+        assert target.int8.mode == "auto"
     assert (target.board is None) == ("board" not in data)
     if target.board:
         assert target.board.ram_bytes == data["board"]["ram_mb"] * 1_000_000
@@ -43,16 +57,24 @@ def test_every_shipped_target_loads_and_says_what_it_holds(name):
         assert target.session.threads <= target.board.cores
 
 
+@pytest.mark.parametrize("board", ["rpi-4", "rpi-5", "rpi-zero-2w"])
+def test_a_board_is_the_same_in_both_formats(board):
+    onnx, tflite = load_target(board), load_target(f"{board}-tflite")
+    assert onnx.board == tflite.board and onnx.session.threads == tflite.session.threads
+    assert (onnx.flash_budget_bytes, onnx.ram_budget_bytes) == (tflite.flash_budget_bytes, tflite.ram_budget_bytes)
+
+
 def test_x64_has_unsigned_weights_and_the_portable_one_signed():
     assert load_target("onnx-x64").int8.weights == "uint8"
     assert load_target("onnx").int8.weights == "int8"
 
 
-def test_onnx_toml_documents_every_key():
-    text = (catalogue("export") / "onnx.toml").read_text()
+@pytest.mark.parametrize("name", ["onnx", "tflite"])
+def test_the_portable_targets_document_every_key(name):
+    text = (catalogue("export") / f"{name}.toml").read_text()
     uncommented = re.sub(r"(?m)^# (?=\[|[a-z_]+ = |\")", "", text)
     documented = tomllib.loads(uncommented)
-    for table, keys in KEYS.items():
+    for table, keys in (KEYS if name == "onnx" else TFLITE_KEYS).items():
         found = documented[table] if table else {k: v for k, v in documented.items() if not isinstance(v, dict)}
         assert sorted(found) == sorted(keys)
 
@@ -84,8 +106,14 @@ def test_session_options_become_text_as_the_runtime_wants_it(tmp_path):
     [
         ("format = 'onnx'", "key 'description' is missing; legal: text"),
         ("description = 5", "key 'description': found 5; legal: text"),
-        (MINIMAL.replace('"onnx"', '"tflite"'), "key 'format': found 'tflite'; legal: onnx"),
+        (MINIMAL.replace('"onnx"', '"pt"'), "key 'format': found 'pt'; legal: onnx, tflite"),
         (MINIMAL.replace('"onnxruntime"', '"tvm"'), "key 'runtime': found 'tvm'; legal: onnxruntime"),
+        (TFLITE.replace('"litert"', '"onnxruntime"'), "found 'onnxruntime'; legal: litert, tflite-runtime"),
+        (TFLITE + '[session]\nkernels = "fast"', "key 'session.kernels': found 'fast'; legal: xnnpack, builtin"),
+        (TFLITE + '[int8]\nform = "qoperator"', "found 'qoperator, int8, int8'; legal: qdq, int8, int8: TFLite's"),
+        (TFLITE + '[int8]\nactivations = "uint8"', "found 'qdq, uint8, int8'; legal: qdq, int8, int8: TFLite's"),
+        (TFLITE + '[session]\ngraph_optimization = "all"', "unknown key 'session.graph_optimization'; legal keys"),
+        (MINIMAL + '[int8]\nmode = "auto"', "found 'auto'; legal: static, dynamic, float for the format onnx"),
         (MINIMAL + "opset = 19", "key 'opset': found 19; legal: a whole number, 20 to 24"),
         (MINIMAL + "opset = true", "key 'opset': found True; legal: a whole number"),
         (MINIMAL + "opset = 20.0", "key 'opset': found 20.0"),

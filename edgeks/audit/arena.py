@@ -60,12 +60,12 @@ class Arena:
     """`peak` is None where a size is unknown; `notes` say why, and what was assumed.
 
     `folded_bytes`: what the runtime makes of constants alone, once at load, and keeps (kernels stored as int8 and
-    computed with in float).
+    computed with in float); None where nothing is known of it.
     """
 
     peak: Peak | None
     notes: tuple[str, ...]
-    folded_bytes: int = 0
+    folded_bytes: int | None = 0
 
 
 def measure_arena(model: ModelFile) -> Arena:

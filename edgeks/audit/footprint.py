@@ -8,9 +8,13 @@ from typing import Literal
 
 from edgeks.audit.arena import Arena, measure_arena
 from edgeks.audit.flash import Flash, measure_flash
+from edgeks.audit.tflite_flash import measure_tflite_flash
 from edgeks.errors import BudgetExceeded
 from edgeks.onnx_file import read_model_file
 from edgeks.target import Target
+from edgeks.tflite_file import read_tflite
+
+NO_TFLITE_ARENA = Arena(None, ("RAM is not predicted for .tflite files yet; edgeks bench measures it",), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,16 @@ class Footprint:
 
 
 def footprint(path: Path, target: Target | None = None) -> Footprint:
-    """ONNX file → Footprint, from the file alone: nothing of it is run.
+    """ONNX or .tflite file → Footprint, from the file alone: nothing of it is run. Of a .tflite only flash is known.
 
     Raises:
-        ModelFileError: the file is missing, not ONNX, cut short, or contradicts itself.
+        ModelFileError: the file is missing, not what its name says, cut short, or contradicts itself.
     """
-    model = read_model_file(path)
-    flash, arena = measure_flash(model), measure_arena(model)
+    if path.suffix.lower() == ".tflite":
+        flash, arena = measure_tflite_flash(read_tflite(path), path.stat().st_size), NO_TFLITE_ARENA
+    else:
+        model = read_model_file(path)
+        flash, arena = measure_flash(model), measure_arena(model)
     budgets: tuple[BudgetCheck, ...] = ()
     if target is not None:
         budgets = (
@@ -91,4 +98,6 @@ def footprint(path: Path, target: Target | None = None) -> Footprint:
 
 
 def _ram_bytes(flash: Flash, arena: Arena) -> int | None:
-    return None if arena.peak is None else flash.constant_bytes + arena.folded_bytes + arena.peak.peak_bytes
+    if arena.peak is None or arena.folded_bytes is None:
+        return None
+    return flash.constant_bytes + arena.folded_bytes + arena.peak.peak_bytes

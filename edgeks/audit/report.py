@@ -140,8 +140,9 @@ def _answer(footprint: Footprint) -> Text:
 
 def _verdicts(footprint: Footprint) -> Iterator[Text]:
     if footprint.target:
-        fits = footprint.fits
-        head = ("fits", "bold green") if fits else ("does not fit", "bold red")
+        unknown = any(check.needed_bytes is None and check.budget_bytes is not None for check in footprint.budgets)
+        good = "flash fits" if unknown else "fits"
+        head = (good, "bold green") if footprint.fits else ("does not fit", "bold red")
         parts = "; ".join(_budget(check) for check in footprint.budgets)
         yield Text.assemble(head, f" {footprint.target}: {parts}.")
     elif footprint.ram_bytes is not None:
@@ -158,7 +159,9 @@ def _verdicts(footprint: Footprint) -> Iterator[Text]:
 
 def _budget(check: BudgetCheck) -> str:
     name, remark = ("flash", "") if check.resource == "flash" else ("RAM", " (estimate, without the runtime)")
-    needed = "unknown" if check.needed_bytes is None else _mb(check.needed_bytes)
+    if check.needed_bytes is None:
+        return f"{name} unknown, {'no limit' if check.budget_bytes is None else f'limit {_mb(check.budget_bytes)}'}"
+    needed = _mb(check.needed_bytes)
     budget = ", no limit" if check.budget_bytes is None else f" of {_mb(check.budget_bytes)}"
     over = ", over budget" if check.fits is False else ""
     return f"{name} {needed}{budget}{remark}{over}"

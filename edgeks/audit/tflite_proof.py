@@ -15,7 +15,16 @@ from edgeks.audit.proof import Proof, ProvenKernel
 from edgeks.errors import SharingBroken
 from edgeks.sharing.equality import copy_sets
 from edgeks.sharing.plan import SharingGroup, SharingPlan
-from edgeks.tflite_file import OPERATOR_NAMES, TYPE_NAMES, constant, operator_code, read_tflite, tensor_name
+from edgeks.tflite_file import (
+    OPERATOR_NAMES,
+    TYPE_NAMES,
+    constant,
+    is_constant,
+    operator_code,
+    read_tflite,
+    tensor_name,
+    whole_numbers,
+)
 
 WEIGHT_INPUT = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
 OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
@@ -36,18 +45,20 @@ def kernel_operators(model: schema.ModelT) -> list[KernelOperator]:
     """Operators whose kernel is a constant, directly or through a DEQUANTIZE, in file order."""
     found = []
     for graph in model.subgraphs:
-        made_by = {int(output): op for op in graph.operators or [] for output in op.outputs}
-        for operator in graph.operators or []:
+        operators = graph.operators or []
+        made_by = {output: op for op in operators for output in whole_numbers(op.outputs)}
+        for operator in operators:
             name = OPERATOR_NAMES.get(operator_code(model, operator), "")
-            if name not in WEIGHT_INPUT or len(operator.inputs) <= WEIGHT_INPUT[name]:
+            inputs, outputs = whole_numbers(operator.inputs), whole_numbers(operator.outputs)
+            if name not in WEIGHT_INPUT or len(inputs) <= WEIGHT_INPUT[name] or not outputs:
                 continue
-            index = int(operator.inputs[WEIGHT_INPUT[name]])
+            index = inputs[WEIGHT_INPUT[name]]
             source = made_by.get(index)
             if source is not None and OPERATOR_NAMES.get(operator_code(model, source)) == "DEQUANTIZE":
-                index = int(source.inputs[0])
+                index = next(iter(whole_numbers(source.inputs)), -1)
             tensor = graph.tensors[index]
-            if constant(model, tensor) is not None:
-                layer = tensor_name(graph.tensors[int(operator.outputs[0])])
+            if index >= 0 and is_constant(model, tensor):
+                layer = tensor_name(graph.tensors[outputs[0]])
                 found.append(KernelOperator(layer, int(tensor.buffer), tensor, OUTPUT_AXIS[name]))
     return found
 

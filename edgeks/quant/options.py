@@ -47,7 +47,15 @@ class Int8Options:
             )
 
     def scheme(self, scheme: Int8Scheme) -> Int8Scheme:
-        """The target's `scheme` with what was chosen in its place; naming a form asks for static activations."""
+        """The target's `scheme` with what was chosen in its place; naming a form asks for static activations.
+
+        Raises:
+            ConfigError: the target's format has no such form or kind of activations.
+        """
+        if scheme.format == "tflite" and self.form not in (None, "qdq"):
+            raise ConfigError(f"int8: form {self.form} is about ONNX; TFLite has one form: leave it out")
+        if scheme.format == "onnx" and self.activations == "auto":
+            raise ConfigError("int8: activations auto is about TFLite; legal for ONNX: static, dynamic, float")
         mode = self.activations or ("static" if self.form else scheme.mode)
         return replace(scheme, form=self.form or scheme.form, mode=mode)
 

@@ -4,6 +4,7 @@ import pytest
 
 from edgeks.errors import ConfigError
 from edgeks.quant.options import Int8Options
+from edgeks.target import load_target
 
 
 @pytest.mark.parametrize(
@@ -18,3 +19,15 @@ from edgeks.quant.options import Int8Options
 def test_wrong_values(options, message):
     with pytest.raises(ConfigError, match=message):
         Int8Options(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "message"),
+    [
+        ({"form": "qoperator"}, "tflite", "form qoperator is about ONNX; TFLite has one form"),
+        ({"activations": "auto"}, "onnx", "activations auto is about TFLite; legal for ONNX: static, dynamic, float"),
+    ],
+)
+def test_what_a_format_has_not(options, target, message):
+    with pytest.raises(ConfigError, match=message):
+        Int8Options(**options).scheme(load_target(target).int8)

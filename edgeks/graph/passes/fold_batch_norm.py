@@ -16,7 +16,7 @@ LARGEST_BIAS = 1e15  # b/a of a channel with a gain near 0 would lose the layer'
 def fold_batch_norm(model: ir.Model) -> str:
     """BN_l(conv(W) + c): a kernel of one layer → conv(a·W) + (b + a·c); a shared one → (conv(W) + (c + b/a))·a.
 
-    The Mul by a_l, one number per channel, is what lets W stay one kernel (docs/arithmetic.md §6). Where a_l is 0 or
+    The Mul by a_l, one number per channel, is what lets W stay one kernel (docs/arithmetic.md §5). Where a_l is 0 or
     tiny the BN stays, and becomes Mul and Add later. Only float kernels that are not made of codes.
     """
     folded, moved, kept = 0, 0, 0

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tflite_graph import SAME, VALID, TfliteGraph
+from tflite_by_hand import SAME, VALID, TfliteGraph
 
 from edgeks.errors import ModelFileError
 from edgeks.formats.tflite.delegation import delegation, partition
