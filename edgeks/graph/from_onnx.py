@@ -140,8 +140,10 @@ def _require_supported(graph: ir.Model, where: str) -> None:
             f"{where}: computes on volumes, 5-D tensors ({_described(volumes)}); edgeks exports networks of images, "
             "N×C×H×W"
         )
-    if not len(graph.graph):
-        raise GraphError(f"{where}: computes nothing from its input (no node is left without constants); wrong file?")
+    if all(node.op_type == "Identity" for node in graph.graph):  # one stays where an output is the input itself
+        raise GraphError(
+            f"{where}: computes nothing from its input (no node is left without constants and identities); wrong file?"
+        )
 
 
 _BODIES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

@@ -216,6 +216,12 @@ def test_a_graph_of_constants(tmp_path):
         graph_of_file(by_text(tmp_path / "net.onnx", text, K=normal(1, 4, 6, 6)))
 
 
+def test_a_graph_that_hands_its_input_on(tmp_path):
+    text = "(float[1,4,6,6] x) => (float[1,4,6,6] y) { z = Identity(x) y = Identity(z) }"
+    with pytest.raises(GraphError, match="computes nothing from its input"):
+        graph_of_file(by_text(tmp_path / "net.onnx", text))
+
+
 def test_a_constant_that_would_fill_the_memory_is_not_computed(tmp_path):
     path = by_text(
         tmp_path / "net.onnx",

@@ -20,6 +20,7 @@ def tidy(model: ir.Model) -> str:
         model,
         input_size_limit=FOLD_INPUT_LIMIT,
         output_size_limit=FOLD_OUTPUT_LIMIT,
+        onnx_shape_inference=True,
         should_fold=lambda node: False if _computes_from_kernel(node) else None,
     )
     common.IdentityEliminationPass()(model)

@@ -21,6 +21,25 @@ def test_a_constant_sub_graph_is_folded():
     np.testing.assert_array_equal(constant(node_of(model, "reshape").inputs[1]), [1, -1])
 
 
+def test_a_shape_that_the_exporter_left_unknown_is_folded():
+    """torch.onnx.export decomposes pixel_unshuffle and group_norm into nodes without shapes, which read them back."""
+    model = graph_of(
+        """(float[1,4,2,2] x) => (float y) {
+            [a] p = Relu(x)
+            [shape] s = Shape<start=0,end=2>(p)
+            [concat] t = Concat<axis=0>(s, rest)
+            [reshape] y = Reshape(p, t)
+        }""",
+        rest=np.array([-1]),
+    )
+    for node in model.graph:
+        for value in node.outputs:
+            value.shape = None
+    tidy(model)
+    assert ops(model) == ["Relu", "Reshape"]
+    np.testing.assert_array_equal(constant(node_of(model, "reshape").inputs[1]), [1, 4, -1])
+
+
 def test_a_node_that_computes_from_a_kernel_is_not_folded():
     model = graph_of(
         """(float[1,4,2,2] x) => (float[1,4,2,2] z) {
