@@ -55,7 +55,7 @@ def render(report: ExportReport, console: Console) -> None:
         say(f"on this CPU   {report.parity_here}")
     if report.delegation is not None:
         say(f"delegate      {_delegate(report.delegation)}")
-    if report.io != "float":
+    if report.io != "float" or report.path.suffix == ".tflite":
         say(f"takes         {_takes(report)}")
     say(f"samples       {escape(report.samples)}")
     say(f"ledger        {escape(str(report.ledger_path))}")
@@ -67,6 +67,8 @@ def render(report: ExportReport, console: Console) -> None:
         "\nsharing ledger", left=("step",), right=("kernels", "layers", "copies", "bytes"), last="what it did"
     )
     for row in rows:
+        if row.note.startswith("nothing to do"):
+            continue
         figures = (row.kernels, row.layers, row.copies, f"{row.constant_bytes:,}")
         steps.add_row(row.step, *map(str, figures), escape(row.note))
     console.print(steps)

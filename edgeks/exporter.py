@@ -29,11 +29,13 @@ from edgeks.formats.onnx import INTERFACE_KEY, simplify
 from edgeks.formats.tflite.delegation import Delegation, delegation
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.negative_scales import NegativeScales, negative_scales
+from edgeks.graph.onnx_network import OnnxNetwork
 from edgeks.graph.passes.fold_batch_norm import fold_batch_norm
 from edgeks.graph.passes.integer_io import Codes
 from edgeks.graph.passes.raw_pixels import raw_pixels
 from edgeks.graph.passes.split_large_kernels import split_large_kernels
 from edgeks.graph.passes.store_kernels_as_float16 import store_kernels_as_float16
+from edgeks.graph.passes.tie_equal_codes import tie_equal_codes
 from edgeks.graph.verify import verify
 from edgeks.interface import Interface
 from edgeks.layer_parity import LayerParity, layer_parity
@@ -181,6 +183,8 @@ def export(
         if int8:
             on_step(f"quantising, calibrating on {samples.origin}" if static else "quantising")
             untrained = quantise(model, ledger, fed, target.int8, options, decided)
+            if isinstance(source, OnnxNetwork):
+                ledger.replan("tie_equal_codes", model, lambda: tie_equal_codes(model, ledger.plan))
             codes = quantise_io(model, ledger, fed, io) if io != "float" else codes
         elif target.format == "tflite":
             ledger.run("fold_batch_norm", model, lambda: fold_batch_norm(model))

@@ -193,7 +193,9 @@ def _output(ctx: Lowering, value: ir.Value, *, nhwc: bool) -> Tensor:
     rank = len(held.order)
     if held.columns is not None:
         raise GraphError(f"output {value.name!r} is a flattened feature map: give the network's output its own layer")
-    return ctx.reordered(held, NHWC if nhwc and rank == MAP_RANK else plain(rank))
+    tensor = ctx.reordered(held, NHWC if nhwc and rank == MAP_RANK else plain(rank))
+    ctx.network.name_output(tensor, str(value.name))
+    return tensor
 
 
 def _assume(ctx: Lowering, node: ir.Node) -> None:

@@ -160,6 +160,12 @@ class Network:
         self.tensors.append(tensor)
         return tensor
 
+    def name_output(self, tensor: Tensor, name: str) -> None:
+        """Give a tensor that has no name of its own the name of the network's output."""
+        stored = self._tensors[tensor.index]
+        if stored.name == f"t{tensor.index}":
+            stored.name = self._unique(name)
+
     def _unique(self, name: str) -> str:
         """`name`, or the first free `name_2`, `name_3` …; tools that read .tflite files know tensors by name.
 

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from edgeks.formats.tflite.layout import plain
 from edgeks.formats.tflite.lowering import Lowering, Result, Unsupported
 from edgeks.formats.tflite.network import Tensor
-from edgeks.formats.tflite.ops.kernels import Arrange, Kernel, bias_tensor, kernel_of, kernel_tensor, through_dynamic
+from edgeks.formats.tflite.ops.kernels import (
+    Arrange,
+    Kernel,
+    bias_tensor,
+    kernel_of,
+    kernel_tensor,
+    node_has_bias,
+    through_dynamic,
+)
 
 
 def gemm(ctx: Lowering, node: ir.Node) -> None:
@@ -62,12 +70,11 @@ def _fully_connected(ctx: Lowering, node: ir.Node, *, transposed: bool) -> None:
     codes = kernel.dequantize and result.quantisation is not None
     arranged = "OI" if columns is None else f"OI of {node.name}"
     weight = kernel_tensor(ctx, node, kernel, arranged, arrange, 0, codes=codes)
-    bias = bias_tensor(ctx, node, result, kernel, source)
+    bias = [bias_tensor(ctx, node, result, kernel, source)] if node_has_bias(node) else []
     options = schema.FullyConnectedOptionsT()
     options.fusedActivationFunction = result.activation
     options.keepNumDims = rank > 2
-    inputs = [source, weight, bias]
-    ctx.emit("FULLY_CONNECTED", inputs, result, plain(rank), options)
+    ctx.emit("FULLY_CONNECTED", [source, weight, *bias], result, plain(rank), options)
 
 
 def _as_convolution(

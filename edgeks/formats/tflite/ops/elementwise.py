@@ -69,19 +69,19 @@ def batch_normalization(ctx: Lowering, node: ir.Node) -> None:
 
 
 def relu(ctx: Lowering, node: ir.Node) -> None:
-    """RELU, or the fused activation of the operator before it."""
-    _unary(ctx, node, "RELU")
+    """RELU, in float, or the fused activation of the operator before it."""
+    _unary(ctx, node, "RELU", integer=False)  # 60 times slower in int8, which XNNPACK does not take (docs/adr/0014)
 
 
 def clip(ctx: Lowering, node: ir.Node) -> None:
-    """RELU, RELU6 or RELU_N1_TO_1, or these fused into the operator before; RELU_0_TO_1, in float; MAXIMUM and MINIMUM,
-    in float, for other bounds. Constant bounds."""
+    """RELU, RELU6 or RELU_N1_TO_1, in float, or these fused into the operator before; RELU_0_TO_1, in float; MAXIMUM
+    and MINIMUM, in float, for other bounds. Constant bounds."""
     bounds = clip_bounds(node)
     if bounds is None:
         raise Unsupported("its bounds are computed at run time")
     names = {(0.0, 6.0): "RELU6", (0.0, float("inf")): "RELU", (-1.0, 1.0): "RELU_N1_TO_1", (0.0, 1.0): "RELU_0_TO_1"}
     if bounds in names:
-        _unary(ctx, node, names[bounds], integer=bounds[1] != 1.0)
+        _unary(ctx, node, names[bounds], integer=False)
         return
     result = ctx.result(node, [], fuse=False)
     order, tensor = ctx.order_of(node.inputs[0]), ctx.read(node.inputs[0], result)
@@ -111,22 +111,29 @@ def gelu(ctx: Lowering, node: ir.Node) -> None:
 
 
 def hard_swish(ctx: Lowering, node: ir.Node) -> None:
-    """HARD_SWISH."""
-    _unary(ctx, node, "HARD_SWISH", schema.HardSwishOptionsT())
+    """HARD_SWISH, in float."""
+    _unary(ctx, node, "HARD_SWISH", schema.HardSwishOptionsT(), integer=False)  # as RELU
 
 
 def hard_sigmoid(ctx: Lowering, node: ir.Node) -> None:
-    """MUL, ADD and RELU_0_TO_1, in float; HARD_SWISH where torch's (alpha 1/6, beta 0.5) is multiplied by its input."""
+    """Torch's (alpha 1/6, beta 0.5): HARD_SWISH where it is multiplied by its input, else ADD with RELU6, and MUL.
+    Others: MUL, ADD and RELU_0_TO_1. In float."""
     alpha, beta = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
-    product = _hard_swish_of(node)
-    if product is not None and abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
-        result = ctx.result(product, [node.inputs[0]], fuse=False)
+    product, of_torch = _hard_swish_of(node), abs(alpha - 1 / 6) < 1e-6 and beta == 0.5
+    if product is not None and of_torch:
+        result = ctx.result(product, [], fuse=False)
         ctx.done.add(product)
         order = ctx.order_of(node.inputs[0])
         ctx.emit("HARD_SWISH", [ctx.read(node.inputs[0], result)], result, order, schema.HardSwishOptionsT())
         return
     result = ctx.result(node, [], fuse=False)
     order, tensor = ctx.order_of(node.inputs[0]), ctx.read(node.inputs[0], result)
+    if of_torch:  # XNNPACK takes no RELU_0_TO_1
+        options = schema.AddOptionsT()
+        options.fusedActivationFunction = schema.ActivationFunctionType.RELU6
+        tensor = ctx.step("ADD", [tensor, ctx.floats(3.0)], tensor.shape, options)
+        ctx.emit("MUL", [tensor, ctx.floats(alpha)], result, order, schema.MulOptionsT())
+        return
     tensor = ctx.step("MUL", [tensor, ctx.floats(alpha)], tensor.shape, schema.MulOptionsT())
     tensor = ctx.step("ADD", [tensor, ctx.floats(beta)], tensor.shape, schema.AddOptionsT())
     ctx.emit("RELU_0_TO_1", [tensor], result, order)

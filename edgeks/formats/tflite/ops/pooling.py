@@ -12,10 +12,12 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from edgeks.formats.tflite.layout import Order, channels_last, held_shape
-from edgeks.formats.tflite.lowering import Lowering, Unsupported
+from edgeks.formats.tflite.lowering import Lowering, Unsupported, clip_bounds
 from edgeks.formats.tflite.network import Tensor
 from edgeks.formats.tflite.ops.windows import Window, is_same, padded_for, window
 
+NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
+KEEPING_SIGN = ("MaxPool", "AveragePool", "QuantizeLinear", "DequantizeLinear", "Identity")
 LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -79,7 +81,8 @@ def _pool(ctx: Lowering, node: ir.Node, name: str) -> None:
     result = ctx.result(node, [x] if correction is None else [])
     source = ctx.read(x, result, channels_last(len(shape)))
     source = ctx.reshaped(source, (shape[0], *sizes, shape[1]))
-    fill = _lowest(ctx, source) if name == "MAX_POOL_2D" and any(sum(over.pads, ())) else None
+    needs_fill = name == "MAX_POOL_2D" and any(sum(over.pads, ())) and not _never_negative(x)
+    fill = _lowest(ctx, source) if needs_fill else None
     padded, padding = padded_for(ctx, source, over, explicit=explicit, fill=fill)
     options = schema.Pool2DOptionsT()
     options.padding, (options.strideH, options.strideW) = padding, over.strides
@@ -117,6 +120,17 @@ def _with_ceil(over: Window, sizes: Sequence[int], outputs: Sequence[int]) -> Wi
         for size, (low, high), k, s, out in zip(sizes, over.pads, over.kernel, over.strides, outputs, strict=True)
     ]
     return replace(over, pads=(pads[0], pads[1]))
+
+
+def _never_negative(value: ir.Value | None) -> bool:
+    """Whether zeros never win a maximum over `value`: a plain PAD does, which XNNPACK takes."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in KEEPING_SIGN:
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    if node is not None and node.op_type == "Clip":
+        bounds = clip_bounds(node)
+        return bounds is not None and bounds[0] >= 0
+    return node is not None and node.op_type in NEVER_NEGATIVE
 
 
 def _lowest(ctx: Lowering, tensor: Tensor) -> Tensor | None:
