@@ -49,9 +49,7 @@ def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True) 
     """
     ctx = Lowering(model, inferred_shapes(model))
     faults: list[str] = []
-    inputs: dict[str, Tensor] = {}
-    for value in model.graph.inputs:
-        inputs[str(value.name)] = _input(ctx, value, nhwc=nhwc)
+    inputs = [(str(value.name), _input(ctx, value, nhwc=nhwc)) for value in model.graph.inputs]
     for node in model.graph:
         if node in ctx.done:
             continue
@@ -67,7 +65,7 @@ def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True) 
             f"{len(faults)} node{'s' if len(faults) > 1 else ''} of the network cannot be lowered to TFLite: {shown}. "
             f"docs/tflite_ops.md lists what can{way_out}"
         )
-    outputs = {str(value.name): _output(ctx, value, nhwc=nhwc) for value in model.graph.outputs}
+    outputs = [(str(value.name), _output(ctx, value, nhwc=nhwc)) for value in model.graph.outputs]
     content = ctx.network.to_bytes(inputs, outputs, f"edgeks {edgeks.__version__}", metadata)
     return Lowered(content, tuple(ctx.network.operators))
 

@@ -57,9 +57,10 @@ class Lowering:
         self.model = model
         self.network = Network({str(node.name) for node in model.graph if node.op_type in WITH_KERNEL})
         self.done: set[ir.Node] = set()
+        self.kernels: dict[ir.Value, Held] = {}  # each as the first layer that reads it has it stored
         self._shapes = shapes
         self._held: dict[ir.Value, Held] = {}
-        self._reordered: dict[tuple[int, Order], Tensor] = {}
+        self._reordered: dict[tuple[int, Order], Tensor] = {}  # by tensor and permutation of its axes
         self._constants: dict[tuple[object, ...], Tensor] = {}
         self._padded: dict[tuple[int, tuple[int, ...]], Tensor] = {}
 
@@ -133,11 +134,14 @@ class Lowering:
         self.done.add(quantize)
         return Result(quantize.outputs[0], shape, activation, quantisation, name)
 
+    def operand(self, value: ir.Value | None, result: Result) -> Held:
+        """How an operand is held: as codes where the result is in codes, else in float."""
+        return self.held(self.codes_of(value) if result.quantisation is not None else value)
+
     def read(self, value: ir.Value | None, result: Result, order: Order | None = None) -> Tensor:
-        """The tensor of an operand: codes where the result is in codes, else float; in `order`, or as it is held."""
-        source = self.codes_of(value) if result.quantisation is not None else value
-        held = self.held(source)
-        return held.tensor if order is None else self.reordered(held, order)
+        """The tensor of an operand, in `order`, or as it is held."""
+        held = self.operand(value, result)
+        return self.reordered(held, held.order if order is None else order)
 
     def order_of(self, value: ir.Value | None) -> Order:
         """Order in which a Value, or its codes, is held."""
@@ -152,8 +156,9 @@ class Lowering:
         options: Any = None,
         *,
         own: Quantisation | None = None,
+        columns: NDArray[np.int64] | None = None,
     ) -> None:
-        """Add an operator that computes `result`, held in `order`.
+        """Add an operator that computes `result`, held in `order` and with `columns`.
 
         `own` is the one quantisation in which TFLite's int8 kernel gives its output: a QUANTIZE follows where the graph
         has another.
@@ -165,7 +170,7 @@ class Lowering:
             name, options = "QUANTIZE", None
         output = self.network.activation(result.name, shape, type, quantisation)
         self.network.operator(name, inputs, [output], options)
-        self._held[result.value] = Held(output, order)
+        self._held[result.value] = Held(output, order, columns)
 
     def step(
         self,
@@ -227,10 +232,10 @@ class Lowering:
             raise Unsupported("a flattened feature map that is read by something else than one Linear layer")
         if held.order == order:
             return held.tensor
-        key = (held.tensor.index, order)
+        back = {axis: index for index, axis in enumerate(held.order)}
+        perm = tuple(back[axis] for axis in order)
+        key = (held.tensor.index, perm)
         if key not in self._reordered:
-            back = {axis: index for index, axis in enumerate(held.order)}
-            perm = [back[axis] for axis in order]
             shape = [held.tensor.shape[index] for index in perm]
             value_shape = [held.tensor.shape[back[axis]] for axis in range(len(order))]
             if same_memory(value_shape, held.order, order):
@@ -256,7 +261,7 @@ class Lowering:
         if content is not None:
             assert value is not None  # noqa: S101  # it has content
             return self.constant(value, order, rank=rank)
-        held = self.held(self.codes_of(value) if result.quantisation is not None else value)
+        held = self.operand(value, result)
         missing = rank - len(held.order)
         if missing == 0:
             return self.reordered(held, order)
@@ -296,13 +301,14 @@ class Lowering:
         return self._constants[key]
 
     def stored(
-        self, value: ir.Value, arranged: str, content: NDArray[Any], quantisation: Quantisation | None, name: str
+        self, value: ir.Value, order: Order, content: NDArray[Any], quantisation: Quantisation | None, name: str
     ) -> Tensor:
-        """A kernel as an operator takes it: one buffer for each (kernel, arrangement), one tensor for each scale."""
-        scale = None if quantisation is None else quantisation.scale.tobytes()
-        key = (value, arranged, scale)
+        """A kernel with its axes in `order`: a buffer for each (kernel, order in memory), a tensor for each scale."""
+        scale = None if quantisation is None else (quantisation.scale.tobytes(), quantisation.axis)
+        key = ("kernel", value, content.shape, order, scale)
         if key not in self._constants:
-            self._constants[key] = self.network.constant(name, content, quantisation, owner=(value, arranged))
+            owner = (value, *(axis for axis in order if self.shape(value)[axis] != 1))
+            self._constants[key] = self.network.constant(name, content, quantisation, owner=owner)
         return self._constants[key]
 
     def dequantised(self, stored: Tensor) -> Tensor:

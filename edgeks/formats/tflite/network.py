@@ -112,17 +112,17 @@ class Network:
 
     def to_bytes(
         self,
-        inputs: Mapping[str, Tensor],
-        outputs: Mapping[str, Tensor],
+        inputs: Sequence[tuple[str, Tensor]],
+        outputs: Sequence[tuple[str, Tensor]],
         description: str,
         metadata: Mapping[str, bytes],
     ) -> bytes:
-        """The file. `inputs` and `outputs` are named in its signature."""
+        """The file. `inputs` and `outputs` are named in its signature; one tensor may be two outputs."""
         graph = schema.SubGraphT()
         graph.name = "main"
         graph.tensors, graph.operators = self._tensors, self._operators
-        graph.inputs = np.array([t.index for t in inputs.values()], np.int32)
-        graph.outputs = np.array([t.index for t in outputs.values()], np.int32)
+        graph.inputs = np.array([tensor.index for _, tensor in inputs], np.int32)
+        graph.outputs = np.array([tensor.index for _, tensor in outputs], np.int32)
         model = schema.ModelT()
         model.version = SCHEMA_VERSION
         model.description = description
@@ -181,16 +181,16 @@ def _operator_code(name: str, number: int) -> schema.OperatorCodeT:
     return code
 
 
-def _signature(inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> schema.SignatureDefT:
+def _signature(inputs: Sequence[tuple[str, Tensor]], outputs: Sequence[tuple[str, Tensor]]) -> schema.SignatureDefT:
     signature = schema.SignatureDefT()
     signature.signatureKey = SIGNATURE
     signature.inputs, signature.outputs = _named(inputs), _named(outputs)
     return signature
 
 
-def _named(tensors: Mapping[str, Tensor]) -> list[schema.TensorMapT]:
+def _named(tensors: Sequence[tuple[str, Tensor]]) -> list[schema.TensorMapT]:
     maps = []
-    for name, tensor in tensors.items():
+    for name, tensor in dict(tensors).items():
         entry = schema.TensorMapT()
         entry.name, entry.tensorIndex = name, tensor.index
         maps.append(entry)
