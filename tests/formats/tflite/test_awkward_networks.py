@@ -62,6 +62,9 @@ NETWORKS: dict[str, Callable[[], Net]] = {
     "a product with three axes": lambda: Net(
         lambda n, x: n.stem(x).flatten(2) @ n.w, stem=conv(3, 4), w=matrix(1, 64, 6)
     ),
+    "one bias for all outputs": lambda: Net(
+        lambda n, x: torch.addmm(n.b, n.stem(x).mean((2, 3)), n.w), stem=conv(3, 4), w=matrix(4, 5), b=matrix(1)
+    ),
     "concat of one tensor": lambda: Net(
         lambda n, x: n.head(torch.cat(2 * [torch.relu(n.stem(x))], 1)), stem=conv(3, 4), head=conv(8, 4)
     ),

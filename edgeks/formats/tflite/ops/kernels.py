@@ -129,8 +129,8 @@ def bias_tensor(ctx: Lowering, node: ir.Node, result: Result, kernel: Kernel, so
     XNNPACK's weight cache tells layers apart by them (tests/test_tflite_facts.py).
     """
     value = node.inputs[2] if len(node.inputs) > 2 else None
+    width = result.shape[1] if node.op_type in ("Conv", "ConvTranspose") else result.shape[-1]
     if value is None:
-        width = result.shape[1] if node.op_type in ("Conv", "ConvTranspose") else result.shape[-1]
         if result.quantisation is None:
             return ctx.floats(np.zeros(width))
         return _int32(ctx, np.zeros(width), kernel, source)
@@ -139,7 +139,10 @@ def bias_tensor(ctx: Lowering, node: ir.Node, result: Result, kernel: Kernel, so
         content = constant_content(value)
         if content is None or result.quantisation is not None:
             raise Unsupported("its bias is computed at run time, or float in an integer layer")
-        return ctx.constant(value, (0,)) if content.ndim == 1 else ctx.floats(content.ravel())
+        if content.size not in (1, width):
+            raise Unsupported(f"a bias of shape {content.shape}; legal: one number per output channel")
+        one_each = content.ndim == 1 and content.size == width
+        return ctx.constant(value, (0,)) if one_each else ctx.floats(np.broadcast_to(content.ravel(), width))
     stored = dequantize.inputs[0]
     codes = None if stored is None or dequantize.op_type != "DequantizeLinear" else constant_content(stored)
     if codes is None or stored is None or dequantize.inputs[1] is None:
