@@ -155,3 +155,13 @@ def edgeks_files(tmp_path, monkeypatch):
         return done.value.code
 
     return small_graphs.external(small_graphs.fp32_shared(), tmp_path / "net.onnx"), run
+
+
+def test_an_input_with_the_name_of_a_layer(tmp_path):
+    network = load_onnx(by_text(
+        tmp_path / "net.onnx",
+        "(float[1,3,8,8] stem) => (float[1,4,8,8] y) { [stem] a = Conv<pads=[1,1,1,1]>(stem, w) y = Relu(a) }",
+        w=normal(4, 3, 3, 3),
+    ))  # fmt: skip
+    report = export(network, tmp_path / "net.tflite", load_target("tflite"))
+    assert report.proof.unshared[0].layers == ("stem",) and report.interface.inputs[0].name == "stem"

@@ -56,7 +56,7 @@ class Lowering:
     def __init__(self, model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.model = model
         self.network = Network({str(node.name) for node in model.graph if node.op_type in WITH_KERNEL})
-        self.done: set[ir.Node] = set()
+        self.done: dict[ir.Node, None] = {}  # lowered with an operator before them; in that order
         self.kernels: dict[ir.Value, Held] = {}  # each as the first layer that reads it has it stored
         self._shapes = shapes
         self._held: dict[ir.Value, Held] = {}
@@ -121,7 +121,7 @@ class Lowering:
         if fuse and follower is not None and (found := fused_activation(follower)) is not None:
             activation = found
             value = follower.outputs[0]
-            self.done.add(follower)
+            self.done[follower] = None
         shape = self.shape(value)
         name = str(node.name) if node.op_type in WITH_KERNEL else ""
         quantize = only_reader(value)
@@ -131,7 +131,7 @@ class Lowering:
         quantisation = quantisation_of(quantize)
         if own is not None and own.scale[0] > MOST_OWN_STEPS * quantisation.scale[0]:
             return Result(value, shape, activation, None, name)
-        self.done.add(quantize)
+        self.done[quantize] = None
         return Result(quantize.outputs[0], shape, activation, quantisation, name)
 
     def operand(self, value: ir.Value | None, result: Result) -> Held:

@@ -69,10 +69,14 @@ class Network:
     def activation(
         self, name: str, shape: Sequence[int], type: str, quantisation: Quantisation | None = None
     ) -> Tensor:
-        """A tensor that an operator computes, or that is fed."""
+        """A tensor that an operator computes."""
         if name in self._reserved:
             self._reserved.remove(name)
             self._names.discard(name)
+        return self._add(name, shape, type, quantisation, 0)
+
+    def fed(self, name: str, shape: Sequence[int], type: str, quantisation: Quantisation | None = None) -> Tensor:
+        """A tensor that the caller fills. The signature has its `name`, which a layer may have too."""
         return self._add(name, shape, type, quantisation, 0)
 
     def constant(

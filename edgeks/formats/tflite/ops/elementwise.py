@@ -123,7 +123,7 @@ def hard_sigmoid(ctx: Lowering, node: ir.Node) -> None:
     product = _hard_swish_of(node)
     if product is not None and abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
         result = ctx.result(product, [node.inputs[0]], fuse=False)
-        ctx.done.add(product)
+        ctx.done[product] = None
         order = ctx.order_of(node.inputs[0])
         ctx.emit("HARD_SWISH", [ctx.read(node.inputs[0], result)], result, order, schema.HardSwishOptionsT())
         return
