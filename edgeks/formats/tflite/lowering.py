@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from edgeks.formats.tflite.layout import Order, held_shape, plain, same_memory
+from edgeks.formats.tflite.layout import Order, batch_free, held_shape, plain, same_memory
 from edgeks.formats.tflite.network import Network, Quantisation, Tensor
 
 Activation = schema.ActivationFunctionType
@@ -56,7 +56,7 @@ class Lowering:
     def __init__(self, model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.model = model
         self.network = Network({str(node.name) for node in model.graph if node.op_type in WITH_KERNEL})
-        self.done: dict[ir.Node, None] = {}  # lowered with an operator before them; in that order
+        self.done: dict[ir.Node, None] = {}  # lowered with an operator before them
         self.kernels: dict[ir.Value, Held] = {}  # each as the first layer that reads it has it stored
         self._shapes = shapes
         self._held: dict[ir.Value, Held] = {}
@@ -395,8 +395,3 @@ def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
                 return None
             bounds[index - 1] = float(content.ravel()[0])
     return bounds[0], bounds[1]
-
-
-def batch_free(before: Sequence[int], after: Sequence[int]) -> list[int]:
-    """A target shape whose first axis follows the batch, so that an interpreter may be resized to another one."""
-    return [-1, *after[1:]] if before and after and before[0] == after[0] else list(after)
