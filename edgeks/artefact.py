@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from edgeks.audit.proof import Proof, prove_exactly_once
 from edgeks.audit.tflite_proof import prove_tflite
-from edgeks.errors import SharingBroken
 from edgeks.formats import onnx as onnx_format
 from edgeks.formats.tflite import runtime as litert
 from edgeks.formats.tflite.lower import write_tflite
@@ -58,13 +57,10 @@ def input_type(path: Path) -> str | None:
     return described.inputs[0].type if described else None
 
 
-def prove_artefact(written: Path, out: Path, file_format: Format, plan: SharingPlan) -> Proof:
-    """The exactly-once proof on the file as `written`, its errors naming the file that the user asked for.
+def prove_artefact(path: Path, file_format: Format, plan: SharingPlan) -> Proof:
+    """The exactly-once proof on the file as it is written.
 
     Raises:
         SharingBroken: naming the group, its layers and what was found.
     """
-    try:
-        return prove_tflite(written, plan) if file_format == "tflite" else prove_exactly_once(written, plan)
-    except SharingBroken as error:
-        raise SharingBroken(str(error).replace(str(written), str(out))) from error
+    return prove_tflite(path, plan) if file_format == "tflite" else prove_exactly_once(path, plan)

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgeks.errors import OutputError
+from edgeks.errors import EdgeksError, OutputError
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in `path`'s folder; rename it to `path` on success, remove it on any failure.
 
-    An interrupted run leaves the old file as it was.
+    An interrupted run leaves the old file as it was. Errors of edgeks that name the temporary path name `path`.
 
     Raises:
         OutputError: the folder does not exist, or cannot be written.
@@ -40,6 +40,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
+    except EdgeksError as error:
+        told = str(error).replace(str(temporary), str(path)).replace(temporary.name, path.name)
+        if told == str(error):
+            raise
+        raise type(error)(told) from error
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:

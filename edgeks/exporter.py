@@ -196,7 +196,7 @@ def export(
         if target.format == "tflite" and nhwc:
             interface = interface.channels_last()
         write_artefact(model, temporary, target.format, _metadata(source, interface, ledger, target.format), nhwc=nhwc)
-        proof = prove_artefact(temporary, out, target.format, ledger.plan)
+        proof = replace(prove_artefact(temporary, target.format, ledger.plan), path=out)
         inputs = fed.inputs[:PARITY_SAMPLES]
         parity = compare_all(reference, run_artefact(temporary, REFERENCES[target.format], inputs))
         parity_here = compare_all(reference, run_artefact(temporary, target.session, inputs))

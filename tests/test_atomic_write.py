@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeks.atomic_write import atomic_write, write_text
-from edgeks.errors import OutputError
+from edgeks.errors import ModelFileError, OutputError
 
 
 def test_the_file_appears_when_the_block_ends_and_nothing_else_is_left(tmp_path):
@@ -33,6 +33,14 @@ def test_any_failure_leaves_the_old_file(tmp_path, error):
         raise error
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("named", [str, lambda path: path.name])
+def test_errors_name_the_file_that_was_asked_for(tmp_path, named):
+    path = tmp_path / "out.tflite"
+    with pytest.raises(ModelFileError) as caught, atomic_write(path) as temporary:
+        raise ModelFileError(f"{named(temporary)}: is damaged")
+    assert str(caught.value) == f"{named(path)}: is damaged"
 
 
 def test_a_full_disk_is_an_output_error(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from networks import SharedConvs, inputs_of, small_checkpoint
 from onnx_files import by_text, by_torch, groups
 from onnx_text import normal
@@ -92,6 +93,23 @@ def test_bn_folded_copies_are_said(tmp_path):
     assert any("equal up to a factor per channel" in warning for warning in report.warnings)
 
 
+@pytest.mark.parametrize(("target", "activations"), [("onnx", "static"), ("tflite", "static"), ("tflite", "dynamic")])
+def test_folded_copies_whose_codes_are_equal_become_one_kernel(target, activations, tmp_path):
+    """γ of powers of two: a·W is exact, so that no code falls otherwise."""
+    checkpoint = small_checkpoint(SharedConvs())
+    for norm in checkpoint.model.norms:
+        norm.running_var.fill_(1.0 - norm.eps)
+        norm.weight.data.copy_(2.0 ** torch.randint(-1, 2, norm.weight.shape))
+    path = by_torch(checkpoint.model, tmp_path / "net.onnx", 13, do_constant_folding=True)
+    np.savez(tmp_path / "calib.npz", inputs_of(checkpoint))
+    options = Int8Options(activations=activations)
+    chosen = load_target(target)
+    out = tmp_path / f"out.{chosen.format}"
+    report = export(load_onnx(path), out, chosen, int8=True, options=options, calib=tmp_path / "calib.npz")
+    assert report.proof.kernels_stored == 3 and len(report.proof.groups[0].layers) == 3
+    assert report.parity.sqnr_db > 25
+
+
 @pytest.mark.parametrize("name", ["float16", "double"])
 def test_other_floats(name, tmp_path):
     kernel = normal(4, 4, 3, 3).astype(np.float16 if name == "float16" else np.float64)
@@ -155,3 +173,13 @@ def edgeks_files(tmp_path, monkeypatch):
         return done.value.code
 
     return small_graphs.external(small_graphs.fp32_shared(), tmp_path / "net.onnx"), run
+
+
+def test_an_input_with_the_name_of_a_layer(tmp_path):
+    network = load_onnx(by_text(
+        tmp_path / "net.onnx",
+        "(float[1,3,8,8] stem) => (float[1,4,8,8] y) { [stem] a = Conv<pads=[1,1,1,1]>(stem, w) y = Relu(a) }",
+        w=normal(4, 3, 3, 3),
+    ))  # fmt: skip
+    report = export(network, tmp_path / "net.tflite", load_target("tflite"))
+    assert report.proof.unshared[0].layers == ("stem",) and report.interface.inputs[0].name == "stem"

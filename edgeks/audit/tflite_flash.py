@@ -12,9 +12,9 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from edgeks.audit.flash import UNREAD, CopySet, Flash, OpBytes, SharedKernel
-from edgeks.audit.tflite_proof import KernelOperator, kernel_operators
 from edgeks.sharing.equality import copy_sets
 from edgeks.tflite_file import OPERATOR_NAMES, TYPE_NAMES, constant, operator_code, tensor_name, whole_numbers
+from edgeks.tflite_kernels import KernelOperator, kernel_operators
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ def _scaled_copies(
 def _values(model: schema.ModelT, operator: KernelOperator) -> NDArray[Any] | None:
     """The kernel with its output channels on axis 0 and its zero points subtracted; None where numpy has no type."""
     content, axis = constant(model, operator.tensor), operator.output_axis
-    if content is None or content.ndim <= axis:
-        return content
+    if content is None:
+        return None
     quantisation = operator.tensor.quantization
     zero_points = np.array(whole_numbers(None if quantisation is None else quantisation.zeroPoint), np.int64)
     if content.dtype.kind in "iu" and zero_points.any() and len(zero_points) in (1, content.shape[axis]):

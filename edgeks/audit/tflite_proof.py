@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,52 +14,10 @@ from edgeks.audit.proof import Proof, ProvenKernel
 from edgeks.errors import SharingBroken
 from edgeks.sharing.equality import copy_sets
 from edgeks.sharing.plan import SharingGroup, SharingPlan
-from edgeks.tflite_file import (
-    OPERATOR_NAMES,
-    TYPE_NAMES,
-    constant,
-    is_constant,
-    operator_code,
-    read_tflite,
-    tensor_name,
-    whole_numbers,
-)
+from edgeks.tflite_file import TYPE_NAMES, constant, read_tflite, tensor_name
+from edgeks.tflite_kernels import KernelOperator, kernel_operators
 
-WEIGHT_INPUT = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
-OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
 SHOWN = 4
-
-
-@dataclass(frozen=True, slots=True)
-class KernelOperator:
-    """An operator that reads a kernel: named after the tensor that it computes."""
-
-    layer: str
-    buffer: int
-    tensor: schema.TensorT
-    output_axis: int
-
-
-def kernel_operators(model: schema.ModelT) -> list[KernelOperator]:
-    """Operators whose kernel is a constant, directly or through a DEQUANTIZE, in file order."""
-    found = []
-    for graph in model.subgraphs:
-        operators = graph.operators or []
-        made_by = {output: op for op in operators for output in whole_numbers(op.outputs)}
-        for operator in operators:
-            name = OPERATOR_NAMES.get(operator_code(model, operator), "")
-            inputs, outputs = whole_numbers(operator.inputs), whole_numbers(operator.outputs)
-            if name not in WEIGHT_INPUT or len(inputs) <= WEIGHT_INPUT[name] or not outputs:
-                continue
-            index = inputs[WEIGHT_INPUT[name]]
-            source = made_by.get(index)
-            if source is not None and OPERATOR_NAMES.get(operator_code(model, source)) == "DEQUANTIZE":
-                index = next(iter(whole_numbers(source.inputs)), -1)
-            tensor = graph.tensors[index]
-            if index >= 0 and is_constant(model, tensor):
-                layer = tensor_name(graph.tensors[outputs[0]])
-                found.append(KernelOperator(layer, int(tensor.buffer), tensor, OUTPUT_AXIS[name]))
-    return found
 
 
 def prove_tflite(path: Path, plan: SharingPlan) -> Proof:
@@ -82,7 +39,7 @@ def prove_tflite(path: Path, plan: SharingPlan) -> Proof:
         by_layer[operator.layer].append(operator)
         by_buffer[operator.buffer].append(operator)
     kernels = [(group, _one_buffer(path, group, by_layer, by_buffer)) for group in (*plan.groups, *plan.unshared)]
-    _no_copies(path, model, kernels, {operator.buffer: operator for operator in operators})
+    _no_copies(path, model, kernels, {buffer: readers[0] for buffer, readers in by_buffer.items()})
     proven = {group.name: _proven(model, group, kernel) for group, kernel in kernels}
     return Proof(
         path=path,

@@ -82,6 +82,11 @@ def reshapable(order: Order, before: Sequence[int], after: Sequence[int]) -> Ord
     return tuple(result)
 
 
+def batch_free(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """A target shape whose first axis follows the batch, so that an interpreter may be resized to another one."""
+    return [-1, *after[1:]] if before and after and before[0] == after[0] else list(after)
+
+
 def _with_ones(significant: Sequence[int], shape: Sequence[int]) -> Order:
     """All axes: those of size 1 go where the Value has them, ahead of the next significant one.
 

@@ -49,16 +49,17 @@ def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True) 
     """
     ctx = Lowering(model, inferred_shapes(model))
     faults: list[str] = []
-    inputs: dict[str, Tensor] = {}
-    for value in model.graph.inputs:
-        inputs[str(value.name)] = _input(ctx, value, nhwc=nhwc)
+    inputs = [(str(value.name), _input(ctx, value, nhwc=nhwc)) for value in model.graph.inputs]
     for node in model.graph:
         if node in ctx.done:
             continue
+        done = len(ctx.done)
         try:
             _lower_node(ctx, node)
         except Unsupported as reason:
             faults.append(f"{describe(node)}: {reason}")
+            for follower in list(ctx.done)[done:]:  # not merged into it after all
+                del ctx.done[follower]
             _assume(ctx, node)
     if faults:
         shown = "; ".join(faults[:LISTED]) + (f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else "")
@@ -67,7 +68,7 @@ def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True) 
             f"{len(faults)} node{'s' if len(faults) > 1 else ''} of the network cannot be lowered to TFLite: {shown}. "
             f"docs/tflite_ops.md lists what can{way_out}"
         )
-    outputs = {str(value.name): _output(ctx, value, nhwc=nhwc) for value in model.graph.outputs}
+    outputs = [(str(value.name), _output(ctx, value, nhwc=nhwc)) for value in model.graph.outputs]
     content = ctx.network.to_bytes(inputs, outputs, f"edgeks {edgeks.__version__}", metadata)
     return Lowered(content, tuple(ctx.network.operators))
 
@@ -183,7 +184,7 @@ def _input(ctx: Lowering, value: ir.Value, *, nhwc: bool) -> Tensor:
     if type not in ("float32", "int8", "uint8") or (type != "float32" and not readers):
         raise GraphError(f"input {value.name!r} is {type}; legal: float32, or codes that the graph dequantises")
     quantisation = quantisation_of(readers[0]) if readers and type != "float32" else None
-    tensor = ctx.network.activation(str(value.name), held_shape(shape, order), type, quantisation)
+    tensor = ctx.network.fed(str(value.name), held_shape(shape, order), type, quantisation)
     ctx.hold(value, tensor, order)
     return tensor
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from edgeks.formats.tflite.layout import Order, held_shape, plain, same_memory
+from edgeks.formats.tflite.layout import Order, batch_free, held_shape, plain, same_memory
 from edgeks.formats.tflite.network import Network, Quantisation, Tensor
 
 Activation = schema.ActivationFunctionType
@@ -56,10 +56,11 @@ class Lowering:
     def __init__(self, model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.model = model
         self.network = Network({str(node.name) for node in model.graph if node.op_type in WITH_KERNEL})
-        self.done: set[ir.Node] = set()
+        self.done: dict[ir.Node, None] = {}  # lowered with an operator before them
+        self.kernels: dict[ir.Value, Held] = {}  # each as the first layer that reads it has it stored
         self._shapes = shapes
         self._held: dict[ir.Value, Held] = {}
-        self._reordered: dict[tuple[int, Order], Tensor] = {}
+        self._reordered: dict[tuple[int, Order], Tensor] = {}  # by tensor and permutation of its axes
         self._constants: dict[tuple[object, ...], Tensor] = {}
         self._padded: dict[tuple[int, tuple[int, ...]], Tensor] = {}
 
@@ -120,7 +121,7 @@ class Lowering:
         if fuse and follower is not None and (found := fused_activation(follower)) is not None:
             activation = found
             value = follower.outputs[0]
-            self.done.add(follower)
+            self.done[follower] = None
         shape = self.shape(value)
         name = str(node.name) if node.op_type in WITH_KERNEL else ""
         quantize = only_reader(value)
@@ -130,14 +131,17 @@ class Lowering:
         quantisation = quantisation_of(quantize)
         if own is not None and own.scale[0] > MOST_OWN_STEPS * quantisation.scale[0]:
             return Result(value, shape, activation, None, name)
-        self.done.add(quantize)
+        self.done[quantize] = None
         return Result(quantize.outputs[0], shape, activation, quantisation, name)
 
+    def operand(self, value: ir.Value | None, result: Result) -> Held:
+        """How an operand is held: as codes where the result is in codes, else in float."""
+        return self.held(self.codes_of(value) if result.quantisation is not None else value)
+
     def read(self, value: ir.Value | None, result: Result, order: Order | None = None) -> Tensor:
-        """The tensor of an operand: codes where the result is in codes, else float; in `order`, or as it is held."""
-        source = self.codes_of(value) if result.quantisation is not None else value
-        held = self.held(source)
-        return held.tensor if order is None else self.reordered(held, order)
+        """The tensor of an operand, in `order`, or as it is held."""
+        held = self.operand(value, result)
+        return self.reordered(held, held.order if order is None else order)
 
     def order_of(self, value: ir.Value | None) -> Order:
         """Order in which a Value, or its codes, is held."""
@@ -152,8 +156,9 @@ class Lowering:
         options: Any = None,
         *,
         own: Quantisation | None = None,
+        columns: NDArray[np.int64] | None = None,
     ) -> None:
-        """Add an operator that computes `result`, held in `order`.
+        """Add an operator that computes `result`, held in `order` and with `columns`.
 
         `own` is the one quantisation in which TFLite's int8 kernel gives its output: a QUANTIZE follows where the graph
         has another.
@@ -165,7 +170,7 @@ class Lowering:
             name, options = "QUANTIZE", None
         output = self.network.activation(result.name, shape, type, quantisation)
         self.network.operator(name, inputs, [output], options)
-        self._held[result.value] = Held(output, order)
+        self._held[result.value] = Held(output, order, columns)
 
     def step(
         self,
@@ -227,10 +232,10 @@ class Lowering:
             raise Unsupported("a flattened feature map that is read by something else than one Linear layer")
         if held.order == order:
             return held.tensor
-        key = (held.tensor.index, order)
+        back = {axis: index for index, axis in enumerate(held.order)}
+        perm = tuple(back[axis] for axis in order)
+        key = (held.tensor.index, perm)
         if key not in self._reordered:
-            back = {axis: index for index, axis in enumerate(held.order)}
-            perm = [back[axis] for axis in order]
             shape = [held.tensor.shape[index] for index in perm]
             value_shape = [held.tensor.shape[back[axis]] for axis in range(len(order))]
             if same_memory(value_shape, held.order, order):
@@ -256,7 +261,7 @@ class Lowering:
         if content is not None:
             assert value is not None  # noqa: S101  # it has content
             return self.constant(value, order, rank=rank)
-        held = self.held(self.codes_of(value) if result.quantisation is not None else value)
+        held = self.operand(value, result)
         missing = rank - len(held.order)
         if missing == 0:
             return self.reordered(held, order)
@@ -296,13 +301,14 @@ class Lowering:
         return self._constants[key]
 
     def stored(
-        self, value: ir.Value, arranged: str, content: NDArray[Any], quantisation: Quantisation | None, name: str
+        self, value: ir.Value, order: Order, content: NDArray[Any], quantisation: Quantisation | None, name: str
     ) -> Tensor:
-        """A kernel as an operator takes it: one buffer for each (kernel, arrangement), one tensor for each scale."""
-        scale = None if quantisation is None else quantisation.scale.tobytes()
-        key = (value, arranged, scale)
+        """A kernel with its axes in `order`: a buffer for each (kernel, order in memory), a tensor for each scale."""
+        scale = None if quantisation is None else (quantisation.scale.tobytes(), quantisation.axis)
+        key = ("kernel", value, content.shape, order, scale)
         if key not in self._constants:
-            self._constants[key] = self.network.constant(name, content, quantisation, owner=(value, arranged))
+            owner = (value, *(axis for axis in order if self.shape(value)[axis] != 1))
+            self._constants[key] = self.network.constant(name, content, quantisation, owner=owner)
         return self._constants[key]
 
     def dequantised(self, stored: Tensor) -> Tensor:
@@ -389,8 +395,3 @@ def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
                 return None
             bounds[index - 1] = float(content.ravel()[0])
     return bounds[0], bounds[1]
-
-
-def batch_free(before: Sequence[int], after: Sequence[int]) -> list[int]:
-    """A target shape whose first axis follows the batch, so that an interpreter may be resized to another one."""
-    return [-1, *after[1:]] if before and after and before[0] == after[0] else list(after)

@@ -69,10 +69,14 @@ class Network:
     def activation(
         self, name: str, shape: Sequence[int], type: str, quantisation: Quantisation | None = None
     ) -> Tensor:
-        """A tensor that an operator computes, or that is fed."""
+        """A tensor that an operator computes."""
         if name in self._reserved:
             self._reserved.remove(name)
             self._names.discard(name)
+        return self._add(name, shape, type, quantisation, 0)
+
+    def fed(self, name: str, shape: Sequence[int], type: str, quantisation: Quantisation | None = None) -> Tensor:
+        """A tensor that the caller fills. The signature has its `name`, which a layer may have too."""
         return self._add(name, shape, type, quantisation, 0)
 
     def constant(
@@ -112,17 +116,17 @@ class Network:
 
     def to_bytes(
         self,
-        inputs: Mapping[str, Tensor],
-        outputs: Mapping[str, Tensor],
+        inputs: Sequence[tuple[str, Tensor]],
+        outputs: Sequence[tuple[str, Tensor]],
         description: str,
         metadata: Mapping[str, bytes],
     ) -> bytes:
-        """The file. `inputs` and `outputs` are named in its signature."""
+        """The file. `inputs` and `outputs` are named in its signature; one tensor may be two outputs."""
         graph = schema.SubGraphT()
         graph.name = "main"
         graph.tensors, graph.operators = self._tensors, self._operators
-        graph.inputs = np.array([t.index for t in inputs.values()], np.int32)
-        graph.outputs = np.array([t.index for t in outputs.values()], np.int32)
+        graph.inputs = np.array([tensor.index for _, tensor in inputs], np.int32)
+        graph.outputs = np.array([tensor.index for _, tensor in outputs], np.int32)
         model = schema.ModelT()
         model.version = SCHEMA_VERSION
         model.description = description
@@ -187,16 +191,16 @@ def _operator_code(name: str, number: int) -> schema.OperatorCodeT:
     return code
 
 
-def _signature(inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> schema.SignatureDefT:
+def _signature(inputs: Sequence[tuple[str, Tensor]], outputs: Sequence[tuple[str, Tensor]]) -> schema.SignatureDefT:
     signature = schema.SignatureDefT()
     signature.signatureKey = SIGNATURE
     signature.inputs, signature.outputs = _named(inputs), _named(outputs)
     return signature
 
 
-def _named(tensors: Mapping[str, Tensor]) -> list[schema.TensorMapT]:
+def _named(tensors: Sequence[tuple[str, Tensor]]) -> list[schema.TensorMapT]:
     maps = []
-    for name, tensor in tensors.items():
+    for name, tensor in dict(tensors).items():
         entry = schema.TensorMapT()
         entry.name, entry.tensorIndex = name, tensor.index
         maps.append(entry)

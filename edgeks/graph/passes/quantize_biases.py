@@ -31,8 +31,9 @@ def quantize_biases(model: ir.Model) -> str:
         bias = array(required(node.inputs[2])).astype(np.float64).ravel()  # 1×O in an addmm
         input_scale = float(array(required(input_dq.inputs[1])))
         weight_scale = array(required(weight_dq.inputs[1])).astype(np.float64)
-        if bias.size != weight_scale.size:
+        if bias.size not in (1, weight_scale.size):
             continue
+        bias = np.broadcast_to(bias, weight_scale.shape)  # an addmm may have one for all
         least = np.maximum(np.abs(bias) / (input_scale * MAX_BIAS), SMALLEST_SCALE)
         too_small = np.abs(weight_scale) < least
         if too_small.any():

@@ -5,38 +5,40 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as schema
-from numpy.typing import NDArray
 
 from edgeks.formats.tflite.layout import channels_last
 from edgeks.formats.tflite.lowering import Lowering, Unsupported
 from edgeks.formats.tflite.network import Tensor
-from edgeks.formats.tflite.ops.kernels import bias_tensor, kernel_of, kernel_tensor, node_has_bias, through_dynamic
+from edgeks.formats.tflite.ops.kernels import (
+    bias_tensor,
+    kernel_of,
+    kernel_tensor,
+    layers_of,
+    node_has_bias,
+    through_dynamic,
+)
 from edgeks.formats.tflite.ops.windows import VALID, padded_for, window
 
 
 def conv(ctx: Lowering, node: ir.Node) -> None:
-    """CONV_2D; DEPTHWISE_CONV_2D for one input channel per group. 1-D or 2-D; any kernel size, stride, dilation, group
-    count and padding (a PAD where it is neither SAME nor VALID); a constant kernel. A Relu, Relu6 or Clip(-1, 1) behind
-    it is fused."""
+    """CONV_2D; DEPTHWISE_CONV_2D for one input channel per group, where the kernel has no other layers. 1-D or 2-D; any
+    kernel size, stride, dilation, group count and padding (a PAD where it is neither SAME nor VALID); a constant
+    kernel. A Relu, Relu6 or Clip(-1, 1) behind it is fused."""
     kernel = kernel_of(node)
     if kernel is None:
         raise Unsupported("its kernel is computed at run time")
     rank = kernel.content.ndim
     x, on_the_fly = through_dynamic(node.inputs[0])
     result = ctx.result(node, [x] if kernel.dequantize else [])
-    channels = ctx.shape(x)[1]
+    sizes = (None, 2) if rank == 3 else (2, 3)
     over = window(node, kernel.content.shape[2:], ctx.shape(x)[2:])
     source = _as_map(ctx, ctx.read(x, result, channels_last(rank)))
-    groups = node.attributes.get_int("group", 1)
-    depthwise = groups == channels and kernel.content.shape[1] == 1 and groups > 1
-    codes = kernel.dequantize and (result.quantisation is not None or (on_the_fly and groups == 1))
-    weight = kernel_tensor(
-        ctx, node, kernel, "1HWO" if depthwise else "OHWI", _to_1hwo if depthwise else _to_ohwi,
-        3 if depthwise else 0, codes=codes,
-    )  # fmt: skip
+    depthwise = kernel.content.shape[1] == 1 and all(_groups(layer) > 1 for layer in layers_of(kernel))
+    codes = kernel.dequantize and (result.quantisation is not None or (on_the_fly and _groups(node) == 1))
+    arrangement = (1, *sizes, 0) if depthwise else (0, *sizes, 1)
+    weight = kernel_tensor(ctx, kernel, arrangement, 3 if depthwise else 0, codes=codes)
     bias = bias_tensor(ctx, node, result, kernel, source)
     source, padding = padded_for(ctx, source, over)
     options: Any = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
@@ -45,7 +47,7 @@ def conv(ctx: Lowering, node: ir.Node) -> None:
     options.dilationHFactor, options.dilationWFactor = over.dilations
     options.fusedActivationFunction = result.activation
     if depthwise:
-        options.depthMultiplier = kernel.content.shape[0] // channels
+        options.depthMultiplier = kernel.content.shape[0] // _groups(node)
     _emit_map(ctx, "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", [source, weight, bias], result, rank, options)
 
 
@@ -55,7 +57,7 @@ def conv_transpose(ctx: Lowering, node: ir.Node) -> None:
     kernel = kernel_of(node)
     if kernel is None:
         raise Unsupported("its kernel is computed at run time")
-    if kernel.content.ndim != 4 or node.attributes.get_int("group", 1) != 1:
+    if kernel.content.ndim != 4 or _groups(node) != 1:
         raise Unsupported("only one group and two dimensions have a TRANSPOSE_CONV")
     if set(node.attributes.get_ints("dilations", (1,))) != {1}:
         raise Unsupported("dilated; TRANSPOSE_CONV is not")
@@ -64,7 +66,7 @@ def conv_transpose(ctx: Lowering, node: ir.Node) -> None:
     x = node.inputs[0]
     result = ctx.result(node, [x] if kernel.dequantize else [], fuse=False)
     source = ctx.read(x, result, channels_last(4))
-    weight = kernel_tensor(ctx, node, kernel, "OHWI", _transposed_to_ohwi, 0, codes=result.quantisation is not None)
+    weight = kernel_tensor(ctx, kernel, (1, 2, 3, 0), 0, codes=result.quantisation is not None)
     bias = bias_tensor(ctx, node, result, kernel, source)
     strides = tuple(node.attributes.get_ints("strides", (1, 1)))
     pads = tuple(node.attributes.get_ints("pads", (0, 0, 0, 0)))
@@ -116,18 +118,5 @@ def _emit_map(ctx: Lowering, name: str, inputs: list[Tensor | None], result: Any
     ctx.hold(result.value, ctx.reshaped(made, (n, length, channels)), channels_last(3))
 
 
-def _to_ohwi(oihw: NDArray[Any]) -> NDArray[Any]:
-    return np.moveaxis(_as_2d(oihw), 1, 3)
-
-
-def _to_1hwo(oihw: NDArray[Any]) -> NDArray[Any]:
-    return _as_2d(oihw).transpose(1, 2, 3, 0)
-
-
-def _transposed_to_ohwi(iohw: NDArray[Any]) -> NDArray[Any]:
-    return iohw.transpose(1, 2, 3, 0)
-
-
-def _as_2d(kernel: NDArray[Any]) -> NDArray[Any]:
-    """O×I×L → O×I×1×L."""
-    return kernel[:, :, None, :] if kernel.ndim == 3 else kernel
+def _groups(node: ir.Node) -> int:
+    return node.attributes.get_int("group", 1)

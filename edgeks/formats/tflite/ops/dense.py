@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as schema
-from numpy.typing import NDArray
 
 from edgeks.formats.tflite.layout import plain
 from edgeks.formats.tflite.lowering import Lowering, Result, Unsupported
 from edgeks.formats.tflite.network import Tensor
 from edgeks.formats.tflite.ops.kernels import (
-    Arrange,
     Kernel,
     bias_tensor,
     kernel_of,
@@ -45,8 +43,13 @@ def matmul(ctx: Lowering, node: ir.Node) -> None:
     rank = len(result.shape)
     if rank > 4 or rank != len(ctx.shape(left)) or rank != len(ctx.shape(right)):
         raise Unsupported("a product of tensors of different rank, or of more than 4 axes")
-    inputs = [ctx.read(value, result, plain(rank)) for value in (left, right)]
-    ctx.emit("BATCH_MATMUL", inputs, result, plain(rank), schema.BatchMatMulOptionsT())
+    factors = [
+        ctx.read(left, result, plain(rank)),
+        ctx.read(right, result, plain(rank))
+        if kernel is None
+        else kernel_tensor(ctx, kernel, plain(rank), rank - 1, codes=False),
+    ]
+    ctx.emit("BATCH_MATMUL", factors, result, plain(rank), schema.BatchMatMulOptionsT())
 
 
 def _fully_connected(ctx: Lowering, node: ir.Node, *, transposed: bool) -> None:
@@ -56,20 +59,14 @@ def _fully_connected(ctx: Lowering, node: ir.Node, *, transposed: bool) -> None:
     x, on_the_fly = through_dynamic(node.inputs[0])
     result = ctx.result(node, [x] if kernel.dequantize else [])
     rank = len(ctx.shape(x))
-    held = ctx.held(ctx.codes_of(x) if result.quantisation is not None else x)
+    held = ctx.operand(x, result)
     columns = held.columns
     source = held.tensor if columns is not None else ctx.reordered(held, plain(rank))
-
-    def arrange(matrix: NDArray[np.generic]) -> NDArray[np.generic]:
-        rows = matrix.T if transposed else matrix
-        return rows if columns is None else rows[:, columns]
-
     if on_the_fly and kernel.dequantize and columns is None:
-        _as_convolution(ctx, node, kernel, source, result, arrange)
+        _as_convolution(ctx, node, kernel, source, result, transposed=transposed)
         return
     codes = kernel.dequantize and result.quantisation is not None
-    arranged = "OI" if columns is None else f"OI of {node.name}"
-    weight = kernel_tensor(ctx, node, kernel, arranged, arrange, 0, codes=codes)
+    weight = kernel_tensor(ctx, kernel, (1, 0) if transposed else (0, 1), 0, codes=codes, columns=columns)
     bias = [bias_tensor(ctx, node, result, kernel, source)] if node_has_bias(node) else []
     options = schema.FullyConnectedOptionsT()
     options.fusedActivationFunction = result.activation
@@ -78,7 +75,7 @@ def _fully_connected(ctx: Lowering, node: ir.Node, *, transposed: bool) -> None:
 
 
 def _as_convolution(
-    ctx: Lowering, node: ir.Node, kernel: Kernel, source: Tensor, result: Result, arrange: Arrange
+    ctx: Lowering, node: ir.Node, kernel: Kernel, source: Tensor, result: Result, *, transposed: bool
 ) -> None:
     """A Linear layer on activations that are quantised on the fly, as a 1×1 CONV_2D over a map of one row.
 
@@ -86,7 +83,8 @@ def _as_convolution(
     the built-in kernels, and gives zeros in tflite-runtime 2.14 (tests/test_tflite_facts.py).
     """
     rows = int(np.prod(source.shape[:-1]))
-    weight = kernel_tensor(ctx, node, kernel, "O11I", lambda w: arrange(w)[:, None, None, :], 0, codes=True)
+    arrangement = (1, None, None, 0) if transposed else (0, None, None, 1)
+    weight = kernel_tensor(ctx, kernel, arrangement, 0, codes=True)
     bias = bias_tensor(ctx, node, result, kernel, source)
     options = schema.Conv2DOptionsT()
     options.padding, options.strideH, options.strideW = schema.Padding.VALID, 1, 1

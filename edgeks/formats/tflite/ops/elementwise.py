@@ -84,13 +84,15 @@ def clip(ctx: Lowering, node: ir.Node) -> None:
         _unary(ctx, node, names[bounds], integer=False)
         return
     result = ctx.result(node, [], fuse=False)
-    order, tensor = ctx.order_of(node.inputs[0]), ctx.read(node.inputs[0], result)
+    held = ctx.operand(node.inputs[0], result)
+    tensor = held.tensor
     limits = [("MAXIMUM", bounds[0]), ("MINIMUM", bounds[1])]
     wanted = [(name, bound) for name, bound in limits if np.isfinite(bound)] or limits[:1]
     for name, bound in wanted[:-1]:
         tensor = ctx.step(name, [tensor, ctx.floats(bound)], tensor.shape, schema.MaximumMinimumOptionsT())
     name, bound = wanted[-1]
-    ctx.emit(name, [tensor, ctx.floats(bound)], result, order, schema.MaximumMinimumOptionsT())
+    options = schema.MaximumMinimumOptionsT()
+    ctx.emit(name, [tensor, ctx.floats(bound)], result, held.order, options, columns=held.columns)
 
 
 def sigmoid(ctx: Lowering, node: ir.Node) -> None:
@@ -122,7 +124,7 @@ def hard_sigmoid(ctx: Lowering, node: ir.Node) -> None:
     product, of_torch = _hard_swish_of(node), abs(alpha - 1 / 6) < 1e-6 and beta == 0.5
     if product is not None and of_torch:
         result = ctx.result(product, [], fuse=False)
-        ctx.done.add(product)
+        ctx.done[product] = None
         order = ctx.order_of(node.inputs[0])
         ctx.emit("HARD_SWISH", [ctx.read(node.inputs[0], result)], result, order, schema.HardSwishOptionsT())
         return
@@ -227,7 +229,8 @@ def _unary(
 ) -> None:
     x = node.inputs[0]
     result = ctx.result(node, [x] if integer else [], fuse=False, own=own)
-    ctx.emit(name, [ctx.read(x, result)], result, ctx.order_of(x), options, own=own)
+    held = ctx.operand(x, result)
+    ctx.emit(name, [held.tensor], result, held.order, options, own=own, columns=held.columns)
 
 
 def _binary(ctx: Lowering, node: ir.Node, name: str, options: Any, *, integer: bool = True, fuse: bool = True) -> None:

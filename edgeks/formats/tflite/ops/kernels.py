@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +9,20 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeks.formats.tflite.lowering import Lowering, Result, Unsupported, constant_content, quantised_on_the_fly
+from edgeks.formats.tflite.layout import same_memory
+from edgeks.formats.tflite.lowering import (
+    WITH_KERNEL,
+    Held,
+    Lowering,
+    Result,
+    Unsupported,
+    constant_content,
+    quantised_on_the_fly,
+)
 from edgeks.formats.tflite.network import Quantisation, Tensor
 
-Arrange = Callable[[NDArray[Any]], NDArray[Any]]
+# Which axis of the graph's kernel each axis of the operator's is; None: an axis of size 1 that the graph has not.
+Arrangement = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +72,49 @@ def _dequantised(node: ir.Node) -> Kernel | None:
     return Kernel(codes, content, factors.ravel().astype(np.float32), True)
 
 
-def kernel_tensor(
-    ctx: Lowering, node: ir.Node, kernel: Kernel, arranged: str, arrange: Arrange, axis: int, *, codes: bool
-) -> Tensor:
-    """The kernel in the operator's order of axes, output channels along `axis`: as codes, or as float32.
+def layers_of(kernel: Kernel) -> list[ir.Node]:
+    """Every layer that reads a kernel, directly or through what makes float of it."""
+    found, values = [], [kernel.value]
+    for value in values:
+        for node, _ in value.uses():
+            if node.op_type in WITH_KERNEL:
+                found.append(node)
+            elif node.op_type in ("DequantizeLinear", "Cast", "Mul"):
+                values += node.outputs
+    return found
 
-    Codes and halves that are wanted as float32 go through one DEQUANTIZE for all layers that read them so.
+
+def kernel_tensor(
+    ctx: Lowering,
+    kernel: Kernel,
+    arrangement: Arrangement,
+    axis: int,
+    *,
+    codes: bool,
+    columns: NDArray[np.int64] | None = None,
+) -> Tensor:
+    """The kernel as an operator takes it, output channels along `axis`: as codes, or as float32.
+
+    Codes and halves that are wanted as float32 go through one DEQUANTIZE for all layers that read them so. A layer that
+    reads the kernel in another order than the first one (a decoder tied to its encoder) reads a TRANSPOSE of it.
+    `columns`: of the last axis, for a kernel that no other layer reads.
     """
-    name = str(kernel.value.name)
-    if kernel.content.dtype == np.float32:
-        return ctx.stored(kernel.value, arranged, arrange(kernel.content), None, name)
+    order = tuple(axis for axis in arrangement if axis is not None)
+    stored = ctx.kernels.get(kernel.value)
+    if stored is not None and not codes and not same_memory(kernel.content.shape, stored.order, order):
+        own = stored.tensor if stored.tensor.type == "float32" else ctx.dequantised(stored.tensor)
+        return ctx.reshaped(ctx.reordered(Held(own, stored.order), order), _shape(kernel, arrangement))
+    content = kernel.content.transpose(order).reshape(_shape(kernel, arrangement))
+    content = content if columns is None else content[..., columns]
     quantisation = None if kernel.scale is None else Quantisation(kernel.scale, 0, axis)
-    stored = ctx.stored(kernel.value, arranged, arrange(kernel.content), quantisation, name)
-    if codes:
-        return stored
-    return ctx.dequantised(stored)
+    tensor = ctx.stored(kernel.value, order, content, quantisation, str(kernel.value.name))
+    if len(order) == len(arrangement) and columns is None:
+        ctx.kernels.setdefault(kernel.value, Held(tensor, order))
+    return tensor if codes or tensor.type == "float32" else ctx.dequantised(tensor)
+
+
+def _shape(kernel: Kernel, arrangement: Arrangement) -> list[int]:
+    return [1 if axis is None else kernel.content.shape[axis] for axis in arrangement]
 
 
 def node_has_bias(node: ir.Node) -> bool:
@@ -92,8 +129,8 @@ def bias_tensor(ctx: Lowering, node: ir.Node, result: Result, kernel: Kernel, so
     XNNPACK's weight cache tells layers apart by them (tests/test_tflite_facts.py).
     """
     value = node.inputs[2] if len(node.inputs) > 2 else None
+    width = result.shape[1] if node.op_type in ("Conv", "ConvTranspose") else result.shape[-1]
     if value is None:
-        width = result.shape[1] if node.op_type in ("Conv", "ConvTranspose") else result.shape[-1]
         if result.quantisation is None:
             return ctx.floats(np.zeros(width))
         return _int32(ctx, np.zeros(width), kernel, source)
@@ -102,7 +139,10 @@ def bias_tensor(ctx: Lowering, node: ir.Node, result: Result, kernel: Kernel, so
         content = constant_content(value)
         if content is None or result.quantisation is not None:
             raise Unsupported("its bias is computed at run time, or float in an integer layer")
-        return ctx.constant(value, (0,)) if content.ndim == 1 else ctx.floats(content.ravel())
+        if content.size not in (1, width):
+            raise Unsupported(f"a bias of shape {content.shape}; legal: one number per output channel")
+        one_each = content.ndim == 1 and content.size == width
+        return ctx.constant(value, (0,)) if one_each else ctx.floats(np.broadcast_to(content.ravel(), width))
     stored = dequantize.inputs[0]
     codes = None if stored is None or dequantize.op_type != "DequantizeLinear" else constant_content(stored)
     if codes is None or stored is None or dequantize.inputs[1] is None:

@@ -32,7 +32,7 @@ def reshape(ctx: Lowering, node: ir.Node) -> None:
     x = node.inputs[0]
     before = ctx.shape(x)
     result = ctx.result(node, [x], fuse=False)
-    held = ctx.held(ctx.codes_of(x) if result.quantisation is not None else x)
+    held = ctx.operand(x, result)
     after = result.shape
     order = None if held.columns is not None else through_reshape(held.order, before, after)
     columns = held.columns
@@ -55,7 +55,7 @@ def transpose(ctx: Lowering, node: ir.Node) -> None:
     """Nothing, or a TRANSPOSE where an operator behind it needs another order of axes."""
     x = node.inputs[0]
     result = ctx.result(node, [x], fuse=False)
-    held = ctx.held(ctx.codes_of(x) if result.quantisation is not None else x)
+    held = ctx.operand(x, result)
     if held.columns is not None:
         raise Unsupported("a flattened feature map that is transposed")
     rank = len(held.order)
@@ -66,7 +66,7 @@ def transpose(ctx: Lowering, node: ir.Node) -> None:
 def identity(ctx: Lowering, node: ir.Node) -> None:
     """Nothing."""
     result = ctx.result(node, node.inputs[:1], fuse=False)
-    held = ctx.held(ctx.codes_of(node.inputs[0]) if result.quantisation is not None else node.inputs[0])
+    held = ctx.operand(node.inputs[0], result)
     _hand_over(ctx, result, held.tensor, held.order, held.columns)
 
 

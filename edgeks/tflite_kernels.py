@@ -1,0 +1,82 @@
+"""The kernels of a .tflite file: which operators read which constants as their weight, and through what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgeks.tflite_file import OPERATOR_NAMES, constant, is_constant, operator_code, tensor_name, whole_numbers
+
+# Operator → axis of the output channels in its kernel: O×H×W×I, 1×H×W×O, O×I, O×H×W×I, …×I×O.
+OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0, "BATCH_MATMUL": -1}
+KERNEL_INPUT = 1  # of each of them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KernelOperator:
+    """An operator that reads a kernel, under the name of the tensor that it computes.
+
+    `tensor` is the constant, behind the DEQUANTIZE or TRANSPOSE that it may go through; `output_axis` is its axis of
+    the operator's output channels.
+    """
+
+    layer: str
+    operator: schema.OperatorT
+    tensor: schema.TensorT
+    output_axis: int
+
+    @property
+    def buffer(self) -> int:
+        """Number of the buffer that holds the kernel."""
+        return int(self.tensor.buffer)
+
+
+def kernel_operators(model: schema.ModelT) -> list[KernelOperator]:
+    """Operators that read a constant as their kernel, in file order."""
+    found = []
+    for graph in model.subgraphs:
+        operators = graph.operators if graph.operators is not None else []
+        made_by = {output: operator for operator in operators for output in whole_numbers(operator.outputs)}
+        for operator in operators:
+            axis = OUTPUT_AXIS.get(_name(model, operator))
+            inputs, outputs = whole_numbers(operator.inputs), whole_numbers(operator.outputs)
+            if axis is None or len(inputs) <= KERNEL_INPUT or not outputs:
+                continue
+            kernel = _constant(model, graph, made_by, inputs[KERNEL_INPUT], axis)
+            if kernel is not None:
+                found.append(KernelOperator(tensor_name(graph.tensors[outputs[0]]), operator, *kernel))
+    return found
+
+
+def _constant(
+    model: schema.ModelT, graph: schema.SubGraphT, made_by: dict[int, schema.OperatorT], index: int, axis: int
+) -> tuple[schema.TensorT, int] | None:
+    """Tensor `index` as the constant that it is made of, and which axis of that is its `axis`; None: it is computed."""
+    behind = set[int]()
+    while index not in behind:
+        behind.add(index)
+        source = made_by.get(index)
+        if source is None:
+            break
+        name, inputs = _name(model, source), whole_numbers(source.inputs)
+        if name == "TRANSPOSE" and len(inputs) > 1:
+            order = constant(model, graph.tensors[inputs[1]])
+            rank = 0 if order is None else order.size
+            if order is None or not -rank <= axis < rank or sorted(order.ravel()) != list(range(rank)):
+                return None
+            axis = int(order.ravel()[axis])
+        elif name != "DEQUANTIZE" or not inputs:
+            return None
+        index = inputs[0]
+    if index < 0 or not is_constant(model, graph.tensors[index]):
+        return None
+    rank = len(whole_numbers(graph.tensors[index].shape))
+    if not -rank <= axis < rank:
+        return None
+    return graph.tensors[index], int(np.arange(rank)[axis])
+
+
+def _name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    return OPERATOR_NAMES.get(operator_code(model, operator), "")
