@@ -14,6 +14,11 @@ settings.load_profile("edgeks")
 torch.set_num_threads(1)
 
 
+def pytest_runtest_setup() -> None:
+    """Networks whose weights a test does not seed are the same in every run, in whatever order the tests come."""
+    torch.manual_seed(0)
+
+
 def keep_the_exporter_s_registry() -> None:
     """torch.onnx builds its table of ops anew at every export, most of the time of a small one: build it once."""
     try:

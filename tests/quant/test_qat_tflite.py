@@ -58,7 +58,7 @@ def test_what_was_trained_is_in_the_file(name, tmp_path):
     make, floor_db = NETWORKS[name]
     checkpoint = trained(make())
     report = export(checkpoint, tmp_path / "m.tflite", TARGET, int8=True)
-    assert report.form == "qdq" and not any("not trained" in warning for warning in report.warnings)
+    assert report.form == "static" and not any("not trained" in warning for warning in report.warnings)
     assert report.parity_here.sqnr_db >= floor_db and report.parity.sqnr_db > 30
     file, codes = PlainTflite(tmp_path / "m.tflite"), codes_of(checkpoint.model)
     scales = {t.scales[0] for t in file.tensors if len(t.scales) == 1}
