@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from edgeks.bench.stats import Latency, summarise
 from edgeks.errors import ConfigError, DataError, EdgeksError, ModelFileError
-from edgeks.target import RUNTIMES, LiteRtSession, Target
+from edgeks.target import RUNTIMES, LiteRtSession, Session, Target
 
 RUNNER = Path(__file__).with_name("runner.py")
 MAX_RUNS = 10_000_000
@@ -26,11 +26,16 @@ COMPILED = "litert-compiled"
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of the process at one stage (start, loaded, run); None where the system does not say."""
+    """Bytes of the process at one stage (start, loaded, fed, run); None where the system does not say.
+
+    `mapped_bytes`: resident pages of the model's own files. `peak_bytes`: the most resident since the stage before.
+    """
 
     stage: str
     rss_bytes: int | None
     anonymous_bytes: int | None
+    mapped_bytes: int | None
+    peak_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ class BenchResult:
 
 
 @dataclass(slots=True)
-class _Stream:
+class RunnerStream:
     """What the events of the runner have said so far."""
 
     facts: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +73,7 @@ class _Stream:
     ended: bool = False
 
     def take(self, event: dict[str, Any]) -> None:
+        """Add one event of the runner."""
         kind = event.pop("event")
         if kind == "facts":
             self.facts = event
@@ -80,7 +86,7 @@ class _Stream:
         elif kind == "samples":
             self.samples.extend(event["ms"])
         elif kind == "memory":
-            self.memory.append(Memory(event["stage"], event["rss_bytes"], event["anonymous_bytes"]))
+            self.memory.append(Memory(**event))
         elif kind == "error":
             self.error = event["stage"], event["message"]
         elif kind == "end":
@@ -123,7 +129,7 @@ def bench(
     runtime = _runtime(path, target, runtime)
     if target.format == "tflite":
         _require_sound(path, cached=runtime == COMPILED)
-    session = _session(target, threads)
+    session = session_config(target.session, threads)
     config = {**session, "model": str(path.resolve()), "runtime": runtime, "warmup": warmup, "runs": runs}
     if inputs is not None:
         config["inputs"] = str(inputs.resolve())
@@ -131,10 +137,10 @@ def bench(
         session["weight_cache"] = "warm"
         with tempfile.TemporaryDirectory(prefix="edgeks_") as folder:
             config["weight_cache"] = folder
-            _run(path, {**config, "warmup": 0, "runs": 1}, python, None)  # so that the cache is there
-            stream = _run(path, config, python, on_progress)
+            run_runner(path, {**config, "warmup": 0, "runs": 1}, python, None)  # so that the cache is there
+            stream = run_runner(path, config, python, on_progress)
     else:
-        stream = _run(path, config, python, on_progress)
+        stream = run_runner(path, config, python, on_progress)
     return BenchResult(
         path=path,
         target=target.name,
@@ -161,8 +167,8 @@ def _runtime(path: Path, target: Target, runtime: str | None) -> str:
     return runtime or target.runtime
 
 
-def _session(target: Target, threads: int) -> dict[str, Any]:
-    session = target.session
+def session_config(session: Session | LiteRtSession, threads: int) -> dict[str, Any]:
+    """Session options → the runner's words for them."""
     if isinstance(session, LiteRtSession):
         return {"threads": threads, "kernels": session.kernels}
     return {
@@ -184,8 +190,18 @@ def _require_sound(path: Path, *, cached: bool) -> None:
         raise ModelFileError(f"{path}: LiteRT's weight cache would compute wrong numbers: {fault}; use runtime litert")
 
 
-def _run(path: Path, config: dict[str, Any], python: Path | None, on_progress: Callable[[int], None] | None) -> _Stream:
-    stream = _Stream()
+def run_runner(
+    path: Path,
+    config: dict[str, Any],
+    python: Path | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> RunnerStream:
+    """Run the runner with `config` in a fresh process of `python`, and gather what it says.
+
+    Raises:
+        ModelFileError, DataError, ConfigError, EdgeksError: as `bench`.
+    """
+    stream = RunnerStream()
     with tempfile.TemporaryFile() as complaints:
         # Its folder must not shadow modules of the standard library (as -P, which Python 3.10 does not know).
         safe = {**os.environ, "PYTHONSAFEPATH": "1"}

@@ -26,7 +26,9 @@ Output: one JSON object per line, `event` says which:
     load             ms
     inputs           name → {shape, dtype}
     first_inference  ms
-    memory           stage (start, loaded, run), rss_bytes, anonymous_bytes (null where the system does not say)
+    memory           stage (start: runtime imported, loaded: file open, fed: inputs made, run: after the last
+                     inference), rss_bytes, anonymous_bytes, mapped_bytes (pages of files in the model's folder),
+                     peak_bytes (the most resident since the reading before); null where the system does not say
     samples          ms: every latency since the last such event
     error            stage (config, model, input, run), message: one line
     end              ok: whether all of it was done. A stream without `end` was cut off
@@ -34,6 +36,8 @@ Output: one JSON object per line, `event` says which:
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import importlib.util
 import json
@@ -126,18 +130,52 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-def emit_memory(stage: str) -> None:
-    """Resident and anonymous bytes of this process, as the kernel has them now."""
-    found: dict[str, int] = {}
-    try:
-        with Path("/proc/self/smaps_rollup").open(encoding="ascii") as file:
-            for line in file:
-                parts = line.split()
-                if len(parts) == 3 and parts[2] == "kB":
-                    found[parts[0].rstrip(":")] = int(parts[1]) * 1024
-    except OSError:
-        pass
-    emit("memory", stage=stage, rss_bytes=found.get("Rss"), anonymous_bytes=found.get("Anonymous"))
+class ProcessMemory:
+    """Resident memory of this process, as the kernel has it: null where the system does not say.
+
+    Free pages of the C library's heap are given back before each reading, so that what counts is in use.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._folder = Path(model).resolve().parent
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+    def emit(self, stage: str) -> None:
+        """Send a reading, and start the peak anew from here."""
+        peak = self._values("status").get("VmHWM")
+        if self._trim is not None:
+            self._trim(0)
+        now = self._values("smaps_rollup")
+        emit(
+            "memory",
+            stage=stage,
+            rss_bytes=now.get("Rss"),
+            anonymous_bytes=now.get("Anonymous"),
+            mapped_bytes=self._mapped() if now else None,
+            peak_bytes=peak,
+        )
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    @staticmethod
+    def _values(name: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for line in read_text(Path("/proc/self", name)).splitlines():
+            parts = line.split()
+            if len(parts) == 3 and parts[2] == "kB":
+                found.setdefault(parts[0].rstrip(":"), int(parts[1]) * 1024)
+        return found
+
+    def _mapped(self) -> int:
+        """Resident pages of files beside the model: the model itself and its data files."""
+        total, ours = 0, False
+        for line in read_text("/proc/self/smaps").splitlines():
+            parts = line.split(maxsplit=5)
+            if not parts[0].endswith(":"):  # the head of a mapping: addresses, rights, offset, device, inode, path
+                ours = len(parts) == 6 and Path(parts[5]).parent == self._folder
+            elif ours and parts[0] == "Rss:":
+                total += int(parts[1]) * 1024
+        return total
 
 
 class Input(NamedTuple):
@@ -447,7 +485,8 @@ def run(arguments: list[str]) -> None:
         cpu=cpu_name(),
         cores=cores(),
     )
-    emit_memory("start")
+    memory = ProcessMemory(config["model"])
+    memory.emit("start")
     start = time.perf_counter_ns()
     try:
         engine.open()
@@ -456,7 +495,7 @@ def run(arguments: list[str]) -> None:
     except Exception as error:
         raise Failure("model", error) from error
     emit("load", ms=(time.perf_counter_ns() - start) / 1e6)
-    emit_memory("loaded")
+    memory.emit("loaded")
     path, inputs = config.get("inputs"), engine.inputs()
     arrays = stored_inputs(np, inputs, path) if path else random_inputs(np, inputs, config.get("seed", 0))
     try:
@@ -466,8 +505,9 @@ def run(arguments: list[str]) -> None:
     except Exception as error:  # sizes that the network cannot be given
         raise Failure("run", error) from error
     emit("inputs", **{"inputs": {k: {"shape": list(v.shape), "dtype": str(v.dtype)} for k, v in arrays.items()}})
+    memory.emit("fed")
     measure(engine, config)
-    emit_memory("run")
+    memory.emit("run")
 
 
 def main() -> int:

@@ -51,7 +51,7 @@ def test_every_run_is_a_sample(path):
     assert result.first_inference_ms > 0
     assert result.latency.p99_ms is not None
     assert result.inputs == {"x": {"shape": [1, 3, 4, 4], "dtype": "float32"}}
-    assert [memory.stage for memory in result.memory] == ["start", "loaded", "run"]
+    assert [memory.stage for memory in result.memory] == ["start", "loaded", "fed", "run"]
     assert result.facts["runtime"] == "onnxruntime"
     assert seen[-1] == 120
 
@@ -172,7 +172,7 @@ def test_the_runner_stands_alone(path, tmp_path):
     code, lines = events("config.json", runner=folder / "runner.py", cwd=folder)
     assert code == 0
     assert [line["event"] for line in lines if line["event"] != "samples"] == [
-        *("facts", "memory", "load", "memory", "inputs", "first_inference", "memory", "end")
+        *("facts", "memory", "load", "memory", "inputs", "memory", "first_inference", "memory", "end")
     ]
     assert sum(len(line["ms"]) for line in lines if line["event"] == "samples") >= 3
     assert lines[-1] == {"event": "end", "ok": True}

@@ -50,7 +50,7 @@ def test_litert_with_the_target_s_kernels(kernels, path):
     assert result.latency.count == 20 and min(result.samples_ms) > 0
     assert result.facts["runtime"] == "litert"
     assert result.inputs == {"t0": {"shape": list(SHAPE), "dtype": "float32"}}
-    assert [memory.stage for memory in result.memory] == ["start", "loaded", "run"]
+    assert [memory.stage for memory in result.memory] == ["start", "loaded", "fed", "run"]
     assert all(memory.rss_bytes and memory.anonymous_bytes for memory in result.memory)
 
 

@@ -1,0 +1,89 @@
+"""RAM of a model file, measured: a fresh process per runtime profile, read from /proc."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeks.bench.local import Memory, run_runner, session_config
+from edgeks.errors import EdgeksError
+from edgeks.runtime_profile import Profile
+
+# ONNX Runtime lays its activations out by what it saw in the first inference, from the second on.
+WARMUP, RUNS = 1, 3
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRam:
+    """Resident bytes above the process that has imported the runtime but not opened the file (`baseline_bytes`).
+
+    `load_peak`: the most while the file is opened; `loaded`: once it is open; `run_peak`: the most of five inferences;
+    `run`: after them. `…_anonymous`: the part that no file backs (heap); `…_mapped`: pages of the model's files. The
+    arrays that the caller hands over are not in it. Free heap is given back before each reading (malloc_trim).
+    """
+
+    profile: str
+    runtime_version: str
+    machine: str
+    baseline_bytes: int
+    load_peak_bytes: int
+    loaded_bytes: int
+    loaded_anonymous_bytes: int
+    loaded_mapped_bytes: int
+    run_peak_bytes: int
+    run_bytes: int
+    run_anonymous_bytes: int
+    run_mapped_bytes: int
+
+
+def measure_ram(path: Path, profile: Profile, python: Path | None = None) -> MeasuredRam:
+    """Open and run a model file in a fresh process, as `profile` says, with random inputs.
+
+    `python` is the interpreter of another environment, which needs numpy and the runtime only.
+
+    Raises:
+        ModelFileError, DataError, ConfigError: as `edgeks.bench`.
+        EdgeksError: the process died, or the system does not tell the memory of a process (not Linux).
+    """
+    config = {
+        **session_config(profile.session, profile.session.threads),
+        "model": str(path.resolve()),
+        "runtime": profile.runtime,
+        "warmup": WARMUP,
+        "runs": RUNS,
+    }
+    stream = run_runner(path, config, python)
+    stages = {memory.stage: memory for memory in stream.memory}
+    start, loaded, fed, run = (_known(stages[name]) for name in ("start", "loaded", "fed", "run"))
+    held_by_caller = fed.rss - loaded.rss
+    anonymous_of_caller = fed.anonymous - loaded.anonymous
+    return MeasuredRam(
+        profile=profile.name,
+        runtime_version=str(stream.facts["runtime_version"]),
+        machine=str(stream.facts["machine"]),
+        baseline_bytes=start.rss,
+        load_peak_bytes=loaded.peak - start.rss,
+        loaded_bytes=loaded.rss - start.rss,
+        loaded_anonymous_bytes=loaded.anonymous - start.anonymous,
+        loaded_mapped_bytes=loaded.mapped - start.mapped,
+        run_peak_bytes=run.peak - start.rss - held_by_caller,
+        run_bytes=run.rss - start.rss - held_by_caller,
+        run_anonymous_bytes=run.anonymous - start.anonymous - anonymous_of_caller,
+        run_mapped_bytes=run.mapped - start.mapped,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    rss: int
+    anonymous: int
+    mapped: int
+    peak: int
+
+
+def _known(memory: Memory) -> _Reading:
+    found = memory.rss_bytes, memory.anonymous_bytes, memory.mapped_bytes, memory.peak_bytes
+    rss, anonymous, mapped, peak = found
+    if rss is None or anonymous is None or mapped is None or peak is None:
+        raise EdgeksError("the system does not tell the memory of a process (/proc/self/smaps_rollup): use Linux")
+    return _Reading(rss, anonymous, mapped, peak)

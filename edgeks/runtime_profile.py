@@ -1,0 +1,48 @@
+"""Runtime profiles: a runtime and how it is opened, which together decide what RAM a model file takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeks.target import Format, LiteRtSession, Session, Target
+
+# What edgeks' own targets ask of ONNX Runtime: BatchNormalization stays a node, so a shared kernel stays one kernel.
+UNFOLDED = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One way to run a model file. `runtime` is onnxruntime, litert or tflite-runtime."""
+
+    name: str
+    description: str
+    runtime: str
+    session: Session | LiteRtSession
+
+
+PROFILES: dict[Format, tuple[Profile, ...]] = {
+    "onnx": (
+        Profile("ort-default", "ONNX Runtime as it comes", "onnxruntime", Session(1, "all", ())),
+        Profile("ort-unfolded", "ONNX Runtime, BN stays a node", "onnxruntime", Session(1, "all", UNFOLDED)),
+        Profile(
+            "ort-no-prepacking",
+            "ONNX Runtime, BN stays a node, no packed kernels",
+            "onnxruntime",
+            Session(1, "all", UNFOLDED, (("session.disable_prepacking", "1"),)),
+        ),
+    ),
+    "tflite": (
+        Profile("litert-xnnpack", "LiteRT as it comes", "litert", LiteRtSession(1, "xnnpack")),
+        Profile("litert-builtin", "LiteRT, built-in kernels", "litert", LiteRtSession(1, "builtin")),
+        Profile("litert-reference", "LiteRT, reference kernels", "litert", LiteRtSession(1, "reference")),
+        Profile("tflite-runtime", "tflite-runtime 2.14 as it comes", "tflite-runtime", LiteRtSession(1, "xnnpack")),
+    ),
+}
+
+
+def profiles_for(model_format: Format, target: Target | None = None) -> tuple[Profile, ...]:
+    """The profiles of a format; a target's own session comes first, under the target's name."""
+    profiles = PROFILES[model_format]
+    if target is None or target.format != model_format:
+        return profiles
+    return (Profile(target.name, target.description, target.runtime, target.session), *profiles)
