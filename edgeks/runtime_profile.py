@@ -46,3 +46,26 @@ def profiles_for(model_format: Format, target: Target | None = None) -> tuple[Pr
     if target is None or target.format != model_format:
         return profiles
     return (Profile(target.name, target.description, target.runtime, target.session), *profiles)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRam:
+    """Resident bytes above the process that has imported the runtime but not opened the file (`baseline_bytes`).
+
+    `load_peak`: the most while the file is opened; `loaded`: once it is open; `run_peak`: the most of five inferences;
+    `run`: after them. `…_anonymous`: the part that no file backs (heap); `…_mapped`: pages of the model's files. The
+    arrays that the caller hands over are not in it. Free heap is given back before each reading (malloc_trim).
+    """
+
+    profile: str
+    runtime_version: str
+    machine: str
+    baseline_bytes: int
+    load_peak_bytes: int
+    loaded_bytes: int
+    loaded_anonymous_bytes: int
+    loaded_mapped_bytes: int
+    run_peak_bytes: int
+    run_bytes: int
+    run_anonymous_bytes: int
+    run_mapped_bytes: int

@@ -1,103 +1,206 @@
-"""Footprint: what a model file takes in flash, what it needs in RAM, and whether that fits a target."""
+"""Footprint: what a model file takes in flash, what it needs in RAM, and whether that fits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from edgeks.audit.arena import Arena, measure_arena
+from edgeks.audit.budgets import BudgetCheck, Budgets
+from edgeks.audit.compute import Compute, LatencyBound, latency_bound
 from edgeks.audit.flash import Flash, measure_flash
+from edgeks.audit.litert_ram import predict_litert
+from edgeks.audit.onnxruntime_ram import predict_onnxruntime
+from edgeks.audit.ram import Machine, RamPrediction
+from edgeks.audit.suggestions import Suggestion, suggest
+from edgeks.audit.tflite_arena import measure_tflite_arena
 from edgeks.audit.tflite_flash import measure_tflite_flash
-from edgeks.errors import BudgetExceeded
+from edgeks.errors import BudgetExceeded, ConfigError
 from edgeks.onnx_file import read_model_file
-from edgeks.target import Target
+from edgeks.runtime_profile import MeasuredRam, Profile, profiles_for
+from edgeks.target import Format, Session, Target
 from edgeks.tflite_file import read_tflite
-
-NO_TFLITE_ARENA = Arena(None, ("RAM is not predicted for .tflite files yet; edgeks bench measures it",), None)
 
 
 @dataclass(frozen=True, slots=True)
-class BudgetCheck:
-    """One budget of a target. `needed_bytes` is None where it could not be told, `budget_bytes` where there is none."""
+class ProfileRam:
+    """RAM under one profile. `predicted` is None where a size is unknown; `failed`: why it could not be measured."""
 
-    resource: Literal["flash", "ram"]
-    needed_bytes: int | None
-    budget_bytes: int | None
+    profile: Profile
+    predicted: RamPrediction | None
+    measured: MeasuredRam | None = None
+    failed: str | None = None
 
     @property
-    def fits(self) -> bool | None:
-        """Whether the need is within the budget; None where one of them is not known."""
-        if self.needed_bytes is None or self.budget_bytes is None:
+    def load_peak_bytes(self) -> int | None:
+        """The most while the file is opened: measured where it was, else predicted."""
+        if self.measured:
+            return self.measured.load_peak_bytes
+        return self.predicted.load_peak_bytes if self.predicted else None
+
+    @property
+    def run_peak_bytes(self) -> int | None:
+        """The most while it runs: measured where it was, else predicted."""
+        if self.measured:
+            return self.measured.run_peak_bytes
+        return self.predicted.run_peak.total_bytes if self.predicted else None
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """What has to be free for the model to be opened and to run."""
+        run = self.run_peak_bytes
+        return None if run is None else max(run, self.load_peak_bytes or 0)
+
+    @property
+    def error_bytes(self) -> int | None:
+        """Predicted − measured run peak; None where one of them is not known."""
+        if self.predicted is None or self.measured is None:
             return None
-        return self.needed_bytes <= self.budget_bytes
+        return self.predicted.run_peak.total_bytes - self.measured.run_peak_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """`ram_bytes` is an estimate: constants (copies included: a runtime loads them all), what the runtime computes from
-    them at load, and peak activations.
+    """All that is known of a file without running it, and what was measured.
 
-    The runtime's own memory is not in it.
-
-    `budgets` is empty where no target was given.
+    `ram`: one row per runtime profile; the first decides whether the RAM budget holds. RAM is above the process that
+    has imported the runtime. `limits` is None where nothing is limited. `latency_bound` is None without a board
+    whose rates are known.
     """
 
     path: Path
+    format: Literal["onnx", "ort", "tflite"]
+    machine: Machine
     flash: Flash
     arena: Arena
+    ram: tuple[ProfileRam, ...]
+    compute: Compute
+    latency_bound: LatencyBound | None
+    suggestions: tuple[Suggestion, ...]
     target: str | None
-    budgets: tuple[BudgetCheck, ...]
+    limits: Budgets | None
 
     @property
     def ram_bytes(self) -> int | None:
-        """None where the peak of the activations is not known."""
-        return _ram_bytes(self.flash, self.arena)
+        """RAM needed under the first profile; None where it is not known."""
+        return self.ram[0].needed_bytes
+
+    @property
+    def budgets(self) -> tuple[BudgetCheck, ...]:
+        """Flash and RAM held against their limits; empty where nothing is limited."""
+        if self.limits is None:
+            return ()
+        return (
+            BudgetCheck("flash", self.flash.file_bytes, self.limits.flash_bytes),
+            BudgetCheck("ram", self.ram_bytes, self.limits.ram_bytes, self.ram[0].profile.name),
+        )
 
     @property
     def fits(self) -> bool:
         """False where a budget is exceeded."""
         return all(check.fits is not False for check in self.budgets)
 
+    def with_measured(self, found: Mapping[str, MeasuredRam | str]) -> Footprint:
+        """The same with measurements, by profile; a text says why there is none."""
+        rows = []
+        for row in self.ram:
+            measured = found.get(row.profile.name)
+            if isinstance(measured, str):
+                row = replace(row, failed=measured)
+            elif measured is not None:
+                row = replace(row, measured=measured)
+            rows.append(row)
+        return replace(self, ram=tuple(rows))
+
     def require_fit(self) -> None:
         """Nothing where every budget holds.
 
         Raises:
-            BudgetExceeded: naming each budget that does not hold, what is needed and what there is.
+            BudgetExceeded: naming each budget that does not hold, what is needed, what there is, and how much is over.
         """
         over = [
-            f"{check.resource} {check.needed_bytes:,} bytes of {check.budget_bytes:,}"
+            f"{check.resource} {check.needed_bytes:,} bytes of {check.budget_bytes:,}, {check.over_bytes:,} over"
+            + (f" (under {check.remark})" if check.remark else "")
             for check in self.budgets
             if check.fits is False
         ]
-        if over:
-            raise BudgetExceeded(
-                f"{self.path}: does not fit target {self.target!r}: {' and '.join(over)}; "
-                "share more kernels, export int8, or raise the budget in the target's TOML"
-            )
+        if over and self.limits:
+            hint = self.suggestions[0].text if self.suggestions else "share more kernels, or export int8"
+            raise BudgetExceeded(f"{self.path}: does not fit {self.limits.name}: {' and '.join(over)}; {hint}")
 
 
-def footprint(path: Path, target: Target | None = None) -> Footprint:
-    """ONNX or .tflite file → Footprint, from the file alone: nothing of it is run. Of a .tflite only flash is known.
+def footprint(
+    path: Path,
+    target: Target | None = None,
+    *,
+    flash_budget: int | None = None,
+    ram_budget: int | None = None,
+    profile: str | None = None,
+    machine: Machine | None = None,
+) -> Footprint:
+    """ONNX, .ort or .tflite file → Footprint, from the file alone: nothing of it is run.
+
+    `target` adds its own session as the first profile, and its budgets; `flash_budget` and `ram_budget` (bytes) go
+    before those. `profile` puts one profile first. `machine`: for which RAM is predicted (a board: arm64; else this).
 
     Raises:
         ModelFileError: the file is missing, not what its name says, cut short, or contradicts itself.
+        ConfigError: no such profile, or the target is for another format.
     """
-    if path.suffix.lower() == ".tflite":
-        flash, arena = measure_tflite_flash(read_tflite(path), path.stat().st_size), NO_TFLITE_ARENA
+    suffix = path.suffix.lower()
+    model_format: Format = "tflite" if suffix == ".tflite" else "onnx"
+    profiles = _profiles(path, model_format, target, profile)
+    machine = machine or ("arm64" if target and target.board else this_machine())
+    predicted: list[RamPrediction | None]
+    if model_format == "tflite":
+        content, file_bytes = read_tflite(path), path.stat().st_size
+        flash, arena, compute = (
+            measure_tflite_flash(content, file_bytes),
+            measure_tflite_arena(content),
+            measure_tflite_compute(content),
+        )
+        predicted = [predict_litert(content, file_bytes, each, machine) for each in profiles]
     else:
         model = read_model_file(path)
-        flash, arena = measure_flash(model), measure_arena(model)
-    budgets: tuple[BudgetCheck, ...] = ()
-    if target is not None:
-        budgets = (
-            BudgetCheck("flash", flash.file_bytes, target.flash_budget_bytes),
-            BudgetCheck("ram", _ram_bytes(flash, arena), target.ram_budget_bytes),
+        flash, arena, compute = measure_flash(model), measure_arena(model), measure_compute(model)
+        predicted = [
+            predict_onnxruntime(model, each.session, each.name, machine)
+            for each in profiles
+            if isinstance(each.session, Session)
+        ]
+    ram = tuple(ProfileRam(each, found) for each, found in zip(profiles, predicted, strict=True))
+    return Footprint(
+        path=path,
+        format="ort" if suffix == ".ort" else model_format,
+        machine=machine,
+        flash=flash,
+        arena=arena,
+        ram=ram,
+        compute=compute,
+        latency_bound=latency_bound(compute, target) if target else None,
+        suggestions=suggest(flash, arena, [(row.profile, row.predicted) for row in ram]),
+        target=target.name if target else None,
+        limits=Budgets.of(target, flash_budget, ram_budget),
+    )
+
+
+def this_machine() -> Machine:
+    """The kind of processor that this process runs on; other kinds than the two are taken as arm64."""
+    return "x86-64" if platform.machine().lower() in ("x86_64", "amd64") else "arm64"
+
+
+def _profiles(path: Path, model_format: Format, target: Target | None, first: str | None) -> tuple[Profile, ...]:
+    if target and target.format != model_format:
+        raise ConfigError(
+            f"{path}: target {target.name!r} is for {target.format} files; name one for {model_format}: --target"
         )
-    return Footprint(path, flash, arena, target.name if target else None, budgets)
-
-
-def _ram_bytes(flash: Flash, arena: Arena) -> int | None:
-    if arena.peak is None or arena.folded_bytes is None:
-        return None
-    return flash.constant_bytes + arena.folded_bytes + arena.peak.peak_bytes
+    profiles = profiles_for(model_format, target)
+    if first is None:
+        return profiles
+    chosen = [profile for profile in profiles if profile.name == first]
+    if not chosen:
+        raise ConfigError(f"unknown profile {first!r}; legal: {', '.join(profile.name for profile in profiles)}")
+    return (*chosen, *(profile for profile in profiles if profile not in chosen))

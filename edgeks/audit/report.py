@@ -1,179 +1,115 @@
-"""Footprint → a terminal report with the answer first, or JSON of schema edgeks.footprint/1.
-
-The JSON object (docs/footprint_schema.md): schema, file, flash {file_bytes, constant_bytes, unique_bytes, graph_bytes,
-saved_bytes, kernels, layers, sharing_groups, copies, ops}, activations {peak_bytes, node, op_type, alive, notes},
-ram_estimate_bytes, target, budgets, fits.
-"""
+"""Footprint → a report on the terminal, the answer first, at most 100 columns wide."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from edgeks import terminal
-from edgeks.audit.arena import Arena
+from edgeks.audit.budgets import BudgetCheck
+from edgeks.audit.diff import Diff, DiffRow
 from edgeks.audit.flash import CopySet, Flash
-from edgeks.audit.footprint import BudgetCheck, Footprint
+from edgeks.audit.footprint import Footprint, ProfileRam
+from edgeks.audit.ram import HeldKernel
+from edgeks.audit.sizes import in_kb, in_mb
 
-SCHEMA = "edgeks.footprint/1"
 WIDTH = 100
 ROWS_SHOWN = 8
 MIN_WIDTH = {column: len("000.0 kB") for column in ("bytes", "stored", "saved", "wasted")} | {"share": 7, "type": 7}
 NAME_WIDTH = 28
+PARTS = ("mapped", "heap", "packed", "arena", "library")
 
 
-def to_json(footprint: Footprint) -> dict[str, Any]:
-    """Footprint → plain lists, numbers and text; sizes in bytes, unknown ones null."""
-    flash, arena = footprint.flash, footprint.arena
-    return {
-        "schema": SCHEMA,
-        "file": str(footprint.path),
-        "flash": {
-            "file_bytes": flash.file_bytes,
-            "constant_bytes": flash.constant_bytes,
-            "unique_bytes": flash.unique_bytes,
-            "graph_bytes": flash.graph_bytes,
-            "saved_bytes": flash.saved_bytes,
-            "kernels": flash.kernels,
-            "layers": flash.layers,
-            "sharing_groups": [
-                {
-                    "constant": kernel.constant,
-                    "dtype": kernel.dtype,
-                    "shape": list(kernel.shape),
-                    "layers": list(kernel.layers),
-                    "stored_bytes": kernel.stored_bytes,
-                    "saved_bytes": kernel.saved_bytes,
-                }
-                for kernel in flash.shared
-            ],
-            "copies": [
-                {
-                    "kind": copies.kind,
-                    "constants": list(copies.constants),
-                    "shape": list(copies.shape),
-                    "wasted_bytes": copies.wasted_bytes,
-                }
-                for copies in flash.copies
-            ],
-            "ops": [
-                {
-                    "op_type": row.op_type,
-                    "nodes": row.nodes,
-                    "constants": row.constants,
-                    "stored_bytes": row.stored_bytes,
-                }
-                for row in flash.ops
-            ],
-        },
-        "activations": _arena_json(arena),
-        "folded_bytes": arena.folded_bytes,
-        "ram_estimate_bytes": footprint.ram_bytes,
-        "target": footprint.target,
-        "budgets": [
-            {
-                "resource": check.resource,
-                "needed_bytes": check.needed_bytes,
-                "budget_bytes": check.budget_bytes,
-                "fits": check.fits,
-            }
-            for check in footprint.budgets
-        ],
-        "fits": footprint.fits if footprint.target else None,
-    }
-
-
-def _arena_json(arena: Arena) -> dict[str, Any]:
-    peak = arena.peak
-    return {
-        "peak_bytes": peak.peak_bytes if peak else None,
-        "node": peak.node if peak else None,
-        "op_type": peak.op_type if peak else None,
-        "alive": [
-            {
-                "name": tensor.name,
-                "made_by": tensor.made_by,
-                "shape": list(tensor.shape),
-                "dtype": tensor.dtype,
-                "bytes": tensor.size_bytes,
-            }
-            for tensor in (peak.alive if peak else ())
-        ],
-        "notes": list(arena.notes),
-    }
-
-
-def render(footprint: Footprint, console: Console) -> None:
-    """Print the report, at most 100 columns wide: the answer, then where the bytes are."""
+def render(footprint: Footprint, console: Console, changed: Diff | None = None) -> None:
+    """Print the report: whether it fits, what it is, what would lower it; then where the bytes are."""
     width = min(WIDTH, console.width)
-    console.print(_answer(footprint), width=width, highlight=False)
-    for line in _verdicts(footprint):
+
+    def say(line: Text | Table) -> None:
         console.print(line, width=width, highlight=False)
-    for table in _tables(footprint):
+
+    for text in (*_verdict(footprint), _answer(footprint), *_remarks(footprint)):
+        say(text)
+    for table in _tables(footprint, changed):
         console.print()
-        console.print(table, width=width, highlight=False)
-    for note in footprint.arena.notes:
-        console.print(Text(_printable(f"note: {note}"), style="dim"), width=width, highlight=False)
+        say(table)
+        if table.title == "RAM by runtime profile":
+            for line in _below_ram(footprint):
+                say(line)
+    for note in dict.fromkeys(_notes(footprint)):
+        say(Text(_printable(f"note: {note}"), style="dim"))
+
+
+def _verdict(footprint: Footprint) -> Iterator[Text]:
+    if footprint.limits is None:
+        return
+    unknown = [check.resource for check in footprint.budgets if check.needed_bytes is None and check.budget_bytes]
+    good = f"{'flash ' if unknown else ''}fits"
+    head = (good, "bold green") if footprint.fits else ("does not fit", "bold red")
+    parts = ", ".join(_budget(check) for check in footprint.budgets)
+    yield Text.assemble(head, f" {_printable(footprint.limits.name)}: {parts}")
+
+
+def _budget(check: BudgetCheck) -> str:
+    name = "flash" if check.resource == "flash" else "RAM"
+    if check.needed_bytes is None:
+        return f"{name} unknown, {'no limit' if check.budget_bytes is None else f'limit {in_mb(check.budget_bytes)}'}"
+    limit = " (no limit)" if check.budget_bytes is None else f" of {in_mb(check.budget_bytes)}"
+    over = f" ({in_mb(check.over_bytes)} over)" if check.fits is False else ""
+    return f"{name} {in_mb(check.needed_bytes)}{limit}{over}"
 
 
 def _answer(footprint: Footprint) -> Text:
-    flash, peak = footprint.flash, footprint.arena.peak
+    flash, first, peak = footprint.flash, footprint.ram[0], footprint.arena.peak
     text = Text.assemble(
-        (_printable(footprint.path.name), "bold"), ": ", (f"{_mb(flash.file_bytes)} in flash", "bold green")
+        (_printable(footprint.path.name), "bold"), ": ", (f"{in_mb(flash.file_bytes)} in flash", "bold green")
     )
+    ram = first.needed_bytes
+    text.append(", ")
+    text.append(f"{in_mb(ram)} RAM" if ram is not None else "RAM unknown", "bold green")
+    text.append(f" ({first.profile.name})")
     kernels = "1 kernel" if flash.kernels == 1 else f"{flash.kernels} kernels"
     layers = "1 layer" if flash.layers == 1 else f"{flash.layers} layers"
-    text.append(f", {kernels} for {layers}")
+    text.append(f"; {kernels} for {layers}")
     if flash.saved_bytes:
-        text.append(f"; sharing saves {_mb(flash.saved_bytes)}")
-    text.append(f"; peak activations {_mb(peak.peak_bytes) if peak else 'unknown'}")
+        text.append(f", sharing saves {in_mb(flash.saved_bytes)}")
+    text.append(f"; peak activations {in_mb(peak.peak_bytes) if peak else 'unknown'}")
     if peak and peak.node:
         name = peak.node if peak.op_type in peak.node else f"{peak.op_type} {peak.node}"
         text.append(f" at {_printable(name)}")
-    text.append(".")
+    compute = footprint.compute
+    text.append(f"; {_count(compute.macs)} MACs, {compute.parameters:,} parameters")
+    bound = footprint.latency_bound
+    if bound is not None:
+        text.append(f"; at the very least {1e3 * bound.seconds:.2g} ms (bound by {bound.limited_by})")
     return text
 
 
-def _verdicts(footprint: Footprint) -> Iterator[Text]:
-    if footprint.target:
-        unknown = any(check.needed_bytes is None and check.budget_bytes is not None for check in footprint.budgets)
-        good = "flash fits" if unknown else "fits"
-        head = (good, "bold green") if footprint.fits else ("does not fit", "bold red")
-        parts = "; ".join(_budget(check) for check in footprint.budgets)
-        yield Text.assemble(head, f" {footprint.target}: {parts}.")
-    elif footprint.ram_bytes is not None:
-        yield Text(f"RAM estimate {_mb(footprint.ram_bytes)}: constants + peak activations, without the runtime.")
+def _remarks(footprint: Footprint) -> Iterator[Text]:
     scaled = footprint.flash.scaled_copies
     if scaled:
         wasted = sum(copies.wasted_bytes for copies in scaled)
         count = sum(len(copies.constants) for copies in scaled)
         yield Text.assemble(
             ("sharing lost: ", "bold yellow"),
-            f"{count} stored kernels are {len(scaled)} up to a factor per channel; stored once: {_mb(wasted)} less.",
+            f"{count} stored kernels are {len(scaled)} up to a factor per channel; stored once: {in_mb(wasted)} less",
         )
+    for suggestion in footprint.suggestions:
+        yield Text.assemble(("would help: ", "bold cyan"), _printable(suggestion.text))
 
 
-def _budget(check: BudgetCheck) -> str:
-    name, remark = ("flash", "") if check.resource == "flash" else ("RAM", " (estimate, without the runtime)")
-    if check.needed_bytes is None:
-        return f"{name} unknown, {'no limit' if check.budget_bytes is None else f'limit {_mb(check.budget_bytes)}'}"
-    needed = _mb(check.needed_bytes)
-    budget = ", no limit" if check.budget_bytes is None else f" of {_mb(check.budget_bytes)}"
-    over = ", over budget" if check.fits is False else ""
-    return f"{name} {needed}{budget}{remark}{over}"
-
-
-def _tables(footprint: Footprint) -> Iterator[Table]:
+def _tables(footprint: Footprint, changed: Diff | None) -> Iterator[Table]:
     flash = footprint.flash
+    if changed:
+        yield _diff_table(changed)
+    yield _ram_table(footprint.ram)
     yield _bytes_table(flash)
     if flash.shared:
         table = _table("sharing groups", "kernel", "shape", "type", "stored", "saved", "layers")
         for kernel in flash.shared[:ROWS_SHOWN]:
-            figures = (_kb(kernel.stored_bytes), _kb(kernel.saved_bytes))
+            figures = (in_kb(kernel.stored_bytes), in_kb(kernel.saved_bytes))
             layers = f"{len(kernel.layers)}: {kernel.layers[0]} …"
             _add_row(table, kernel.constant, _shape(kernel.shape), kernel.dtype, *figures, layers)
         yield _with_rest(table, len(flash.shared))
@@ -182,17 +118,95 @@ def _tables(footprint: Footprint) -> Iterator[Table]:
         table = _table("stored more than once", "constants", "shape", "how alike", "copies", "wasted")
         for copy in copies[:ROWS_SHOWN]:
             names = f"{copy.constants[0]}, {copy.constants[1]}{' …' if len(copy.constants) > 2 else ''}"
-            _add_row(table, names, _shape(copy.shape), _alike(copy), str(len(copy.constants)), _kb(copy.wasted_bytes))
+            _add_row(table, names, _shape(copy.shape), _alike(copy), str(len(copy.constants)), in_kb(copy.wasted_bytes))
         yield _with_rest(table, len(copies))
     table = _table("constants by the op that reads them", "op", "nodes", "constants", "stored")
     for row in flash.ops[:ROWS_SHOWN]:
-        _add_row(table, row.op_type, str(row.nodes or "–"), str(row.constants), _kb(row.stored_bytes))
+        _add_row(table, row.op_type, str(row.nodes or "–"), str(row.constants), in_kb(row.stored_bytes))
     yield _with_rest(table, len(flash.ops))
-    peak = footprint.arena.peak
+    yield from _activation_tables(footprint)
+    layers = sorted(footprint.compute.layers, key=lambda layer: -layer.macs)
+    if layers:
+        table = _table("layers with the most MACs", "layer", "op", "output", "MACs", "parameters", "MAC/byte")
+        for layer in layers[:ROWS_SHOWN]:
+            intensity = layer.arithmetic_intensity
+            shape = "unknown" if layer.output_shape is None else _shape(layer.output_shape)
+            cells = (layer.name, layer.op_type, shape, _count(layer.macs), f"{layer.parameters:,}")
+            _add_row(table, *cells, "–" if intensity is None else f"{intensity:.1f}")
+        yield _with_rest(table, len(layers))
+
+
+def _ram_table(rows: tuple[ProfileRam, ...]) -> Table:
+    measured = any(row.measured or row.failed for row in rows)
+    table = terminal.table("RAM by runtime profile")
+    table.add_column("MB, predicted", no_wrap=True, overflow="ellipsis", min_width=10)
+    for name in ("loading", "loaded", *PARTS):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("run peak", justify="right", no_wrap=True, style="bold")
+    for name in ("measured", "error") if measured else ():
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        found, cells = row.predicted, [row.profile.name]
+        if found is None:
+            cells += ["–"] * 7 + ["unknown"]
+        else:
+            parts = [getattr(found.run_peak, f"{name}_bytes") for name in PARTS]
+            sizes = (found.load_peak_bytes, found.loaded.total_bytes, *parts, found.run_peak.total_bytes)
+            cells += ["–" if size is None else f"{size / 1e6:,.1f}" for size in sizes]
+        if measured:
+            cells += _measured_cells(row)
+        _add_row(table, *cells)
+    return table
+
+
+def _measured_cells(row: ProfileRam) -> list[str]:
+    if row.measured is None:
+        return ["–", "–"]
+    error = row.error_bytes
+    peak = row.measured.run_peak_bytes
+    return [f"{peak / 1e6:,.1f}", "–" if error is None else f"{error / 1e6:+.1f} {100 * error / max(1, peak):+.0f}%"]
+
+
+def _below_ram(footprint: Footprint) -> Iterator[Text]:
+    """Which copies of shared kernels each profile holds, and why something was not measured."""
+    by_kernel: dict[str, list[tuple[str, HeldKernel]]] = {}
+    for row in footprint.ram:
+        for kernel in row.predicted.kernels if row.predicted else ():
+            if kernel.layers > 1:
+                by_kernel.setdefault(kernel.kernel, []).append((row.profile.name, kernel))
+    largest = sorted(by_kernel.items(), key=lambda entry: -max(k.copies * k.copy_bytes for _, k in entry[1]))
+    for name, held in largest[:3]:
+        parts = ", ".join(
+            f"{profile} {kernel.copies or 'none: reads the file'}"
+            + (f" ({in_mb(kernel.copies * kernel.copy_bytes)})" if kernel.copies else "")
+            for profile, kernel in held
+        )
+        yield Text(_printable(f"copies of {name} ({held[0][1].layers} layers): {parts}"))
+    if len(largest) > 3:
+        yield Text(f"and {len(largest) - 3} more shared kernels (--json)", style="dim")
+    for row in footprint.ram:
+        if row.failed:
+            yield Text(_printable(f"{row.profile.name} not measured: {row.failed}"), style="yellow")
+    if footprint.ram[0].predicted:
+        base = footprint.ram[0].predicted.baseline_bytes
+        yield Text(f"above the process with the runtime imported ({in_mb(base)}); for {footprint.machine}", style="dim")
+
+
+def _activation_tables(footprint: Footprint) -> Iterator[Table]:
+    peak, timeline = footprint.arena.peak, footprint.arena.timeline
+    if timeline and len(timeline.moments) > 1:
+        table = _table("live activations over the ops", "op", "bytes", "")
+        table.columns[2].max_width = 40
+        for moment in sorted(timeline.moments, key=lambda moment: -moment.live_bytes)[:5]:
+            share = round(40 * moment.live_bytes / max(1, timeline.moments[timeline.peak].live_bytes))
+            _add_row(table, moment.node, in_kb(moment.live_bytes), "█" * share)
+        table.caption = f"the 5 fullest moments of {len(timeline.moments)} (all of them with --html)"
+        table.caption_justify = "left"
+        yield table
     if peak and peak.alive:
         table = _table("activations alive at the peak", "activation", "shape", "type", "bytes")
         for tensor in peak.alive[:ROWS_SHOWN]:
-            _add_row(table, tensor.made_by or tensor.name, _shape(tensor.shape), tensor.dtype, _kb(tensor.size_bytes))
+            _add_row(table, tensor.made_by or tensor.name, _shape(tensor.shape), tensor.dtype, in_kb(tensor.size_bytes))
         yield _with_rest(table, len(peak.alive))
 
 
@@ -201,20 +215,56 @@ def _bytes_table(flash: Flash) -> Table:
     parts = [
         ("constants, each once", flash.unique_bytes),
         ("byte-equal copies", flash.constant_bytes - flash.unique_bytes),
-        ("graph, names, metadata", flash.graph_bytes),
+        ("graph and names", flash.graph_bytes - flash.metadata_bytes),
+        ("metadata", flash.metadata_bytes),
         ("file", flash.file_bytes),
+        ("floor: each kernel once", flash.floor_bytes),
+        ("compressed, about" if flash.compressed_is_estimate else "compressed", flash.compressed_bytes),
     ]
     for name, size in parts:
-        style = "bold" if name == "file" else ""
-        _add_row(table, name, _kb(size), f"{100 * size / max(1, flash.file_bytes):.1f} %", style=style)
+        style = "bold" if name == "file" else "dim" if name.startswith(("floor", "compressed")) else ""
+        _add_row(table, name, in_kb(size), f"{100 * size / max(1, flash.file_bytes):.1f} %", style=style)
     return table
+
+
+def _diff_table(changed: Diff) -> Table:
+    table = _table(f"since {changed.old}", "what", "before", "now", "change")
+    for row in changed.rows:
+        style = "" if row.change else "dim"
+        _add_row(table, row.what, *(_figure(row, value) for value in (row.old, row.new)), _change(row), style=style)
+    for title, groups in (("no longer shared", changed.groups_lost), ("newly shared", changed.groups_gained)):
+        for group in groups[:ROWS_SHOWN]:
+            _add_row(table, title, "", "", group)
+    return table
+
+
+def _figure(row: DiffRow, value: int | None) -> str:
+    return "unknown" if value is None else in_kb(value) if row.unit == "bytes" else f"{value:,}"
+
+
+def _change(row: DiffRow) -> str:
+    if row.change is None or row.old is None:
+        return ""
+    if not row.change:
+        return "="
+    percent = f" ({100 * row.change / row.old:+.1f} %)" if row.old else ""
+    sign = "+" if row.change > 0 else "−"
+    return f"{sign}{_figure(row, abs(row.change))}{percent}"
+
+
+def _notes(footprint: Footprint) -> Iterator[str]:
+    yield from footprint.arena.notes
+    yield from footprint.compute.unknown
+    first = footprint.ram[0].predicted
+    yield from first.notes if first else ()
 
 
 def _table(title: str, *columns: str) -> Table:
     table = terminal.table(title)
+    numbers = ("bytes", "share", "stored", "saved", "wasted", "nodes", "constants", "copies")
+    numbers += ("MACs", "parameters", "MAC/byte", "before", "now")
     for column in columns:
-        number = column in ("bytes", "share", "stored", "saved", "wasted", "nodes", "constants", "copies")
-        right = number and not (column == "constants" and columns[0] == "constants")
+        right = column in numbers and not (column == "constants" and columns[0] == "constants")
         table.add_column(
             column,
             justify="right" if right else "left",
@@ -251,10 +301,15 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "scalar"
 
 
-def _mb(size: int) -> str:
-    """Megabytes of 10⁶ bytes with two decimals; small sizes in kilobytes or bytes."""
-    return f"{size / 1e6:,.2f} MB" if size >= 100_000 else _kb(size)
+def _count(number: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
 
 
-def _kb(size: int) -> str:
-    return f"{size / 1e3:,.1f} kB" if size >= 1000 else f"{size} B"
+def render_exports(exports: Mapping[str, Footprint], console: Console) -> None:
+    """Print what the exports of one checkpoint will take: a verdict and an answer each."""
+    for found in exports.values():
+        for text in (*_verdict(found), _answer(found)):
+            console.print(text, width=min(WIDTH, console.width), highlight=False)

@@ -7,33 +7,10 @@ from pathlib import Path
 
 from edgeks.bench.local import Memory, run_runner, session_config
 from edgeks.errors import EdgeksError
-from edgeks.runtime_profile import Profile
+from edgeks.runtime_profile import MeasuredRam, Profile
 
 # ONNX Runtime lays its activations out by what it saw in the first inference, from the second on.
 WARMUP, RUNS = 1, 3
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredRam:
-    """Resident bytes above the process that has imported the runtime but not opened the file (`baseline_bytes`).
-
-    `load_peak`: the most while the file is opened; `loaded`: once it is open; `run_peak`: the most of five inferences;
-    `run`: after them. `…_anonymous`: the part that no file backs (heap); `…_mapped`: pages of the model's files. The
-    arrays that the caller hands over are not in it. Free heap is given back before each reading (malloc_trim).
-    """
-
-    profile: str
-    runtime_version: str
-    machine: str
-    baseline_bytes: int
-    load_peak_bytes: int
-    loaded_bytes: int
-    loaded_anonymous_bytes: int
-    loaded_mapped_bytes: int
-    run_peak_bytes: int
-    run_bytes: int
-    run_anonymous_bytes: int
-    run_mapped_bytes: int
 
 
 def measure_ram(path: Path, profile: Profile, python: Path | None = None) -> MeasuredRam:

@@ -1,0 +1,66 @@
+"""What changed between two artefacts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeks.audit.footprint import Footprint
+
+
+@dataclass(frozen=True, slots=True)
+class DiffRow:
+    """One figure of both; None where it is not known. `unit` is bytes or a plain count."""
+
+    what: str
+    unit: Literal["bytes", "count"]
+    old: int | None
+    new: int | None
+
+    @property
+    def change(self) -> int | None:
+        """New − old."""
+        return None if self.old is None or self.new is None else self.new - self.old
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """Figures, and the sharing groups (as kernel: layers) that only one of the two has."""
+
+    old: str
+    rows: tuple[DiffRow, ...]
+    groups_lost: tuple[str, ...]
+    groups_gained: tuple[str, ...]
+
+
+def diff(old: Footprint, new: Footprint) -> Diff:
+    """Footprints of two files → what differs. RAM is compared for the profiles that both have."""
+    rows = [
+        DiffRow("file", "bytes", old.flash.file_bytes, new.flash.file_bytes),
+        DiffRow("constants, each once", "bytes", old.flash.unique_bytes, new.flash.unique_bytes),
+        DiffRow("byte-equal copies", "bytes", *(f.flash.constant_bytes - f.flash.unique_bytes for f in (old, new))),
+        DiffRow("graph, names", "bytes", *(f.flash.graph_bytes - f.flash.metadata_bytes for f in (old, new))),
+        DiffRow("metadata", "bytes", old.flash.metadata_bytes, new.flash.metadata_bytes),
+        DiffRow("compressed", "bytes", old.flash.compressed_bytes, new.flash.compressed_bytes),
+        DiffRow("saved by sharing", "bytes", old.flash.saved_bytes, new.flash.saved_bytes),
+        DiffRow("kernels", "count", old.flash.kernels, new.flash.kernels),
+        DiffRow("layers", "count", old.flash.layers, new.flash.layers),
+        DiffRow("peak activations", "bytes", _peak(old), _peak(new)),
+    ]
+    before = {row.profile.name: row for row in old.ram}
+    for row in new.ram:
+        if row.profile.name in before:
+            earlier = before[row.profile.name]
+            rows.append(DiffRow(f"RAM {row.profile.name}", "bytes", earlier.needed_bytes, row.needed_bytes))
+    rows.append(DiffRow("multiply-accumulates", "count", old.compute.macs, new.compute.macs))
+    rows.append(DiffRow("parameters", "count", old.compute.parameters, new.compute.parameters))
+    groups = [{frozenset(kernel.layers): kernel for kernel in each.flash.shared} for each in (old, new)]
+    lost, gained = (
+        tuple(f"{kernel.constant}: {len(layers)} layers" for layers, kernel in one.items() if layers not in other)
+        for one, other in (groups, groups[::-1])
+    )
+    return Diff(str(old.path), tuple(rows), lost, gained)
+
+
+def _peak(footprint: Footprint) -> int | None:
+    return footprint.arena.peak.peak_bytes if footprint.arena.peak else None

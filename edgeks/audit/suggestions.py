@@ -1,0 +1,96 @@
+"""What would lower the need: at most three suggestions, the one that saves the most RAM or flash first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeks.audit.arena import Arena
+from edgeks.audit.flash import Flash
+from edgeks.audit.ram import RamPrediction
+from edgeks.audit.sizes import in_kb, in_mb
+from edgeks.audit.timeline import Timeline
+from edgeks.runtime_profile import Profile
+
+MOST = 3
+LEAST_BYTES = 1000  # what saves less is not worth a line
+Kind = Literal["profile", "in_place", "smaller_batch", "smaller_input", "form", "merge_copies"]
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """`saved_bytes`: of RAM at the run peak, by the same rules as the prediction; of merge_copies, of the file."""
+
+    kind: Kind
+    text: str
+    saved_bytes: int
+
+
+def suggest(flash: Flash, arena: Arena, ram: Sequence[tuple[Profile, RamPrediction | None]]) -> tuple[Suggestion, ...]:
+    """The three that save the most, given what is known of a file; `ram` has the profile that counts first."""
+    found = [*_profile(ram), *_activations(arena), *_form(flash, arena), *_copies(flash)]
+    worth = [suggestion for suggestion in found if suggestion.saved_bytes >= LEAST_BYTES]
+    return tuple(sorted(worth, key=lambda suggestion: -suggestion.saved_bytes)[:MOST])
+
+
+def _profile(ram: Sequence[tuple[Profile, RamPrediction | None]]) -> Iterator[Suggestion]:
+    known = [(profile, found) for profile, found in ram if found is not None]
+    if len(known) < 2 or known[0][0] is not ram[0][0]:
+        return
+    (now, first), (best, least) = known[0], min(known, key=lambda row: _needed(row[1]))
+    text = f"run it as {best.name} ({best.description}): RAM {in_mb(_needed(least))}, not {in_mb(_needed(first))}"
+    copies, fewer = (sum(kernel.copies for kernel in found.kernels if kernel.layers > 1) for found in (first, least))
+    if copies > fewer:
+        text += f"; {now.name} holds {copies} copies of shared kernels, {best.name} {fewer}"
+    yield Suggestion("profile", text, _needed(first) - _needed(least))
+
+
+def _needed(found: RamPrediction) -> int:
+    return max(found.run_peak.total_bytes, found.load_peak_bytes or 0)
+
+
+def _activations(arena: Arena) -> Iterator[Suggestion]:
+    peak, timeline = arena.peak, arena.timeline
+    if peak is None:
+        return
+    yield from _in_place(timeline) if timeline else ()
+    batch = arena.batch
+    if batch > 1:
+        saved = peak.peak_bytes - peak.peak_bytes // batch
+        yield Suggestion(
+            "smaller_batch", f"export it for a batch of 1, not {batch}: activations {in_mb(saved)} less", saved
+        )
+    maps = [tensor for tensor in peak.alive if len(tensor.shape) == 4 and min(tensor.shape[1:]) > 1]
+    if maps:
+        saved = sum(tensor.size_bytes for tensor in maps) * 3 // 4
+        text = f"feed images (or tiles) of half the height and width: about {in_mb(saved)} less at the peak"
+        yield Suggestion("smaller_input", text, saved)
+
+
+def _in_place(timeline: Timeline) -> Iterator[Suggestion]:
+    """The op at the peak computed in place, where it may be: down to the next highest moment at most."""
+    top = timeline.moments[timeline.peak]
+    if not top.in_place_bytes:
+        return
+    rest = max((m.live_bytes for index, m in enumerate(timeline.moments) if index != timeline.peak), default=0)
+    saved = top.live_bytes - max(rest, top.live_bytes - top.in_place_bytes)
+    text = f"{top.op_type} {top.node!r} in place of its input: activations {in_kb(saved)} less at the peak"
+    yield Suggestion("in_place", text, saved)
+
+
+def _form(flash: Flash, arena: Arena) -> Iterator[Suggestion]:
+    floats = sum(size for dtype, size in flash.kernel_bytes if dtype == "float32")
+    alive = arena.peak.alive if arena.peak else ()
+    activations = sum(tensor.size_bytes for tensor in alive if tensor.dtype == "float32")
+    saved = (floats + activations) * 3 // 4
+    if floats > flash.unique_bytes // 2:
+        yield Suggestion("form", f"export it with --int8: kernels and activations about {in_mb(saved)} less", saved)
+
+
+def _copies(flash: Flash) -> Iterator[Suggestion]:
+    wasted = sum(copies.wasted_bytes for copies in flash.copies)
+    if wasted:
+        count = sum(len(copies.constants) - 1 for copies in flash.copies)
+        text = f"store once what is stored {count} times more than it needs to be: {in_mb(wasted)} less in the file"
+        yield Suggestion("merge_copies", text, wasted)

@@ -1,0 +1,142 @@
+"""`edgeks footprint` and `edgeks bench`: what a file takes, and how long it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, say
+from edgeks.errors import ConfigError
+
+if TYPE_CHECKING:
+    pass
+
+CHECKPOINTS = (".pt", ".pth", ".pt2", ".safetensors")
+
+
+def footprint(
+    model: Annotated[
+        Path,
+        typer.Argument(help="Model file of any tool: .onnx, .ort or .tflite; or a checkpoint.", metavar="FILE"),
+    ],
+    target: Annotated[
+        str | None, typer.Option(help="Check the budgets of this target under its session options.")
+    ] = None,
+    flash: Annotated[str | None, typer.Option(help="Flash budget, such as 2MB; exit code 1 if over.")] = None,
+    ram: Annotated[str | None, typer.Option(help="RAM budget, such as 64MB; exit code 1 if over.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="The runtime profile that the RAM budget is about: ort-default, litert-builtin …")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also run it here, in a fresh process per profile, and show the error.")
+    ] = False,
+    python: Annotated[
+        Path | None, typer.Option(help="Python of another environment, for runtimes that this one lacks.")
+    ] = None,
+    diff: Annotated[Path | None, typer.Option(help="Show what changed since this older file.", metavar="OLD")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page that shows it all.", metavar="PAGE.html")] = None,
+    arch: ArchOption = None,
+    input_shape: Annotated[
+        str | None, typer.Option("--input", help="Of a checkpoint: input size CxHxW.", metavar="CxHxW")
+    ] = None,
+    trust: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Audit a model file: flash, RAM per runtime, compute, what sharing saves, what would help, budgets."""
+    from edgeks.atomic_write import atomic_write
+    from edgeks.audit.budgets import parse_size
+    from edgeks.audit.diff import diff as compare
+    from edgeks.audit.footprint import footprint as audit
+    from edgeks.audit.footprint import this_machine
+    from edgeks.audit.footprint_json import to_json
+    from edgeks.audit.html_report import html_page
+    from edgeks.audit.report import render, render_exports
+    from edgeks.measured_footprint import with_measurements
+    from edgeks.target import load_target
+
+    limits = {
+        "flash_budget": parse_size(flash, "--flash") if flash else None,
+        "ram_budget": parse_size(ram, "--ram") if ram else None,
+        "profile": profile,
+    }
+    chosen = load_target(target) if target else None
+    if model.suffix.lower() in CHECKPOINTS:
+        if measure or diff or html:
+            raise ConfigError(f"{model}: --measure, --diff and --html are for a file: `edgeks export` makes one")
+        from edgeks.checkpoint import load_checkpoint
+        from edgeks.checkpoint_footprint import checkpoint_footprint
+        from edgeks.samples import parse_input_shape
+
+        shape = parse_input_shape(input_shape) if input_shape else None
+        checkpoint = load_checkpoint(model, arch, trust=trust)
+        with err.status("exporting to a temporary folder"):
+            exports = checkpoint_footprint(checkpoint, chosen or load_target("onnx"), shape, **limits)
+        if as_json:
+            print_json({"schema": "edgeks.footprints/1", "exports": [to_json(found) for found in exports.values()]})
+        else:
+            render_exports(exports, out)
+        for found in exports.values():
+            found.require_fit()
+        return
+    result = audit(model, chosen, machine=this_machine() if measure else None, **limits)
+    if measure:
+        with err.status("measuring"):
+            result = with_measurements(result, python)
+    changed = compare(audit(diff, chosen, profile=profile), result) if diff else None
+    if html:
+        with atomic_write(html) as temporary:
+            temporary.write_text(html_page(to_json(result, changed)), encoding="utf-8")
+    if as_json:
+        print_json(to_json(result, changed))
+    else:
+        render(result, out, changed)
+        if html:
+            say(f"{html}: written")
+    result.require_fit()
+
+
+def bench(
+    model: Annotated[Path, typer.Argument(help="Model file: .onnx or .tflite.", metavar="FILE")],
+    target: Annotated[
+        str | None, typer.Option(help="A name from `edgeks targets`, or a TOML file. Default: onnx or tflite, as FILE.")
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="Of a .tflite file: litert, litert-compiled (with a weight cache) or tflite-runtime."),
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Timed inferences.")] = 200,
+    warmup: Annotated[int, typer.Option(help="Untimed inferences before.")] = 20,
+    threads: Annotated[int | None, typer.Option(help="Instead of the target's number.")] = None,
+    inputs: Annotated[Path | None, typer.Option(help=".npz or .npy to feed; default: random numbers.")] = None,
+    python: Annotated[
+        Path | None, typer.Option(help="Python of another environment, which has numpy and the runtime.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a model file on this machine, in a fresh process, with the target's session options."""
+    from rich.progress import Progress
+
+    from edgeks.bench.local import bench as measure
+    from edgeks.bench.report import render, to_json
+    from edgeks.target import load_target
+
+    chosen = load_target(target or ("tflite" if model.suffix == ".tflite" else "onnx"))
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("timing", total=runs)
+        result = measure(
+            model,
+            chosen,
+            runs,
+            warmup,
+            runtime=runtime,
+            threads=threads,
+            inputs=inputs,
+            python=python,
+            on_progress=lambda done: bar.update(task, completed=done),
+        )
+    if as_json:
+        print_json(to_json(result))
+    else:
+        render(result, out)

@@ -1,0 +1,51 @@
+"""`edgeks targets` and `edgeks models`: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeks.cli.options import JsonOption, out, print_json, say
+from edgeks.terminal import table
+
+if TYPE_CHECKING:
+    pass
+
+
+def targets(as_json: JsonOption = False) -> None:
+    """List the targets that an export can be made for."""
+    from dataclasses import asdict
+
+    from edgeks.target import catalogue, load_target, target_names
+
+    found = [load_target(name) for name in target_names()]
+    if as_json:
+        print_json({"schema": "edgeks.targets/1", "targets": [asdict(target) for target in found]})
+        return
+    rows = table(
+        "targets",
+        left=("target", "format"),
+        right=("threads", "flash", "RAM"),
+        last="description",
+    )
+    for target in found:
+        budgets = (target.flash_budget_bytes, target.ram_budget_bytes)
+        flash, ram = ("–" if b is None else f"{b / 1e6:g} MB" for b in budgets)
+        rows.add_row(target.name, target.format, str(target.session.threads), flash, ram, target.description)
+    out.print(rows)
+    say(f"from {catalogue('export')}; copy one, change it, and pass its path to --target")
+
+
+def models(as_json: JsonOption = False) -> None:
+    """List the networks of the zoo, with their parameters (each shared kernel counted once)."""
+    from dataclasses import asdict
+
+    from edgeks.models.zoo import describe
+
+    found = describe()
+    if as_json:
+        print_json({"schema": "edgeks.models/1", "models": [asdict(row) for row in found]})
+        return
+    rows = table("models", left=("name",), right=("parameters",), last="description")
+    for row in found:
+        rows.add_row(row.name, f"{row.parameters:,}", row.description)
+    out.print(rows)

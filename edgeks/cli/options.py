@@ -1,0 +1,33 @@
+"""What the commands have in common: the consoles, and options that several take."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+PIPE_WIDTH = 100  # where there is no terminal to ask
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, highlight=False, emoji=False)
+
+ArchOption = Annotated[
+    str | None,
+    typer.Option(help="Network of a plain state dict: package.module:callable, or a name from `edgeks models`."),
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Load pickled objects from the file: this executes code that it holds.")
+]
+TargetOption = Annotated[str, typer.Option(help="A name from `edgeks targets`, or the path of a TOML file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
+
+
+def say(line: str) -> None:
+    """A line that no width breaks, so that a path in it can be copied."""
+    out.print(line, soft_wrap=True, markup=False)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    typer.echo(json.dumps(content, indent=1))
