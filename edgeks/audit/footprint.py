@@ -84,7 +84,7 @@ def footprint(path: Path, target: Target | None = None) -> Footprint:
         ModelFileError: the file is missing, not what its name says, cut short, or contradicts itself.
     """
     if path.suffix.lower() == ".tflite":
-        flash, arena = measure_tflite_flash(read_tflite(path), path.stat().st_size), NO_TFLITE_ARENA
+        flash, arena = measure_tflite_flash(read_tflite(path), path.stat().st_size, path), NO_TFLITE_ARENA
     else:
         model = read_model_file(path)
         flash, arena = measure_flash(model), measure_arena(model)
