@@ -17,10 +17,14 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from edgeks.errors import ModelFileError
+from edgeks.mapped_file import map_file, pieces
+from edgeks.onnx_wire import CONTENT_AT, WireError, small_parts
 
 # Protobuf cannot hold more in one message; larger models keep their constants in external data.
 MAX_FILE_BYTES = (1 << 31) - 1
 MAX_DEPTH = 64
+# Model-local functions may call each other: what they come to when every call is written out.
+MAX_INLINED_BYTES = 1 << 26
 
 BITS = {
     "FLOAT": 32, "DOUBLE": 64, "FLOAT16": 16, "BFLOAT16": 16, "COMPLEX64": 64, "COMPLEX128": 128, "BOOL": 8,
@@ -34,7 +38,9 @@ BITS = {
 class Constant:
     """One tensor stored in the file: a graph initializer, or the value of a Constant node.
 
-    `stored_bytes` is what its data takes in the file (or in its external data file). Compared by identity.
+    `stored_bytes` is what its data takes in the file (or in its external data file). Large content stays where it is
+    until it is asked for: in `data_file` (the model itself, or an external data file) at `data_offset`. Compared by
+    identity.
     """
 
     name: str
@@ -45,28 +51,46 @@ class Constant:
     data_file: Path | None
     data_offset: int = 0
 
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """Type of the array."""
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type))
+
     def array(self) -> NDArray[Any]:
-        """The values. External data is mapped, not read."""
+        """The values. What `data_file` holds is mapped, not read; types of less than a byte are unpacked."""
         if self.data_file is None:
             return np.asarray(onnx.numpy_helper.to_array(self.tensor))
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type)
-        if BITS[TensorProto.DataType.Name(self.tensor.data_type)] < 8 or math.prod(self.shape) == 0:
-            raw = self.data_file.open("rb")
-            with raw:
-                raw.seek(self.data_offset)
-                inline = TensorProto(dims=self.shape, data_type=self.tensor.data_type)
-                inline.raw_data = raw.read(self.stored_bytes)
+        stored = self._mapped()
+        if BITS[TensorProto.DataType.Name(self.tensor.data_type)] < 8:
+            inline = TensorProto(dims=self.shape, data_type=self.tensor.data_type, raw_data=stored.tobytes())
             return np.asarray(onnx.numpy_helper.to_array(inline))
-        mapped = np.memmap(self.data_file, np.uint8, "r", self.data_offset, (self.stored_bytes,))
-        return np.asarray(mapped).view(dtype).reshape(self.shape)
+        return stored.view(self.numpy_dtype).reshape(self.shape)
+
+    def content(self) -> NDArray[np.uint8]:
+        """The values as bytes, in one way however they are stored: what is compared byte for byte."""
+        if self.data_file is not None:
+            return self._mapped()
+        if self.dtype == "string":
+            return np.frombuffer(repr([bytes(text) for text in self.tensor.string_data]).encode(), np.uint8)
+        if BITS[TensorProto.DataType.Name(self.tensor.data_type)] < 8:
+            packed = self.tensor.raw_data or bytes(number & 255 for number in self.tensor.int32_data)
+            return np.frombuffer(packed, np.uint8)
+        return np.ascontiguousarray(self.array()).reshape(-1).view(np.uint8)
 
     def digest(self) -> bytes:
         """The same for two constants exactly when type, shape and every byte are the same."""
-        values = self.array()
-        if self.dtype == "string":
-            values = np.array([str(value) for value in values.reshape(-1)])
-        head = f"{self.dtype}{self.shape}".encode()
-        return hashlib.sha256(head + np.ascontiguousarray(values).tobytes()).digest()
+        digest = hashlib.sha256(f"{self.dtype}{self.shape}".encode())
+        for piece in pieces(self.content()):
+            digest.update(piece)
+        return digest.digest()
+
+    def _mapped(self) -> NDArray[np.uint8]:
+        if self.data_file is None or self.stored_bytes == 0:
+            return np.empty(0, np.uint8)
+        try:
+            return np.frombuffer(map_file(self.data_file), np.uint8, self.stored_bytes, self.data_offset)
+        except (OSError, ValueError) as error:
+            raise ModelFileError(f"{self.data_file}: cannot be read any more: {error}; was it replaced?") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,21 +112,34 @@ class ModelFile:
 
 
 def read_model_file(path: Path) -> ModelFile:
-    """ONNX file → ModelFile, without reading external data and without running anything.
+    """ONNX file → ModelFile, without reading large constants and without running anything.
+
+    Memory is bounded by what the graph takes, not by the file's size.
 
     Raises:
         ModelFileError: the file is missing, not ONNX, cut short, or contradicts itself.
     """
     proto = _parse(path)
     if proto.functions:
+        _require_finite_functions(path, proto)
         try:
             proto = onnx.inliner.inline_local_functions(proto)
         except Exception as error:
             raise ModelFileError(f"{path}: its functions cannot be inlined: {error}") from error
+    return checked_model(path, proto)
+
+
+def checked_model(path: Path, proto: ModelProto) -> ModelFile:
+    """A model that was parsed → ModelFile, if it is sound. `proto` has no functions.
+
+    Raises:
+        ModelFileError: it contradicts itself.
+    """
     constants: dict[str, dict[str, Constant]] = {}
     _read_graph(path, proto.graph, "", frozenset(), constants)
-    external = {c.data_file: c.data_file.stat().st_size for g in constants.values() for c in g.values() if c.data_file}
-    return ModelFile(path, proto, path.stat().st_size + sum(external.values()), constants)
+    files = {constant.data_file for graph in constants.values() for constant in graph.values() if constant.data_file}
+    size = sum(file.stat().st_size for file in {path, *files})
+    return ModelFile(path, proto, size, constants)
 
 
 def node_label(node: NodeProto) -> str:
@@ -120,24 +157,60 @@ def subgraphs(node: NodeProto, graph_path: str) -> Iterator[tuple[str, GraphProt
             yield f"{graph_path}/{made}.{attribute.name}.{position}", graph
 
 
+def require_file(path: Path, suffix: str) -> int:
+    """Size of a regular file.
+
+    Raises:
+        ModelFileError: it is a folder, is missing, or is larger than a model of that format can be.
+    """
+    if path.is_dir():
+        raise ModelFileError(f"{path}: is a folder; name the {suffix} file in it")
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file; name a file of the kind {suffix}")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ModelFileError(
+            f"{path}: {size} bytes; a file of the kind {suffix} has at most {MAX_FILE_BYTES} (ONNX: use external data)"
+        )
+    return size
+
+
 def _parse(path: Path) -> ModelProto:
-    proto = ModelProto()
     try:
-        if path.is_dir():
-            raise ModelFileError(f"{path}: is a folder; name the .onnx file in it")
-        if not path.is_file():
-            raise ModelFileError(f"{path}: no such file; name an .onnx file")
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ModelFileError(f"{path}: {size} bytes; an ONNX file has at most {MAX_FILE_BYTES} (use external data)")
-        proto.ParseFromString(path.read_bytes())
+        size = require_file(path, ".onnx")
+        proto = ModelProto()
+        if size:
+            with map_file(path) as content:
+                proto.ParseFromString(small_parts(content))
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from error
+    except WireError as error:
+        raise ModelFileError(f"{path}: not an ONNX model, or cut short ({size} bytes): {error}") from error
     except DecodeError as error:
         raise ModelFileError(f"{path}: not an ONNX model, or cut short ({size} bytes); export it again") from error
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelFileError(f"{path}: no graph in it ({size} bytes), so not an ONNX model; name an .onnx file")
     return proto
+
+
+def _require_finite_functions(path: Path, proto: ModelProto) -> None:
+    """Functions of functions can double at every level, and could call themselves."""
+    own = {(function.domain, function.name, function.overload): function for function in proto.functions}
+    sizes: dict[tuple[str, str, str], int] = {}
+
+    def size_of(nodes: Any, within: tuple[tuple[str, str, str], ...]) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type, node.overload)
+            if key in within or len(within) > MAX_DEPTH:
+                raise ModelFileError(f"{path}: its function {node.op_type!r} calls itself, or through too many others")
+            if key in own and key not in sizes:
+                sizes[key] = own[key].ByteSize() + size_of(own[key].node, (*within, key))
+            total += sizes.get(key, 0) + sum(size_of(body.node, within) for _, body in subgraphs(node, ""))
+        return total
+
+    if size_of(proto.graph.node, ()) > MAX_INLINED_BYTES:
+        raise ModelFileError(f"{path}: its functions call each other so often that they come to more than 64 MB")
 
 
 def _read_graph(
@@ -241,8 +314,13 @@ def _constant(path: Path, name: str, tensor: TensorProto) -> Constant:
         unit = "texts"
     elif tensor.data_location == TensorProto.EXTERNAL:
         needed = -(-elements * BITS[kind] // 8)
-        data_file, offset = _external_data(where, path, tensor, needed)
-        return Constant(name, dtype, shape, needed, tensor, data_file, offset)
+        if not any(entry.key == CONTENT_AT for entry in tensor.external_data):
+            data_file, offset = _external_data(where, path, tensor, needed)
+            return Constant(name, dtype, shape, needed, tensor, data_file, offset)
+        offset, held = _content_in_model(where, path, tensor)
+        if held == needed:
+            return Constant(name, dtype, shape, needed, tensor, path, offset)
+        unit = "bytes"
     elif tensor.HasField("raw_data") or not elements:
         held, needed = len(tensor.raw_data), -(-elements * BITS[kind] // 8)
         stored, unit = held, "bytes"
@@ -252,10 +330,26 @@ def _constant(path: Path, name: str, tensor: TensorProto) -> Constant:
         per_element = 0.25 if BITS[kind] == 2 else per_element
         data = getattr(tensor, field)
         held, needed = len(data), math.ceil(elements * per_element)
-        stored, unit = TensorProto(**{field: data}).ByteSize(), "values"
+        head = TensorProto(dims=shape, data_type=tensor.data_type, name=tensor.name, doc_string=tensor.doc_string)
+        stored, unit = tensor.ByteSize() - head.ByteSize(), "values"
     if held != needed:
         raise ModelFileError(f"{where} has shape {shape} and needs {needed} {unit}, but the file holds {held}")
     return Constant(name, dtype, shape, stored, tensor, None)
+
+
+def _content_in_model(where: str, path: Path, tensor: TensorProto) -> tuple[int, int]:
+    """Offset and length of the content that `small_parts` left in the model's own file."""
+    entry = next(entry.value for entry in tensor.external_data if entry.key == CONTENT_AT)
+    try:
+        field, offset, length = entry.split(" ")
+        found = int(offset), int(length)
+    except ValueError as error:
+        raise ModelFileError(f"{where}: its entry {CONTENT_AT} is malformed: {entry[:40]!r}") from error
+    if field != "raw_data" and field != onnx.helper.tensor_dtype_to_field(tensor.data_type):
+        raise ModelFileError(f"{where} has its values in {field}, which its type {tensor.data_type} does not use")
+    if min(found) < 0 or sum(found) > path.stat().st_size:
+        raise ModelFileError(f"{where}: its entry {CONTENT_AT} points behind the file: {entry[:40]!r}")
+    return found
 
 
 def _external_data(where: str, path: Path, tensor: TensorProto, needed: int) -> tuple[Path, int]:

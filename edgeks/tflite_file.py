@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import struct
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -13,6 +14,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.errors import GraphError, ModelFileError
+from edgeks.mapped_file import MappedFile
 
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
@@ -24,6 +26,8 @@ MAX_FILE_BYTES = (1 << 31) - 1
 MAX_TABLES = 1_000_000
 TABLE_BYTES = 8  # the least that one takes with the offset to it
 MAX_RANK = 16
+# Larger files are mapped.
+MAX_READ_BYTES = 1 << 24
 
 
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
@@ -103,8 +107,8 @@ def pack(model: schema.ModelT) -> bytes:
 def read_tflite(path: Path) -> schema.ModelT:
     """.tflite file → its objects. Nothing is executed; offsets, indices and sizes are checked.
 
-    Time and memory are bounded by the file's size: what points to one place many times, so that the objects would be
-    more than the file holds, is refused too.
+    The buffers of a large file are mapped, not read. Time and memory are bounded by the file's size: what points to one
+    place many times, so that the objects would be more than the file holds, is refused too.
 
     Raises:
         ModelFileError: the file is missing, no .tflite, cut short, or contradicts itself.
@@ -121,7 +125,11 @@ def read_tflite(path: Path) -> schema.ModelT:
             if file.read(8)[4:] != IDENTIFIER:
                 raise ModelFileError(f"{path}: no .tflite file (its bytes 4 to 8 are not {IDENTIFIER.decode()})")
             file.seek(0)
-            content = _Metered(file.read())
+            content: _ReadContent | _MappedContent
+            if size <= MAX_READ_BYTES:
+                content = _ReadContent(file.read())
+            else:
+                content = _MappedContent(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from error
     try:
@@ -135,18 +143,26 @@ def read_tflite(path: Path) -> schema.ModelT:
     return model
 
 
-class _Metered(bytes):
+class _Metered:
     """A file's content. Texts are copied out of it, and it holds no more text than bytes."""
 
     copied = 0
 
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
-        found = super().__getitem__(index)
+        found = super().__getitem__(index)  # type: ignore[misc]
         if isinstance(found, bytes):
             self.copied += len(found)
-            if self.copied > len(self):
+            if self.copied > len(self):  # type: ignore[arg-type]
                 raise ValueError("its names are longer than the file")
         return found
+
+
+class _ReadContent(_Metered, bytes):
+    """A small file, which may be replaced while its buffers are in use."""
+
+
+class _MappedContent(_Metered, MappedFile):
+    """A large file: its buffers are read when they are used."""
 
 
 def _count_tables(model: schema.Model, limit: int) -> None:
@@ -232,12 +248,18 @@ def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray[Any, An
     """Content of a constant tensor in its own shape and type; None for one that is computed, or that numpy has not."""
     if not is_constant(model, tensor) or tensor.type not in NUMPY_TYPES:
         return None
-    data = model.buffers[tensor.buffer].data
+    return shaped(np.asarray(model.buffers[tensor.buffer].data, np.uint8), tensor)
+
+
+def shaped(content: np.ndarray[Any, Any], tensor: schema.TensorT) -> np.ndarray[Any, Any]:
+    """Bytes of a constant of a type that numpy has → an array of them in its shape and type, read-only, no copy."""
     shape = () if tensor.shape is None else tuple(tensor.shape)
-    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), NUMPY_TYPES[tensor.type]).reshape(shape)
+    found = np.frombuffer(content.data, NUMPY_TYPES[tensor.type]).reshape(shape)
+    found.flags.writeable = False
+    return found
 
 
-def _fetch_appended_buffers(model: schema.ModelT, content: bytes) -> None:
+def _fetch_appended_buffers(model: schema.ModelT, content: _ReadContent | _MappedContent) -> None:
     """Buffers that lie behind the flatbuffer, as ai-edge-quantizer writes them → buffers like any other."""
     for buffer in model.buffers if model.buffers is not None else []:
         if buffer.offset > 1 or buffer.size > 1:  # 0 and 1 stand for "in the flatbuffer"

@@ -6,9 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeks.audit.compressed import compressed_size
+from edgeks.audit.copies import equal_sets, scaled_sets
+from edgeks.audit.floor import ScaledCopy, floor_bytes
 from edgeks.audit.kernels import TRANSPARENT_OPS, Kernel, Reader, kernels_of, readers_of
+from edgeks.audit.onnx_metadata import metadata_bytes
 from edgeks.onnx_file import Constant, ModelFile
-from edgeks.sharing.equality import copy_sets
 
 UNREAD = "(read by nothing)"
 
@@ -56,8 +59,17 @@ class OpBytes:
 class Flash:
     """Where the bytes of a file are.
 
-    file_bytes = constant_bytes + graph_bytes (structure, names, metadata);
-    constant_bytes = unique_bytes + what byte-equal copies waste. `layers` counts the reads of kernels.
+    file_bytes = constant_bytes + graph_bytes; constant_bytes = unique_bytes + what byte-equal copies waste. graph_bytes
+    = structure_bytes (operators, shapes, names) + metadata_bytes (what a runtime does not read: documentation, the
+    producer's name, properties). `layers` counts the reads of kernels.
+
+    floor_bytes: what the network's numbers need with each kernel once: every constant that something reads, of
+    byte-equal ones one, of kernels equal up to a factor one, with a scale of 4 bytes per output channel for each layer
+    whose copy goes, unless that layer has its scales in the file already (integer kernels). In .tflite files the scales
+    of the kernels count too, 4 bytes each, though they lie in the graph.
+
+    compressed_bytes: by zlib, for updates over the air; None where the file is not known, and of a large file an
+    estimate from samples (compressed_is_estimate).
     """
 
     file_bytes: int
@@ -70,6 +82,20 @@ class Flash:
     shared: tuple[SharedKernel, ...]
     copies: tuple[CopySet, ...]
     ops: tuple[OpBytes, ...]
+    metadata_bytes: int = 0
+    floor_bytes: int = 0
+    compressed_bytes: int | None = None
+    compressed_is_estimate: bool = False
+
+    @property
+    def structure_bytes(self) -> int:
+        """The graph without metadata."""
+        return self.graph_bytes - self.metadata_bytes
+
+    @property
+    def overhead_bytes(self) -> int:
+        """What the file takes over the floor."""
+        return self.file_bytes - self.floor_bytes
 
     @property
     def scaled_copies(self) -> tuple[CopySet, ...]:
@@ -78,45 +104,59 @@ class Flash:
 
 
 def measure_flash(model: ModelFile) -> Flash:
-    """ModelFile → Flash, by reading every constant once."""
+    """ModelFile → Flash, by reading what may be a copy of something else.
+
+    Memory does not grow with the size of the constants. Kernels of more than 2^18 taps per output channel, and those of
+    more than 128 MB with the output channels on another axis than the first, are compared byte for byte only.
+    """
     readers = readers_of(model)
     kernels = kernels_of(model, readers)
     constants = model.all_constants()
     constant_bytes = sum(constant.stored_bytes for constant in constants)
-    equal = _equal_copies(constants)
+    equal = equal_sets(
+        [(constant.dtype, constant.shape) for constant in constants], [constant.content for constant in constants]
+    )
+    position = {constant: index for index, constant in enumerate(constants)}
+    of_kernel = {position[kernel.constant]: index for index, kernel in enumerate(kernels)}
+    equal_kernels = [[of_kernel[index] for index in alike if index in of_kernel] for alike in equal]
+    scaled = scaled_sets([kernel.stored() for kernel in kernels], equal_kernels)
+    copies = [_copy_set("equal", [constants[index] for index in alike]) for alike in equal]
+    unique_bytes = constant_bytes - sum(copy.wasted_bytes for copy in copies)
+    copies += [_copy_set("scaled", [kernels[index].constant for index in alike]) for alike in scaled]
     shared = [
         SharedKernel(kernel.name, kernel.dtype, kernel.shape, kernel.layers, kernel.stored_bytes)
         for kernel in kernels
         if len(kernel.layers) > 1
     ]
-    copies = (*equal, *_scaled_copies(kernels))
+    # Inlined functions can repeat constants that the file holds once, hence the floor of 0.
+    graph_bytes = max(0, model.file_bytes - constant_bytes)
+    compressed = compressed_size({model.path, *(constant.data_file for constant in constants if constant.data_file)})
     return Flash(
         file_bytes=model.file_bytes,
         constant_bytes=constant_bytes,
-        unique_bytes=constant_bytes - sum(copy.wasted_bytes for copy in equal),
-        # Inlined functions can repeat constants that the file holds once, hence the floor.
-        graph_bytes=max(0, model.file_bytes - constant_bytes),
+        unique_bytes=unique_bytes,
+        graph_bytes=graph_bytes,
         saved_bytes=sum(kernel.saved_bytes for kernel in shared),
         kernels=len(kernels),
         layers=sum(len(kernel.layers) for kernel in kernels),
         shared=tuple(sorted(shared, key=lambda kernel: -kernel.saved_bytes)),
         copies=tuple(sorted(copies, key=lambda copy: -copy.wasted_bytes)),
         ops=_bytes_per_op(constants, readers),
+        metadata_bytes=min(graph_bytes, metadata_bytes(model.proto)),
+        floor_bytes=floor_bytes(
+            [constant.stored_bytes for constant in constants],
+            [bool(readers.get(constant)) for constant in constants],
+            equal,
+            [[_scaled_copy(kernels[index]) for index in alike] for alike in scaled],
+        ),
+        compressed_bytes=compressed.compressed_bytes,
+        compressed_is_estimate=compressed.estimated,
     )
 
 
-def _equal_copies(constants: list[Constant]) -> list[CopySet]:
-    by_digest: dict[bytes, list[Constant]] = defaultdict(list)
-    for constant in constants:
-        by_digest[constant.digest()].append(constant)
-    return [_copy_set("equal", alike) for alike in by_digest.values() if len(alike) > 1]
-
-
-def _scaled_copies(kernels: tuple[Kernel, ...]) -> list[CopySet]:
-    """Sets of kernels equal up to a factor; of byte-equal ones, which are counted already, only one takes part."""
-    distinct = list({kernel.constant.digest(): kernel for kernel in kernels}.values())
-    sets = copy_sets([kernel.values() for kernel in distinct])
-    return [_copy_set("scaled", [distinct[index].constant for index in indices]) for indices in sets]
+def _scaled_copy(kernel: Kernel) -> ScaledCopy:
+    own_scales = kernel.dtype in ("int8", "uint8")
+    return ScaledCopy(kernel.stored_bytes, 0 if own_scales else kernel.stored().shape[0] * len(kernel.layers))
 
 
 def _copy_set(kind: Literal["equal", "scaled"], alike: list[Constant]) -> CopySet:

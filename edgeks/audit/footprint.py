@@ -158,7 +158,7 @@ def footprint(
     if model_format == "tflite":
         content, file_bytes = read_tflite(path), path.stat().st_size
         flash, arena, compute = (
-            measure_tflite_flash(content, file_bytes),
+            measure_tflite_flash(content, file_bytes, path),
             measure_tflite_arena(content),
             measure_tflite_compute(content),
         )

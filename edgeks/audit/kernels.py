@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto
 
+from edgeks.audit.stored_kernel import StoredKernel
 from edgeks.onnx_file import Constant, ModelFile, node_label, read_model_file, subgraphs
 
 
@@ -101,20 +102,21 @@ class Kernel:
 
     def values(self) -> NDArray[Any]:
         """The kernel with the output channels on axis 0 and the zero point subtracted: comparable with any other."""
-        array = self.constant.array()
+        return np.asarray(self.stored()[...])
+
+    def stored(self) -> StoredKernel:
+        """What `values` gives, read from the file some channels at a time."""
+        kernel, shape, zero_point = self.constant, self.shape, None
         reader = self.readers[0]
-        if reader.weight is None or array.ndim < 2:
-            return array
-        axis = reader.weight.output_axis % array.ndim
-        if array.ndim == 2 and sum(node.op_type == "Transpose" for node in reader.via) % 2:
+        if reader.weight is None or len(shape) < 2:
+            return StoredKernel(kernel.array, shape, kernel.numpy_dtype)
+        axis = reader.weight.output_axis % len(shape)
+        if len(shape) == 2 and sum(node.op_type == "Transpose" for node in reader.via) % 2:
             axis = 1 - axis
-        if reader.zero_point is not None and array.dtype.kind in "iu":
-            zero_point = reader.zero_point.array().reshape(-1).astype(np.int32)
-            if zero_point.any() and zero_point.size in (1, array.shape[axis]):
-                along = [1] * array.ndim
-                along[axis] = zero_point.size
-                array = array.astype(np.int32) - zero_point.reshape(along)
-        return np.moveaxis(array, axis, 0)
+        point = reader.zero_point
+        if point is not None and kernel.numpy_dtype.kind in "iu" and math.prod(point.shape) in (1, shape[axis]):
+            zero_point = point.array().reshape(-1)
+        return StoredKernel(kernel.array, shape, kernel.numpy_dtype, axis, zero_point)
 
 
 def list_kernels(path: Path) -> tuple[Kernel, ...]:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from edgeks.audit.compressed import CompressedSize, compressed_size
+from edgeks.audit.copies import equal_sets, scaled_sets
 from edgeks.audit.flash import UNREAD, CopySet, Flash, OpBytes, SharedKernel
-from edgeks.sharing.equality import copy_sets
-from edgeks.tflite_file import OPERATOR_NAMES, TYPE_NAMES, constant, operator_code, tensor_name, whole_numbers
+from edgeks.audit.floor import SCALE_BYTES, ScaledCopy, floor_bytes
+from edgeks.audit.stored_kernel import StoredKernel
+from edgeks.tflite_file import (
+    NUMPY_TYPES,
+    OPERATOR_NAMES,
+    TYPE_NAMES,
+    operator_code,
+    shaped,
+    tensor_name,
+    whole_numbers,
+)
 from edgeks.tflite_kernels import KernelOperator, kernel_operators
 
 
@@ -28,18 +39,23 @@ class StoredBuffer:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    content: bytes
+    content: NDArray[np.uint8]
 
-    def digest(self) -> bytes:
-        """The same for two buffers exactly when type, shape and every byte are the same."""
-        return hashlib.sha256(f"{self.dtype}{self.shape}".encode() + self.content).digest()
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the content."""
+        return len(self.content)
+
+    def load(self) -> NDArray[np.uint8]:
+        """The content, mapped."""
+        return self.content
 
 
-def measure_tflite_flash(model: schema.ModelT, file_bytes: int) -> Flash:
-    """Objects of a .tflite file → Flash, by reading every buffer once.
+def measure_tflite_flash(model: schema.ModelT, file_bytes: int, path: Path | None = None) -> Flash:
+    """Objects of a .tflite file → Flash, by reading what may be a copy of something else; `path` is what is compressed.
 
     Scales and zero points are no buffers: they count as graph. Kernels of types that numpy does not know (int4) are
-    compared byte for byte only.
+    compared byte for byte only, and so are very large ones (as of `edgeks.audit.flash.measure_flash`).
     """
     buffers = _buffers(model)
     operators: dict[int, list[KernelOperator]] = defaultdict(list)
@@ -47,24 +63,43 @@ def measure_tflite_flash(model: schema.ModelT, file_bytes: int) -> Flash:
         operators[operator.buffer].append(operator)
     kernels = [buffer for buffer in buffers if buffer.index in operators]
     shared = [
-        SharedKernel(kernel.name, kernel.dtype, kernel.shape, layers, len(kernel.content))
+        SharedKernel(kernel.name, kernel.dtype, kernel.shape, layers, kernel.stored_bytes)
         for kernel in kernels
         if len(layers := tuple(operator.layer for operator in operators[kernel.index])) > 1
     ]
-    equal = _equal_copies(buffers)
-    scaled = _scaled_copies(model, kernels, {index: found[0] for index, found in operators.items()})
-    constant_bytes = sum(len(buffer.content) for buffer in buffers)
+    equal = equal_sets([(buffer.dtype, buffer.shape) for buffer in buffers], [buffer.load for buffer in buffers])
+    of_kernel = {kernel.index: position for position, kernel in enumerate(kernels)}
+    stored = [_stored_kernel(kernel, operators[kernel.index][0]) for kernel in kernels]
+    known = [[of_kernel[i] for b in alike if (i := buffers[b].index) in of_kernel] for alike in equal]
+    scaled = scaled_sets(stored, known)
+    copies = [CopySet("equal", *_wasted([buffers[index] for index in alike])) for alike in equal]
+    constant_bytes = sum(buffer.stored_bytes for buffer in buffers)
+    unique_bytes = constant_bytes - sum(copies.wasted_bytes for copies in copies)
+    copies += [CopySet("scaled", *_wasted([kernels[index] for index in alike])) for alike in scaled]
+    graph_bytes = max(0, file_bytes - constant_bytes)  # a file may let two buffers overlap
+    compressed = CompressedSize(0, estimated=True) if path is None else compressed_size([path])
+    read = {index for _, indices in _reads(model, {buffer.index for buffer in buffers}) for index in indices}
+    floor = _scale_bytes(operators) + floor_bytes(
+        [buffer.stored_bytes for buffer in buffers],
+        [buffer.index in read for buffer in buffers],
+        equal,
+        [[_scaled_copy(kernels[i], stored[i], operators[kernels[i].index]) for i in alike] for alike in scaled],
+    )
     return Flash(
         file_bytes=file_bytes,
         constant_bytes=constant_bytes,
-        unique_bytes=constant_bytes - sum(copies.wasted_bytes for copies in equal),
-        graph_bytes=max(0, file_bytes - constant_bytes),  # a file may let two buffers overlap
+        unique_bytes=unique_bytes,
+        graph_bytes=graph_bytes,
         saved_bytes=sum(kernel.saved_bytes for kernel in shared),
         kernels=len(kernels),
         layers=sum(map(len, operators.values())),
         shared=tuple(sorted(shared, key=lambda kernel: -kernel.saved_bytes)),
-        copies=tuple(sorted((*equal, *scaled), key=lambda copies: -copies.wasted_bytes)),
+        copies=tuple(sorted(copies, key=lambda copies: -copies.wasted_bytes)),
         ops=_bytes_per_op(model, buffers),
+        metadata_bytes=min(graph_bytes, _metadata_bytes(model, {buffer.index for buffer in buffers})),
+        floor_bytes=floor,
+        compressed_bytes=None if path is None else compressed.compressed_bytes,
+        compressed_is_estimate=path is not None and compressed.estimated,
     )
 
 
@@ -76,8 +111,8 @@ def _buffers(model: schema.ModelT) -> list[StoredBuffer]:
     described = {entry.buffer for entry in model.metadata or []} - tensor_of.keys()
     found = []
     for index, buffer in enumerate(model.buffers):
-        content = b"" if buffer.data is None else np.asarray(buffer.data, np.uint8).tobytes()
-        if not content or index in described:
+        content = np.asarray([] if buffer.data is None else buffer.data, np.uint8)
+        if not len(content) or index in described:
             continue
         if (owner := tensor_of.get(index)) is None:
             found.append(StoredBuffer(index, f"buffer {index}", "unknown", (len(content),), content))
@@ -91,66 +126,72 @@ def _type_name(tensor: schema.TensorT) -> str:
     return TYPE_NAMES.get(tensor.type, f"type {tensor.type}").lower()
 
 
-def _equal_copies(buffers: list[StoredBuffer]) -> list[CopySet]:
-    by_digest: dict[bytes, list[StoredBuffer]] = defaultdict(list)
-    for buffer in buffers:
-        by_digest[buffer.digest()].append(buffer)
-    return [
-        CopySet("equal", tuple(copy.name for copy in alike), alike[0].shape, (len(alike) - 1) * len(alike[0].content))
-        for alike in by_digest.values()
-        if len(alike) > 1
-    ]
+def _wasted(alike: list[StoredBuffer]) -> tuple[tuple[str, ...], tuple[int, ...], int]:
+    sizes = [buffer.stored_bytes for buffer in alike]
+    return tuple(buffer.name for buffer in alike), alike[0].shape, sum(sizes) - max(sizes)
 
 
-def _scaled_copies(
-    model: schema.ModelT, kernels: list[StoredBuffer], operators: dict[int, KernelOperator]
-) -> list[CopySet]:
-    """Sets of kernels equal up to a factor; of byte-equal ones, which are counted already, only one takes part."""
-    distinct = list({kernel.digest(): kernel for kernel in kernels}.values())
-    values = {kernel.index: _values(model, operators[kernel.index]) for kernel in distinct}
-    comparable = [kernel for kernel in distinct if values[kernel.index] is not None]
-    found = []
-    for indices in copy_sets([array for array in values.values() if array is not None]):
-        alike = [comparable[index] for index in indices]
-        sizes = [len(kernel.content) for kernel in alike]
-        names = tuple(kernel.name for kernel in alike)
-        found.append(CopySet("scaled", names, alike[0].shape, sum(sizes) - max(sizes)))
-    return found
+def _stored_kernel(kernel: StoredBuffer, operator: KernelOperator) -> StoredKernel:
+    """The kernel with its output channels on axis 0 and its zero points subtracted; bytes where numpy has no type."""
+    tensor, axis = operator.tensor, operator.output_axis
+    if tensor.type not in NUMPY_TYPES:
+        return StoredKernel(kernel.load, kernel.content.shape, kernel.content.dtype)
+    shape, dtype = tuple(whole_numbers(tensor.shape)), np.dtype(NUMPY_TYPES[tensor.type])
+    zero_points = np.array(whole_numbers(None if tensor.quantization is None else tensor.quantization.zeroPoint))
+    known = dtype.kind in "iu" and len(zero_points) in (1, shape[axis])
+    return StoredKernel(lambda: shaped(kernel.content, tensor), shape, dtype, axis, zero_points if known else None)
 
 
-def _values(model: schema.ModelT, operator: KernelOperator) -> NDArray[Any] | None:
-    """The kernel with its output channels on axis 0 and its zero points subtracted; None where numpy has no type."""
-    content, axis = constant(model, operator.tensor), operator.output_axis
-    if content is None:
-        return None
-    quantisation = operator.tensor.quantization
-    zero_points = np.array(whole_numbers(None if quantisation is None else quantisation.zeroPoint), np.int64)
-    if content.dtype.kind in "iu" and zero_points.any() and len(zero_points) in (1, content.shape[axis]):
-        along = [1] * content.ndim
-        along[axis] = len(zero_points)
-        content = content.astype(np.int64) - zero_points.reshape(along)
-    return np.moveaxis(content, axis, 0)
+def _scaled_copy(kernel: StoredBuffer, stored: StoredKernel, operators: list[KernelOperator]) -> ScaledCopy:
+    own_scales = kernel.dtype in ("int8", "uint8")
+    return ScaledCopy(kernel.stored_bytes, 0 if own_scales else stored.shape[0] * len(operators))
+
+
+def _scale_bytes(operators: dict[int, list[KernelOperator]]) -> int:
+    """Scales of the kernels, one per output channel of each layer or one per layer; layers may share a tensor."""
+    tensors = {id(operator.tensor): operator.tensor for found in operators.values() for operator in found}
+    quantised = [tensor.quantization for tensor in tensors.values() if tensor.quantization is not None]
+    return SCALE_BYTES * sum(len(entry.scale) for entry in quantised if entry.scale is not None)
+
+
+def _metadata_bytes(model: schema.ModelT, constants: set[int]) -> int:
+    """Content and names of metadata entries, the description, signatures' names; tensors' names are structure."""
+    total = len(model.description or b"")
+    for entry in model.metadata or []:
+        total += len(entry.name or b"")
+        held = 0 <= entry.buffer < len(model.buffers) and entry.buffer not in constants
+        data = model.buffers[entry.buffer].data if held else None
+        total += 0 if data is None else len(data)
+    for signature in model.signatureDefs or []:
+        total += len(signature.signatureKey or b"")
+        total += sum(len(entry.name or b"") for entry in [*(signature.inputs or []), *(signature.outputs or [])])
+    return total
 
 
 def _bytes_per_op(model: schema.ModelT, buffers: list[StoredBuffer]) -> tuple[OpBytes, ...]:
     """A constant that goes through DEQUANTIZE belongs to the first operator that reads the result."""
-    readers: dict[int, list[str]] = defaultdict(list)
     nodes: dict[str, int] = defaultdict(int)
-    stored = {buffer.index for buffer in buffers}
+    readers: dict[int, str] = {}
+    for name, read in _reads(model, {buffer.index for buffer in buffers}):
+        nodes[name] += bool(read)
+        for buffer in read:
+            readers.setdefault(buffer, name)
+    rows: dict[str, list[int]] = defaultdict(list)
+    for stored_buffer in buffers:
+        rows[readers.get(stored_buffer.index, UNREAD)].append(stored_buffer.stored_bytes)
+    made = [OpBytes(op, nodes[op], len(sizes), sum(sizes)) for op, sizes in rows.items()]
+    return tuple(sorted(made, key=lambda row: (-row.stored_bytes, row.op_type)))
+
+
+def _reads(model: schema.ModelT, stored: set[int]) -> Iterator[tuple[str, list[int]]]:
+    """Of each operator but DEQUANTIZE its name, and the stored buffers that it reads, perhaps through DEQUANTIZE."""
     for graph in model.subgraphs:
         source = {index: int(tensor.buffer) for index, tensor in enumerate(graph.tensors) if tensor.buffer in stored}
-        for operator in graph.operators or []:
+        for operator in graph.operators if graph.operators is not None else []:
             code = operator_code(model, operator)
             name = OPERATOR_NAMES.get(code, f"operator {code}")
             read = [source[index] for index in whole_numbers(operator.inputs) if index in source]
             if name == "DEQUANTIZE" and read:
                 source |= dict.fromkeys(whole_numbers(operator.outputs), read[0])
                 continue
-            for buffer in read:
-                readers[buffer].append(name)
-            nodes[name] += bool(read)
-    rows: dict[str, list[int]] = defaultdict(list)
-    for stored_buffer in buffers:
-        rows[next(iter(readers[stored_buffer.index]), UNREAD)].append(len(stored_buffer.content))
-    made = [OpBytes(op, nodes[op], len(sizes), sum(sizes)) for op, sizes in rows.items()]
-    return tuple(sorted(made, key=lambda row: (-row.stored_bytes, row.op_type)))
+            yield name, read

@@ -99,7 +99,8 @@ def load_onnx(path: Path) -> OnnxNetwork:
         own not in (None, size) for own, size in zip(image_size, preprocessing.shape, strict=True)
     ):
         raise ModelFileError(f"{path}: takes {image_size}, but its edgeks.preprocessing says {preprocessing.shape}")
-    return OnnxNetwork(path, proto, image_size, (path, *data_files), tuple(warnings), preprocessing, architecture)
+    files = tuple(dict.fromkeys((path, *data_files)))
+    return OnnxNetwork(path, proto, image_size, files, tuple(warnings), preprocessing, architecture)
 
 
 def _require_opset(proto: ModelProto) -> None:

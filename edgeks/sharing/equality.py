@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,25 @@ FLOAT_UNITS = 8.0
 EVIDENCE = 25.0
 SLACK = 1.05
 FINGERPRINT_CHANNELS = 16
-CHUNK_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 18
 
 
-def equal_up_to_factor(first: Array, second: Array) -> bool:
+class Rows(Protocol):
+    """A kernel with the output channels on axis 0, of which some are read at a time: an array, or one in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Output channels, then the rest."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+
+    def __getitem__(self, channels: Any, /) -> Any:
+        """Some output channels, as an array."""
+
+
+def equal_up_to_factor(first: Rows, second: Rows) -> bool:
     """Whether every output channel of `first` is a real multiple (of either sign) of the same channel of `second`.
 
     Both are kernels with the output channels on axis 0 and the same shape; integer codes come with their zero point
@@ -40,10 +55,8 @@ def equal_up_to_factor(first: Array, second: Array) -> bool:
         return True
     if not (_comparable(first) and _comparable(second)):
         return False
-    rows_per_chunk = max(1, CHUNK_ELEMENTS // math.prod(first.shape[1:]))
     evidence, matching, one_sided = 0.0, 0, 0
-    for start in range(0, len(first), rows_per_chunk):
-        rows = slice(start, start + rows_per_chunk)
+    for rows in _chunks(first):
         a, a_noise = _directions(first[rows])
         b, b_noise = _directions(second[rows])
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
@@ -60,11 +73,11 @@ def equal_up_to_factor(first: Array, second: Array) -> bool:
     return evidence >= EVIDENCE and one_sided <= matching
 
 
-def copy_sets(kernels: Sequence[Array]) -> list[tuple[int, ...]]:
+def copy_sets(kernels: Sequence[Rows]) -> list[tuple[int, ...]]:
     """Kernels → the sets (two or more indices each) that are equal up to a per-channel factor, in order of first index.
 
     Kernels are compared within one shape, across data types; a cheap fingerprint that no factor changes rules out
-    nearly all pairs before the exact comparison.
+    nearly all pairs before the exact comparison. No kernel is held in memory for it.
     """
     by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
     exact: dict[tuple[str, tuple[int, ...], bytes], list[int]] = defaultdict(list)
@@ -72,7 +85,7 @@ def copy_sets(kernels: Sequence[Array]) -> list[tuple[int, ...]]:
         if _comparable(kernel):
             by_shape[kernel.shape].append(index)
         else:
-            digest = hashlib.sha256(kernel.tobytes()).digest()
+            digest = hashlib.sha256(np.asarray(kernel[...]).tobytes()).digest()
             exact[kernel.dtype.str, kernel.shape, digest].append(index)
     found = [tuple(indices) for indices in exact.values() if len(indices) > 1]
     for indices in by_shape.values():
@@ -81,7 +94,7 @@ def copy_sets(kernels: Sequence[Array]) -> list[tuple[int, ...]]:
     return sorted(found)
 
 
-def _sets_of_one_shape(kernels: Sequence[Array], indices: list[int]) -> list[tuple[int, ...]]:
+def _sets_of_one_shape(kernels: Sequence[Rows], indices: list[int]) -> list[tuple[int, ...]]:
     prints, noises = zip(*(_fingerprint(kernels[index]) for index in indices), strict=True)
     values, tolerances = np.stack(prints), np.stack(noises)
     sets: list[list[int]] = []  # positions in `indices`; the first of a set stands for all of it
@@ -98,13 +111,21 @@ def _sets_of_one_shape(kernels: Sequence[Array], indices: list[int]) -> list[tup
     return [tuple(indices[position] for position in members) for members in sets if len(members) > 1]
 
 
-def _fingerprint(kernel: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _fingerprint(kernel: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """|cosine| of some channels with one fixed random direction, and how far rounding can move each (inf: zero)."""
-    channels = np.unique(np.linspace(0, len(kernel) - 1, FINGERPRINT_CHANNELS).astype(np.intp))
-    directions, noise = _directions(kernel[channels])
-    probe = np.random.default_rng(0).standard_normal(directions.shape[1])
-    cosines = np.abs(directions @ (probe / np.linalg.norm(probe)))
-    return np.where(np.isfinite(cosines), cosines, 0.0), noise
+    channels = np.unique(np.linspace(0, kernel.shape[0] - 1, FINGERPRINT_CHANNELS).astype(np.intp))
+    read = kernel[channels]
+    probe = np.random.default_rng(0).standard_normal(math.prod(kernel.shape[1:]))
+    probe /= np.linalg.norm(probe)
+    found = [_directions(read[rows]) for rows in _chunks(read)]
+    cosines = np.concatenate([np.abs(directions @ probe) for directions, _ in found])
+    return np.where(np.isfinite(cosines), cosines, 0.0), np.concatenate([noise for _, noise in found])
+
+
+def _chunks(kernel: Rows) -> list[slice]:
+    """Slices of output channels, each of which is a few megabytes to compare."""
+    channels = max(1, CHUNK_ELEMENTS // max(1, math.prod(kernel.shape[1:])))
+    return [slice(start, start + channels) for start in range(0, kernel.shape[0], channels)]
 
 
 def _directions(rows: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -131,11 +152,21 @@ def _epsilon(dtype: np.dtype[Any]) -> float:
     return 2.0**-7  # bfloat16, and the narrower types that numpy itself does not know
 
 
-def _comparable(kernel: Array) -> bool:
+def _comparable(kernel: Rows) -> bool:
     """Whether factors can be told apart from chance: real numbers, and at least two taps per output channel."""
     numeric = kernel.dtype.kind in "iuf" or kernel.dtype.name == "bfloat16"
-    return numeric and kernel.ndim >= 2 and kernel.size > 0 and math.prod(kernel.shape[1:]) > 1
+    return numeric and len(kernel.shape) >= 2 and math.prod(kernel.shape) > 0 and math.prod(kernel.shape[1:]) > 1
 
 
-def _same_values(first: Array, second: Array) -> bool:
-    return bool(np.array_equal(first, second)) or first.tobytes() == second.tobytes()
+def _same_values(first: Rows, second: Rows) -> bool:
+    """Equal as numbers everywhere (0 and −0 too), or as bytes everywhere (NaN too)."""
+    if not first.shape:
+        return bool(np.array_equal(first[()], second[()])) or first[()].tobytes() == second[()].tobytes()
+    same_numbers = same_bytes = True
+    for rows in _chunks(first):
+        a, b = first[rows], second[rows]
+        same_numbers = same_numbers and bool(np.array_equal(a, b))
+        same_bytes = same_bytes and a.tobytes() == b.tobytes()
+        if not same_numbers and not same_bytes:
+            return False
+    return True
