@@ -30,7 +30,9 @@ OPTIMIZERS = (
 )  # fmt: skip
 OPTIMISATION_LEVELS = ("disabled", "basic", "extended", "all")
 MEGABYTE = 1_000_000
+KIBIBYTE = 1024
 MAX_BOARD_MB = 1 << 24
+RATES = {"minimum": 0.001, "maximum": 1e6}
 MAX_OPTION_TEXT = 1000  # ONNX Runtime refuses session options that are much longer
 
 
@@ -74,12 +76,20 @@ class Int8Scheme:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """The hardware, where the target is one board: for the budget check and for reports."""
+    """The hardware, where the target is one board: for the budget check and for reports.
+
+    Rates are peaks that no network exceeds, of all cores together: the memory's in 10⁹ bytes, the arithmetic's in 10⁹
+    multiply-accumulates a second; None: not known. `cache_bytes` is what all caches hold together.
+    """
 
     name: str
     cpu: str
     cores: int
     ram_bytes: int
+    memory_gb_per_s: float | None = None
+    fp32_gmac_per_s: float | None = None
+    int8_gmac_per_s: float | None = None
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +227,14 @@ def _read_board(table: Table) -> Board:
         cpu=table.text("cpu"),
         cores=table.integer("cores", minimum=1, maximum=1024),
         ram_bytes=table.integer("ram_mb", minimum=1, maximum=MAX_BOARD_MB) * MEGABYTE,
+        memory_gb_per_s=_read_rate(table, "memory_gb_per_s"),
+        fp32_gmac_per_s=_read_rate(table, "fp32_gmac_per_s"),
+        int8_gmac_per_s=_read_rate(table, "int8_gmac_per_s"),
+        cache_bytes=table.integer("cache_kib", default=0, maximum=MAX_BOARD_MB) * KIBIBYTE,
     )
     table.finish()
     return board
+
+
+def _read_rate(table: Table, key: str) -> float | None:
+    return table.number(key, **RATES) if table.has(key) else None

@@ -16,7 +16,7 @@ KEYS = {
     "session": ["threads", "graph_optimization", "disabled_optimizers", "config"],
     "parity": ["min_fp32_sqnr_db", "min_fp16_sqnr_db", "min_int8_sqnr_db"],
     "budget": ["flash_mb", "ram_mb"],
-    "board": ["name", "cpu", "cores", "ram_mb"],
+    "board": ["name", "cpu", "cores", "ram_mb", "memory_gb_per_s", "fp32_gmac_per_s", "int8_gmac_per_s", "cache_kib"],
 }
 # Everything else about int8 in TFLite, and where an opset would matter, has one legal value.
 TFLITE_KEYS = {
@@ -55,6 +55,10 @@ def test_every_shipped_target_loads_and_says_what_it_holds(name):
         assert target.board.ram_bytes == data["board"]["ram_mb"] * 1_000_000
         assert target.ram_budget_bytes == data["budget"]["ram_mb"] * 1_000_000 < target.board.ram_bytes
         assert target.session.threads <= target.board.cores
+        # 10⁹ products of one core: GHz × lanes
+        lanes = target.board.fp32_gmac_per_s / target.board.cores, target.board.int8_gmac_per_s / target.board.cores
+        assert lanes == pytest.approx({"rpi-z": (4, 8), "rpi-4": (7.2, 14.4), "rpi-5": (19.2, 76.8)}[name[:5]])
+        assert target.board.cache_bytes == data["board"]["cache_kib"] * 1024
 
 
 @pytest.mark.parametrize("board", ["rpi-4", "rpi-5", "rpi-zero-2w"])
@@ -72,7 +76,7 @@ def test_x64_has_unsigned_weights_and_the_portable_one_signed():
 @pytest.mark.parametrize("name", ["onnx", "tflite"])
 def test_the_portable_targets_document_every_key(name):
     text = (catalogue("export") / f"{name}.toml").read_text()
-    uncommented = re.sub(r"(?m)^# (?=\[|[a-z_]+ = |\")", "", text)
+    uncommented = re.sub(r"(?m)^# (?=\[|[a-z0-9_]+ = |\")", "", text)
     documented = tomllib.loads(uncommented)
     for table, keys in (KEYS if name == "onnx" else TFLITE_KEYS).items():
         found = documented[table] if table else {k: v for k, v in documented.items() if not isinstance(v, dict)}
@@ -94,6 +98,12 @@ def test_defaults_of_a_minimal_target_and_path_of_a_users_own(tmp_path):
     assert (target.name, target.opset, target.int8.form, target.session.threads) == ("mine", 20, "qdq", 1)
     assert (target.flash_budget_bytes, target.ram_budget_bytes, target.board) == (None, None, None)
     assert load_target(str(tmp_path / "mine.toml")) == target
+
+
+def test_a_board_without_rates(tmp_path):
+    board = read(tmp_path, f'{MINIMAL}[board]\nname = "b"\ncpu = "c"\ncores = 1\nram_mb = 1\n').board
+    rates = (board.memory_gb_per_s, board.fp32_gmac_per_s, board.int8_gmac_per_s, board.cache_bytes)
+    assert rates == (None, None, None, 0)
 
 
 def test_session_options_become_text_as_the_runtime_wants_it(tmp_path):
@@ -131,6 +141,10 @@ def test_session_options_become_text_as_the_runtime_wants_it(tmp_path):
         (MINIMAL + "[parity]\nmin_int8_sqnr_db = nan", "key 'parity.min_int8_sqnr_db': found nan"),
         (MINIMAL + '[parity]\nmin_fp32_sqnr_db = "80"', "found '80'; legal: a number from 0 to 1000"),
         (MINIMAL + "[budget]\nflash_mb = -1", "key 'budget.flash_mb': found -1; legal: a number from 0"),
+        (
+            MINIMAL + '[board]\nname = "b"\ncpu = "c"\ncores = 1\nram_mb = 1\nint8_gmac_per_s = 0',
+            "key 'board.int8_gmac_per_s': found 0; legal: a number from 0.001 to 1e\\+06",
+        ),
         (MINIMAL + '[board]\nname = "b"', "key 'board.cpu' is missing; legal: text"),
         (MINIMAL + "[board", "malformed TOML: Expected"),
         (MINIMAL + "opset = 20\nopset = 21", "malformed TOML"),

@@ -57,7 +57,8 @@ GRAPH_OUTPUT = "graph output"
 class Reader:
     """One use of a constant by a node that computes with it; `via` are the transparent nodes on the way, in order.
 
-    `weight` is set where the constant is the kernel of the node. `zero_point` names the zero point's constant.
+    `weight` is set where the constant is the kernel of the node. `zero_point` names the zero point's constant. The
+    node is the one of the graph at `graph_path` that makes `output`, and takes the constant as its input `index`.
     """
 
     node: str
@@ -65,6 +66,9 @@ class Reader:
     via: tuple[NodeProto, ...]
     weight: WeightInput | None
     zero_point: Constant | None
+    graph_path: str = ""
+    output: str = ""
+    index: int = 0
 
     @property
     def dequantizers(self) -> tuple[str, ...]:
@@ -170,12 +174,12 @@ class _Walk:
             for body_path, body in subgraphs(node, graph_path):
                 self.graph(body, body_path, scope.new_child())
             if node.op_type != "Constant":
-                self._node(node, scope)
+                self._node(node, graph_path, scope)
         for value in graph.output:
             if value.name in scope:
                 self._read(scope[value.name], Reader(GRAPH_OUTPUT, GRAPH_OUTPUT, (), None, None))
 
-    def _node(self, node: NodeProto, scope: MutableMapping[str, _Source]) -> None:
+    def _node(self, node: NodeProto, graph_path: str, scope: MutableMapping[str, _Source]) -> None:
         sources = [scope.get(name) if name else None for name in node.input]
         seen: _Source | None = None
         transparent = node.op_type in TRANSPARENT_OPS and sources and sources[0] is not None and len(node.output) == 1
@@ -195,8 +199,9 @@ class _Walk:
             if is_weight and weight and weight.zero_point is not None and weight.zero_point < len(sources):
                 own = sources[weight.zero_point]
                 zero_point = own.constant if own else None
-            reader = Reader(node_label(node), node.op_type, source.via, weight if is_weight else None, zero_point)
-            self._read(source, reader)
+            kernel = weight if is_weight else None
+            place = graph_path, next(iter(node.output), ""), index
+            self._read(source, Reader(node_label(node), node.op_type, source.via, kernel, zero_point, *place))
 
     def _read(self, source: _Source, reader: Reader) -> None:
         self.readers[source.constant].append(reader)
