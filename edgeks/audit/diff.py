@@ -39,7 +39,7 @@ def diff(old: Footprint, new: Footprint) -> Diff:
         DiffRow("file", "bytes", old.flash.file_bytes, new.flash.file_bytes),
         DiffRow("constants, each once", "bytes", old.flash.unique_bytes, new.flash.unique_bytes),
         DiffRow("byte-equal copies", "bytes", *(f.flash.constant_bytes - f.flash.unique_bytes for f in (old, new))),
-        DiffRow("graph, names", "bytes", *(f.flash.graph_bytes - f.flash.metadata_bytes for f in (old, new))),
+        DiffRow("graph, names", "bytes", old.flash.structure_bytes, new.flash.structure_bytes),
         DiffRow("metadata", "bytes", old.flash.metadata_bytes, new.flash.metadata_bytes),
         DiffRow("compressed", "bytes", old.flash.compressed_bytes, new.flash.compressed_bytes),
         DiffRow("saved by sharing", "bytes", old.flash.saved_bytes, new.flash.saved_bytes),

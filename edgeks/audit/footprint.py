@@ -8,21 +8,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgeks.audit.arena import Arena, measure_arena
+from ai_edge_litert import schema_py_generated as schema
+
+from edgeks.audit.arena import Arena, Peak, measure_arena
 from edgeks.audit.budgets import BudgetCheck, Budgets
 from edgeks.audit.compute import Compute, LatencyBound, latency_bound
 from edgeks.audit.flash import Flash, measure_flash
 from edgeks.audit.litert_ram import predict_litert
+from edgeks.audit.onnx_compute import measure_compute
 from edgeks.audit.onnxruntime_ram import predict_onnxruntime
 from edgeks.audit.ram import Machine, RamPrediction
 from edgeks.audit.suggestions import Suggestion, suggest
-from edgeks.audit.tflite_arena import measure_tflite_arena
+from edgeks.audit.tflite_arena import plan_arena
+from edgeks.audit.tflite_compute import measure_tflite_compute
 from edgeks.audit.tflite_flash import measure_tflite_flash
+from edgeks.audit.timeline import Moment
 from edgeks.errors import BudgetExceeded, ConfigError
-from edgeks.onnx_file import read_model_file
+from edgeks.onnx_file import ModelFile, read_model_file
 from edgeks.runtime_profile import MeasuredRam, Profile, profiles_for
 from edgeks.target import Format, Session, Target
-from edgeks.tflite_file import read_tflite
+from edgeks.tflite_file import read_tflite, whole_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +162,13 @@ def footprint(
     predicted: list[RamPrediction | None]
     if model_format == "tflite":
         content, file_bytes = read_tflite(path), path.stat().st_size
-        flash, arena, compute = (
-            measure_tflite_flash(content, file_bytes, path),
-            measure_tflite_arena(content),
-            measure_tflite_compute(content),
-        )
+        flash, compute = measure_tflite_flash(content, file_bytes, path), measure_tflite_compute(content)
+        arena, batch = _tflite_arena(content), _tflite_batch(content)
         predicted = [predict_litert(content, file_bytes, each, machine) for each in profiles]
     else:
         model = read_model_file(path)
         flash, arena, compute = measure_flash(model), measure_arena(model), measure_compute(model)
+        batch = _batch(model)
         predicted = [
             predict_onnxruntime(model, each.session, each.name, machine)
             for each in profiles
@@ -181,7 +184,7 @@ def footprint(
         ram=ram,
         compute=compute,
         latency_bound=latency_bound(compute, target) if target else None,
-        suggestions=suggest(flash, arena, [(row.profile, row.predicted) for row in ram]),
+        suggestions=suggest(flash, arena, compute, [(row.profile, row.predicted) for row in ram], batch),
         target=target.name if target else None,
         limits=Budgets.of(target, flash_budget, ram_budget),
     )
@@ -190,6 +193,29 @@ def footprint(
 def this_machine() -> Machine:
     """The kind of processor that this process runs on; other kinds than the two are taken as arm64."""
     return "x86-64" if platform.machine().lower() in ("x86_64", "amd64") else "arm64"
+
+
+def _tflite_arena(model: schema.ModelT) -> Arena:
+    """Live activations as TFLite's planner sees them with reference kernels."""
+    planned = plan_arena(model, "reference")
+    timeline = planned.timeline
+    top = timeline.moments[timeline.peak] if timeline.moments else Moment("", "", 0)
+    return Arena(Peak(top.live_bytes, top.node, top.op_type, timeline.alive), planned.notes, timeline=timeline)
+
+
+def _tflite_batch(model: schema.ModelT) -> int:
+    graph = model.subgraphs[0]
+    inputs = whole_numbers(graph.inputs)
+    shape = whole_numbers(graph.tensors[inputs[0]].shape) if inputs else []
+    return shape[0] if len(shape) > 1 else 1
+
+
+def _batch(model: ModelFile) -> int:
+    """First size of the first input; one that the file leaves open is taken as 1."""
+    constants = model.constants[""]
+    inputs = [value for value in model.proto.graph.input if value.name not in constants]
+    dims = inputs[0].type.tensor_type.shape.dim if inputs else []
+    return max(1, dims[0].dim_value) if len(dims) > 1 else 1
 
 
 def _profiles(path: Path, model_format: Format, target: Target | None, first: str | None) -> tuple[Profile, ...]:

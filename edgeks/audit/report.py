@@ -215,7 +215,7 @@ def _bytes_table(flash: Flash) -> Table:
     parts = [
         ("constants, each once", flash.unique_bytes),
         ("byte-equal copies", flash.constant_bytes - flash.unique_bytes),
-        ("graph and names", flash.graph_bytes - flash.metadata_bytes),
+        ("graph and names", flash.structure_bytes),
         ("metadata", flash.metadata_bytes),
         ("file", flash.file_bytes),
         ("floor: each kernel once", flash.floor_bytes),

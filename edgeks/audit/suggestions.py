@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeks.audit.arena import Arena
+from edgeks.audit.compute import Compute
 from edgeks.audit.flash import Flash
 from edgeks.audit.ram import RamPrediction
 from edgeks.audit.sizes import in_kb, in_mb
@@ -27,9 +28,11 @@ class Suggestion:
     saved_bytes: int
 
 
-def suggest(flash: Flash, arena: Arena, ram: Sequence[tuple[Profile, RamPrediction | None]]) -> tuple[Suggestion, ...]:
+def suggest(
+    flash: Flash, arena: Arena, compute: Compute, ram: Sequence[tuple[Profile, RamPrediction | None]], batch: int
+) -> tuple[Suggestion, ...]:
     """The three that save the most, given what is known of a file; `ram` has the profile that counts first."""
-    found = [*_profile(ram), *_activations(arena), *_form(flash, arena), *_copies(flash)]
+    found = [*_profile(ram), *_activations(arena, batch), *_form(arena, compute), *_copies(flash)]
     worth = [suggestion for suggestion in found if suggestion.saved_bytes >= LEAST_BYTES]
     return tuple(sorted(worth, key=lambda suggestion: -suggestion.saved_bytes)[:MOST])
 
@@ -50,12 +53,11 @@ def _needed(found: RamPrediction) -> int:
     return max(found.run_peak.total_bytes, found.load_peak_bytes or 0)
 
 
-def _activations(arena: Arena) -> Iterator[Suggestion]:
+def _activations(arena: Arena, batch: int) -> Iterator[Suggestion]:
     peak, timeline = arena.peak, arena.timeline
     if peak is None:
         return
     yield from _in_place(timeline) if timeline else ()
-    batch = arena.batch
     if batch > 1:
         saved = peak.peak_bytes - peak.peak_bytes // batch
         yield Suggestion(
@@ -79,12 +81,12 @@ def _in_place(timeline: Timeline) -> Iterator[Suggestion]:
     yield Suggestion("in_place", text, saved)
 
 
-def _form(flash: Flash, arena: Arena) -> Iterator[Suggestion]:
-    floats = sum(size for dtype, size in flash.kernel_bytes if dtype == "float32")
+def _form(arena: Arena, compute: Compute) -> Iterator[Suggestion]:
+    in_float = sum(layer.macs for layer in compute.layers if layer.precision == "fp32")
     alive = arena.peak.alive if arena.peak else ()
     activations = sum(tensor.size_bytes for tensor in alive if tensor.dtype == "float32")
-    saved = (floats + activations) * 3 // 4
-    if floats > flash.unique_bytes // 2:
+    saved = (compute.weight_bytes + activations) * 3 // 4
+    if in_float > 0.9 * compute.macs:
         yield Suggestion("form", f"export it with --int8: kernels and activations about {in_mb(saved)} less", saved)
 
 
