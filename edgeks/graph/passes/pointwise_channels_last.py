@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.batch_norm import affine, has_constant_parameters
-from edgeks.graph.kernels import KernelRead, array, kernel_reads, required
+from edgeks.graph.kernels import KernelRead, array, reads_by_kernel, required
 from edgeks.graph.passes.quantize_activations import is_network_input
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
 
@@ -29,12 +29,9 @@ def pointwise_channels_last(model: ir.Model, skip: Collection[ir.Value] = ()) ->
     ONNX Runtime merges into its own change of layout. Exact. Applies to kernels all of whose layers have stride 1 and
     no padding and do not read the network's input.
     """
-    reads: dict[ir.Value, list[KernelRead]] = {}
-    for read in kernel_reads(model):
-        reads.setdefault(read.kernel, []).append(read)
     turned: dict[ir.Value, ir.Value] = {}
     layers = 0
-    for kernel, readers in reads.items():
+    for kernel, readers in reads_by_kernel(model).items():
         if kernel in skip or len(kernel.uses()) != len(readers) or not all(_is_pointwise(model, r) for r in readers):
             continue
         matrix = new_initializer(model, f"{kernel.name}_t", np.ascontiguousarray(array(kernel)[:, :, 0, 0].T))

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeks.graph.batch_norm import affine, has_constant_parameters
-from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channels, required, sole_use
+from edgeks.graph.kernels import KernelRead, array, output_channels, reads_by_kernel, required, sole_use
 from edgeks.graph.passes.quantize_activations import is_network_input
 from edgeks.graph.passes.quantize_kernels import UINT8_ZERO_POINT, symmetric_codes
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
@@ -45,12 +45,9 @@ def quantize_dynamically(model: ir.Model, weights: Literal["int8", "uint8"], ski
     (docs/adr/0013): grouped and depthwise convolutions, and layers that read the network's input. Kernels of
     ConvInteger are stored with zero point 128 whatever `weights` says: it is 3 to 4 times slower with s8 on x86.
     """
-    reads: dict[ir.Value, list[KernelRead]] = {}
-    for read in kernel_reads(model):
-        reads.setdefault(read.kernel, []).append(read)
     writer = _Writer(model)
     done, kept = 0, []
-    for kernel, readers in reads.items():
+    for kernel, readers in reads_by_kernel(model).items():
         reason = "as asked" if kernel in skip else _why_not(model, kernel, readers)
         if reason:
             kept.append(f"{readers[0].node.name} ({reason})")

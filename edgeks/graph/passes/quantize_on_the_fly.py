@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
-from edgeks.graph.kernels import KernelRead, array, kernel_reads, required
+from edgeks.graph.kernels import KernelRead, array, reads_by_kernel, required
 from edgeks.graph.passes.quantize_activations import is_network_input
 from edgeks.graph.passes.quantize_kernels import quantize_kernels, why_not
 
@@ -23,10 +23,7 @@ def quantize_on_the_fly(model: ir.Model, skip: Collection[ir.Value] = ()) -> str
     that read the network's input, where the rounding costs most.
     """
     chosen, kept = [], []
-    by_kernel: dict[ir.Value, list[KernelRead]] = {}
-    for read in kernel_reads(model):
-        by_kernel.setdefault(read.kernel, []).append(read)
-    for kernel, readers in by_kernel.items():
+    for kernel, readers in reads_by_kernel(model).items():
         reason = "as asked" if kernel in skip else _why_not(model, kernel, readers)
         if reason:
             kept += [(str(read.node.name), reason) for read in readers]
