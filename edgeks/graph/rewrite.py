@@ -30,6 +30,15 @@ def drop_unused_initializers(model: ir.Model) -> None:
             del model.graph.initializers[name]
 
 
+def insert_after_value(model: ir.Model, value: ir.Value, nodes: list[ir.Node]) -> None:
+    """Put `nodes` behind the one that computes `value`; ahead of all where none does (an input, a constant)."""
+    producer = value.producer()
+    if producer is not None:
+        model.graph.insert_after(producer, nodes)
+    else:
+        model.graph.insert_before(model.graph[0], nodes)
+
+
 def replace_node(model: ir.Model, old: ir.Node, new: list[ir.Node]) -> None:
     """Put `new` where `old` is; the output of the last takes over name, shape and uses of `old`'s output.
 

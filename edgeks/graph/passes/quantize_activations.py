@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgeks.graph.kernels import KernelRead, array, kernel_read, kernel_reads, required, sole_use
 from edgeks.graph.marks import marks
-from edgeks.graph.rewrite import MARKS, drop_unused_initializers, new_initializer
+from edgeks.graph.rewrite import MARKS, drop_unused_initializers, insert_after_value, new_initializer
 from edgeks.target import Format
 
 # A dead activation has no range; its scale still sets the step of the next bias, so it must not be coarse.
@@ -218,11 +218,7 @@ def _insert_pair(
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *parameters])
     quantize.outputs[0].name, dequantize.outputs[0].name = f"{name}_q", f"{name}_dq"
     dequantize.outputs[0].shape, dequantize.outputs[0].dtype = value.shape, ir.DataType.FLOAT
-    producer = value.producer()
-    if producer is not None:
-        model.graph.insert_after(producer, [quantize, dequantize])
-    else:  # a graph input
-        model.graph.insert_before(model.graph[0], [quantize, dequantize])
+    insert_after_value(model, value, [quantize, dequantize])
     for node, index in uses:
         node.replace_input_with(index, dequantize.outputs[0])
     if is_output and everywhere:

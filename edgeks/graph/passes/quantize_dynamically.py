@@ -14,7 +14,7 @@ from edgeks.graph.batch_norm import affine, has_constant_parameters
 from edgeks.graph.kernels import KernelRead, array, output_channels, reads_by_kernel, required, sole_use
 from edgeks.graph.passes.quantize_activations import is_network_input
 from edgeks.graph.passes.quantize_kernels import UINT8_ZERO_POINT, symmetric_codes
-from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
+from edgeks.graph.rewrite import drop_unused_initializers, insert_after_value, new_initializer, replace_node
 
 CONV_RANK = 4
 Vector = NDArray[np.float64]
@@ -127,11 +127,7 @@ class _Writer:
     def _quantise(self, value: ir.Value) -> ir.Node:
         if value not in self.quantised:
             node = ir.node("DynamicQuantizeLinear", [value], num_outputs=3, name="")
-            producer = value.producer()
-            if producer is not None:
-                self.model.graph.insert_after(producer, node)
-            else:  # a graph input
-                self.model.graph.insert_before(self.model.graph[0], node)
+            insert_after_value(self.model, value, [node])
             self.quantised[value] = node
         return self.quantised[value]
 

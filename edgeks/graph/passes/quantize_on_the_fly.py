@@ -9,6 +9,7 @@ import onnx_ir as ir
 from edgeks.graph.kernels import KernelRead, array, reads_by_kernel, required
 from edgeks.graph.passes.quantize_activations import is_network_input
 from edgeks.graph.passes.quantize_kernels import quantize_kernels, why_not
+from edgeks.graph.rewrite import insert_after_value
 
 CONV_RANK, MATRIX_RANK = 4, 2
 
@@ -48,11 +49,7 @@ def _quantised(model: ir.Model, source: ir.Value) -> ir.Value:
     for value, suffix in zip((*quantize.outputs, dequantize.outputs[0]), ("q", "s", "z", "d"), strict=True):
         value.name = f"{source.name}_fly_{suffix}"
     dequantize.outputs[0].shape, dequantize.outputs[0].dtype = source.shape, ir.DataType.FLOAT
-    producer = source.producer()
-    if producer is not None:
-        model.graph.insert_after(producer, [quantize, dequantize])
-    else:  # a graph input
-        model.graph.insert_before(model.graph[0], [quantize, dequantize])
+    insert_after_value(model, source, [quantize, dequantize])
     return dequantize.outputs[0]
 
 
