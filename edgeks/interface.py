@@ -13,7 +13,7 @@ from edgeks.errors import ModelFileError
 
 TYPES = ("float32", "int8", "uint8", "float16", "float64", "int16", "int32", "int64", "bool")
 FEATURE_MAP_RANK = 4
-LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
+LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}  # smallest and largest code
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ import onnx_ir as ir
 from edgeks.graph.kernels import KernelRead, array, kernel_read, kernel_reads, required, sole_use
 from edgeks.graph.marks import marks
 from edgeks.graph.rewrite import MARKS, drop_unused_initializers, insert_after_value, new_initializer
+from edgeks.interface import LIMITS
 from edgeks.target import Format
 
 # A dead activation has no range; its scale still sets the step of the next bias, so it must not be coarse.
 EMPTY_RANGE_SCALE = 1e-3
 
-LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 NUMPY_TYPE: dict[str, type[np.integer]] = {"int8": np.int8, "uint8": np.uint8}
 
 # Ops with an integer kernel that takes inputs of any scales and requantises to a scale of its own.
