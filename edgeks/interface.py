@@ -40,9 +40,9 @@ class TensorSpec:
             return values
         if values.dtype == self.type:
             return values
-        low, high = LIMITS[self.type]
+        limits = np.iinfo(self.type)
         codes = np.rint(np.asarray(values, np.float32) / np.float32(self.scale)) + self.zero_point
-        clipped: NDArray[Any] = np.clip(codes, low, high).astype(self.type)
+        clipped: NDArray[Any] = np.clip(codes, limits.min, limits.max).astype(self.type)
         return clipped
 
     def decode(self, held: NDArray[Any]) -> NDArray[np.float32]:
