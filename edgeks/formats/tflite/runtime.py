@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +13,7 @@ from numpy.typing import NDArray
 from edgeks.errors import ModelFileError
 from edgeks.formats.batches import in_batches
 from edgeks.interface import Interface, TensorSpec
+from edgeks.silence import silent_process
 from edgeks.target import LiteRtSession
 from edgeks.tflite_file import metadata, read_tflite
 
@@ -39,7 +35,7 @@ def open_interpreter(file: Path, session: LiteRtSession) -> Interpreter:
         ModelFileError: LiteRT does not take the file.
     """
     try:
-        with _quiet():
+        with silent_process(2):  # it tells of its delegate there; what it refuses is in its exception
             interpreter = Interpreter(
                 model_path=str(file),
                 num_threads=session.threads,
@@ -49,24 +45,6 @@ def open_interpreter(file: Path, session: LiteRtSession) -> Interpreter:
     except (ValueError, RuntimeError) as error:
         raise ModelFileError(f"LiteRT refuses {file.name}: {str(error).splitlines()[0][:300]}") from error
     return interpreter
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """LiteRT tells of its delegate on the process's stderr, past Python's; what it refuses is in its exception."""
-    sys.stderr.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is none
-        yield
-        return
-    with tempfile.TemporaryFile() as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def interface(file: Path) -> Interface | None:
