@@ -23,7 +23,7 @@ from edgeks.graph.marks import marks
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
 from edgeks.graph.passes.quantize_activations import Placement, place_activations
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
-from edgeks.graph.passes.split_large_kernels import TILE, split_large_kernels
+from edgeks.graph.passes.split_large_kernels import is_tile, split_large_kernels
 from edgeks.quant.fake_quant import Ranges, checked_ranges
 from edgeks.sharing.torch import discover
 from edgeks.target import Int8Scheme, Int8Type
@@ -265,7 +265,7 @@ def find_layout(traced: fx.GraphModule, example: Tensor, scheme: Int8Scheme, ran
             node_of_layer[name], kernel_of_layer[name] = nodes[on_output[0]], nodes[on_kernel[0]]
     if scheme.format == "tflite":  # as the export does it: tiles have int8 kernels between float activations
         split_large_kernels(graph, ledger.plan)
-    tiled = {str(read.node.name): marks(read.kernel) for read in kernel_reads(graph) if TILE in str(read.node.name)}
+    tiled = {str(read.node.name): marks(read.kernel) for read in kernel_reads(graph) if is_tile(str(read.node.name))}
     quantize_kernels(graph, scheme.weights, keep_float=tiled, file_format=scheme.format)
     quantised = [str(read.node.name) for read in kernel_reads(graph) if read.dequantize is not None]
     quantised_kernels = {kernel_of_layer[name].name for name in quantised if name in kernel_of_layer}

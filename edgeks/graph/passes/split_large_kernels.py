@@ -91,6 +91,16 @@ def split_large_kernels(model: ir.Model, plan: SharingPlan) -> tuple[SharingPlan
     return _plan_of_tiles(plan, tiles_of), note + (f"; kept whole: {', '.join(kept)}" if kept else "")
 
 
+def is_tile(name: str) -> bool:
+    """Whether a layer, kernel or group is part of one that was split."""
+    return TILE in name
+
+
+def whole(name: str) -> str:
+    """`stem#tile0` → `stem`; the name itself where it is no tile's."""
+    return name.partition(TILE)[0]
+
+
 def tiling(size: tuple[int, ...]) -> list[_Tile]:
     """Taps per axis → the tiles that cost XNNPACK least, together every tap once.
 
