@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-MARKS = "marks"  # key of Value.meta; see graph/marks.py
+from edgeks.graph.marks import carry_marks
+
 SOURCE = "source"  # key of Node.meta: the line of the user's Python that the node comes from
 
 
@@ -55,16 +56,3 @@ def replace_node(model: ir.Model, old: ir.Node, new: list[ir.Node]) -> None:
     model.graph.remove(old, safe=True)
     result.name = name
     carry_marks(replaced, result)
-
-
-def add_marks(old: ir.Value, new: ir.Value) -> None:
-    """Readers of `old` now read `new`: its marks count there too, behind those of `new`."""
-    more = [mark for mark in old.meta.get(MARKS, []) if mark not in new.meta.get(MARKS, [])]
-    if more:
-        new.meta[MARKS] = [*new.meta.get(MARKS, []), *more]
-
-
-def carry_marks(old: ir.Value, new: ir.Value) -> None:
-    """`new` stands for what `old` was."""
-    if MARKS in old.meta:
-        new.meta[MARKS] = old.meta[MARKS]

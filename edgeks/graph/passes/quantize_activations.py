@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.kernels import KernelRead, array, kernel_read, kernel_reads, required, sole_use
-from edgeks.graph.marks import marks
-from edgeks.graph.rewrite import MARKS, drop_unused_initializers, insert_after_value, new_initializer
+from edgeks.graph.marks import MARKS, marks
+from edgeks.graph.rewrite import drop_unused_initializers, insert_after_value, new_initializer
 from edgeks.interface import LIMITS
 from edgeks.target import Format
 

@@ -11,7 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeks.graph.kernels import KernelRead, array, output_channels, reads_by_kernel
-from edgeks.graph.rewrite import carry_marks, drop_unused_initializers, new_initializer
+from edgeks.graph.marks import carry_marks
+from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 from edgeks.target import Format
 
 MAX_CODE = 127  # symmetric: −128 is never used

@@ -12,7 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.kernels import array, kernel_reads, required
-from edgeks.graph.rewrite import carry_marks, drop_unused_initializers, new_initializer, replace_node
+from edgeks.graph.marks import carry_marks
+from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
 from edgeks.sharing.plan import SharingGroup, SharingPlan
 
 TILE = "#tile"  # `stem#tile0`: the first tile of layer, kernel or group `stem`
