@@ -26,7 +26,7 @@ from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channel
 from edgeks.graph.marks import marks
 from edgeks.interface import LIMITS
 from edgeks.quant.fake_quant import ActivationFakeQuantize, BiasRounding, KernelFakeQuantize, Same
-from edgeks.quant.layout import insert_behind
+from edgeks.quant.traced_network import insert_behind
 
 STEPS_OF_FLOAT_OUTPUT = 255  # an output that stays float is measured in steps that uint8 would have over its range
 
