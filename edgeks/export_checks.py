@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgeks.errors import ConfigError, ParityFailed
 from edgeks.graph.kernels import array, kernel_read, kernel_reads
-from edgeks.graph.passes.split_large_kernels import TILE
+from edgeks.graph.passes.split_large_kernels import MAX_TAPS, is_tile, whole
 from edgeks.layer_parity import LayerParity
 from edgeks.parity import Parity
 from edgeks.samples import Samples
@@ -80,11 +80,11 @@ def require_no_tiles(plan: SharingPlan) -> None:
     Raises:
         ConfigError: a layer is split.
     """
-    split = [layer.partition(TILE)[0] for group in plan.kernels for layer in group.layers if TILE in layer]
+    split = [whole(layer) for group in plan.kernels for layer in group.layers if is_tile(layer)]
     if split:
         raise ConfigError(
             f"a parity report compares integers layer by layer, and {split[0]!r} is split into float tiles for TFLite "
-            "(its kernel has more than 25 taps): leave --parity-report out"
+            f"(its kernel has more than {MAX_TAPS} taps): leave --parity-report out"
         )
 
 

@@ -21,13 +21,13 @@ from edgeks.graph.from_onnx import float_graph_from_onnx
 from edgeks.graph.from_torch import torch_outputs
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.onnx_network import OnnxNetwork
+from edgeks.graph.passes.split_large_kernels import MAX_TAPS
 from edgeks.quant.qat import is_prepared, marked, prepare_qat, trained, without_quantisers
 from edgeks.quant.trained import NOTHING_TRAINED, Trained
 from edgeks.samples import Samples, load_samples
 from edgeks.target import Int8Scheme, Target
 
 Source = Checkpoint | OnnxNetwork
-LARGE_TAPS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ def has_large_depthwise(source: Source) -> bool:
         return any(
             isinstance(module, nn.Conv2d)
             and module.groups == module.in_channels > 1
-            and math.prod(module.kernel_size) > LARGE_TAPS
+            and math.prod(module.kernel_size) > MAX_TAPS
             for module in source.model.modules()
         )
     shapes = {tensor.name: tuple(tensor.dims) for tensor in source.proto.graph.initializer}
     return any(
-        node.op_type == "Conv" and len(shape) == 4 and shape[1] == 1 < shape[0] and shape[2] * shape[3] > LARGE_TAPS
+        node.op_type == "Conv" and len(shape) == 4 and shape[1] == 1 < shape[0] and shape[2] * shape[3] > MAX_TAPS
         for node in source.proto.graph.node
         for shape in (shapes.get(node.input[1], ()) if len(node.input) > 1 else (),)
     )

@@ -13,7 +13,7 @@ from edgeks.errors import ModelFileError
 
 TYPES = ("float32", "int8", "uint8", "float16", "float64", "int16", "int32", "int64", "bool")
 FEATURE_MAP_RANK = 4
-LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
+LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}  # smallest and largest code
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class TensorSpec:
             return values
         if values.dtype == self.type:
             return values
-        low, high = LIMITS[self.type]
+        limits = np.iinfo(self.type)
         codes = np.rint(np.asarray(values, np.float32) / np.float32(self.scale)) + self.zero_point
-        clipped: NDArray[Any] = np.clip(codes, low, high).astype(self.type)
+        clipped: NDArray[Any] = np.clip(codes, limits.min, limits.max).astype(self.type)
         return clipped
 
     def decode(self, held: NDArray[Any]) -> NDArray[np.float32]:

@@ -24,9 +24,9 @@ from edgeks.formats.onnx import REFERENCE, open_session, to_proto
 from edgeks.graph.from_torch import torch_outputs
 from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channels, required
 from edgeks.graph.marks import marks
-from edgeks.graph.passes.quantize_activations import LIMITS
+from edgeks.interface import LIMITS
 from edgeks.quant.fake_quant import ActivationFakeQuantize, BiasRounding, KernelFakeQuantize, Same
-from edgeks.quant.layout import insert_behind
+from edgeks.quant.traced_network import insert_behind
 
 STEPS_OF_FLOAT_OUTPUT = 255  # an output that stays float is measured in steps that uint8 would have over its range
 

@@ -7,11 +7,7 @@ then points the copies to one buffer, as far as the float file proves that they 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -34,6 +30,7 @@ from edgeks.quant.qat import is_prepared
 from edgeks.samples import load_samples
 from edgeks.sharing.equality import equal_up_to_factor
 from edgeks.sharing.torch import discover
+from edgeks.silence import silent, silent_process
 from edgeks.target import Activations, LiteRtSession, Target
 from edgeks.tflite_file import read_tflite
 
@@ -254,23 +251,9 @@ def _keep(source: Path, out: Path) -> None:
 @contextlib.contextmanager
 def _refusals_told(package: str) -> Iterator[None]:
     """Silence what the package prints and logs, also from C++; an exception of any kind → GraphError of one line."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
     try:
-        with Path(os.devnull).open("w") as null, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            os.dup2(null.fileno(), 1)
-            os.dup2(null.fileno(), 2)
-            with contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
-                yield
+        with silent(), silent_process(1, 2):
+            yield
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise GraphError(f"{package} refuses the network: {type(error).__name__}: {reason[:300]}") from error
-    finally:
-        for number, descriptor in enumerate(kept, start=1):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        logging.disable(disabled)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import edgeks
 from edgeks.errors import GraphError, ModelFileError
+from edgeks.formats.batches import in_batches
 from edgeks.formats.compact_names import compact_names
 from edgeks.interface import Interface
 from edgeks.target import Session
@@ -110,15 +111,10 @@ def run(session: ort.InferenceSession, samples: NDArray[Any]) -> list[NDArray[np
     if described is not None:
         samples = described.inputs[0].encode(samples)
     size = feed.shape[0] if feed.shape and isinstance(feed.shape[0], int) else len(samples)
-    rows = []
-    for start in range(0, len(samples), size):
-        batch = samples[start : start + size]
-        padding = np.repeat(batch[-1:], size - len(batch), axis=0)
-        found = session.run(None, {feed.name: np.concatenate([batch, padding])})
-        if described is not None:
-            found = [spec.decode(output) for spec, output in zip(described.outputs, found, strict=True)]
-        rows.append([np.asarray(output, np.float32)[: len(batch)] for output in found])
-    return [np.concatenate(column) for column in zip(*rows, strict=True)]
+    found = in_batches(lambda batch: session.run(None, {feed.name: batch}), samples, size)
+    if described is None:
+        return [output.astype(np.float32, copy=False) for output in found]
+    return [spec.decode(output) for spec, output in zip(described.outputs, found, strict=True)]
 
 
 def simplify(model: ir.Model) -> tuple[ir.Model, str]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from edgeks.graph.from_torch import capture, require_ties, without_parametrizations
 from edgeks.graph.ledger import Ledger
-from edgeks.graph.marks import take_marks
+from edgeks.graph.passes.take_marks import take_marks
 from edgeks.graph.passes.tie_initializers import tie_initializers
 from edgeks.graph.passes.transpose_kernels import transpose_kernels
 from edgeks.graph.plain_form import to_plain_form

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,6 +25,7 @@ from edgeks.graph.passes.transpose_kernels import transpose_kernels
 from edgeks.graph.plain_form import to_plain_form
 from edgeks.graph.plan import graph_plan
 from edgeks.sharing.equality import copy_sets
+from edgeks.silence import silent
 
 MAX_FOLDED_ELEMENTS = 1 << 26  # of one constant that is computed from others: 256 MB
 VOLUME_RANK = 5
@@ -91,7 +89,7 @@ def _for_one_image(proto: ModelProto, shape: tuple[int, int, int]) -> ModelProto
 def _fold(graph: ir.Model, where: str) -> None:
     """Compute what does not depend on the input, kernels too: those computed alike are equal, and tied next."""
     try:
-        with _quiet():
+        with silent():  # onnxscript logs what it does not fold
             fold_constants_ir(
                 graph, onnx_shape_inference=True, output_size_limit=MAX_FOLDED_ELEMENTS, should_fold=_is_small
             )
@@ -115,7 +113,7 @@ def _is_small(node: ir.Node) -> bool:
 
 def _convert(graph: ir.Model, version: int, opset: int, where: str) -> ir.Model:
     try:
-        with _quiet():
+        with silent():
             converted = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(graph), opset))
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(converted)
     except Exception as error:
@@ -184,16 +182,3 @@ def _described(nodes: list[ir.Node]) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """onnxscript logs what it does not fold."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

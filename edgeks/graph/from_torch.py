@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -23,6 +19,7 @@ from edgeks.graph.kernels import readers
 from edgeks.graph.node_names import name_nodes
 from edgeks.graph.source_lines import note_sources
 from edgeks.sharing.torch import discover
+from edgeks.silence import silent
 
 INPUT_NAME, OUTPUT_NAME = "input", "output"
 TORCH = Path(torch.__file__).parent
@@ -38,7 +35,7 @@ def capture(model: nn.Module, example: NDArray[np.float32], opset: int) -> ir.Mo
         GraphError: torch.export cannot trace the network, or its result is not a graph of one tensor input.
     """
     try:
-        with _quiet(), torch.no_grad():
+        with silent(), torch.no_grad():
             program = torch.onnx.export(
                 model.eval(),
                 (torch.from_numpy(example),),
@@ -158,20 +155,3 @@ def require_ties(graph_model: ir.Model, model: nn.Module) -> None:
             raise SharingBroken(
                 f"layers {', '.join(group.layers)} hold one kernel in torch, but the captured graph has {len(kernels)}"
             )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns, logs and prints, hundreds of lines where it cannot trace; the error says it in one."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

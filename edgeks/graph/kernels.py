@@ -61,12 +61,17 @@ def kernel_reads(model: ir.Model) -> Iterator[KernelRead]:
             yield read
 
 
+def reads_by_kernel(model: ir.Model) -> dict[ir.Value, list[KernelRead]]:
+    """Kernel → its reads, both in graph order."""
+    found: dict[ir.Value, list[KernelRead]] = {}
+    for read in kernel_reads(model):
+        found.setdefault(read.kernel, []).append(read)
+    return found
+
+
 def readers(model: ir.Model) -> dict[ir.Value, list[str]]:
     """Kernel → names of the nodes that read it."""
-    found: dict[ir.Value, list[str]] = {}
-    for read in kernel_reads(model):
-        found.setdefault(read.kernel, []).append(str(read.node.name))
-    return found
+    return {kernel: [str(read.node.name) for read in reads] for kernel, reads in reads_by_kernel(model).items()}
 
 
 def array(value: ir.Value) -> NDArray[np.generic]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgeks.graph.kernels import array, kernel_reads, readers
+from edgeks.graph.kernels import array, reads_by_kernel
 from edgeks.sharing.plan import Bias, SharingGroup, SharingPlan, group_name, named_plan
 
 
 def graph_plan(model: ir.Model) -> SharingPlan:
     """One group per kernel Value, one layer per node that reads it, layers named as the nodes are."""
-    nodes = {str(read.node.name): read.node for read in kernel_reads(model)}
     groups = []
-    for kernel, layers in readers(model).items():
-        shape = tuple(array(kernel).shape)
-        groups.append(SharingGroup(group_name(layers), tuple(layers), shape, _bias([nodes[name] for name in layers])))
+    for kernel, reads in reads_by_kernel(model).items():
+        layers = tuple(str(read.node.name) for read in reads)
+        bias = _bias([read.node for read in reads])
+        groups.append(SharingGroup(group_name(layers), layers, tuple(array(kernel).shape), bias))
     return named_plan(groups)
 
 

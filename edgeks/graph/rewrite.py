@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-MARKS = "marks"  # key of Value.meta; see graph/marks.py
+from edgeks.graph.marks import carry_marks
+
 SOURCE = "source"  # key of Node.meta: the line of the user's Python that the node comes from
 
 
@@ -30,6 +31,15 @@ def drop_unused_initializers(model: ir.Model) -> None:
             del model.graph.initializers[name]
 
 
+def insert_after_value(model: ir.Model, value: ir.Value, nodes: list[ir.Node]) -> None:
+    """Put `nodes` behind the one that computes `value`; ahead of all where none does (an input, a constant)."""
+    producer = value.producer()
+    if producer is not None:
+        model.graph.insert_after(producer, nodes)
+    else:
+        model.graph.insert_before(model.graph[0], nodes)
+
+
 def replace_node(model: ir.Model, old: ir.Node, new: list[ir.Node]) -> None:
     """Put `new` where `old` is; the output of the last takes over name, shape and uses of `old`'s output.
 
@@ -46,16 +56,3 @@ def replace_node(model: ir.Model, old: ir.Node, new: list[ir.Node]) -> None:
     model.graph.remove(old, safe=True)
     result.name = name
     carry_marks(replaced, result)
-
-
-def add_marks(old: ir.Value, new: ir.Value) -> None:
-    """Readers of `old` now read `new`: its marks count there too, behind those of `new`."""
-    more = [mark for mark in old.meta.get(MARKS, []) if mark not in new.meta.get(MARKS, [])]
-    if more:
-        new.meta[MARKS] = [*new.meta.get(MARKS, []), *more]
-
-
-def carry_marks(old: ir.Value, new: ir.Value) -> None:
-    """`new` stands for what `old` was."""
-    if MARKS in old.meta:
-        new.meta[MARKS] = old.meta[MARKS]

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeks.errors import ConfigError
-from edgeks.graph.passes.quantize_activations import LIMITS, Range
+from edgeks.graph.passes.quantize_activations import Range
 from edgeks.graph.passes.quantize_biases import MAX_BIAS, SMALLEST_SCALE
 from edgeks.graph.passes.quantize_kernels import MAX_CODE, symmetric_codes
+from edgeks.interface import LIMITS
 from edgeks.target import Int8Type
 
 Ranges = Literal["learned", "moving_average"]

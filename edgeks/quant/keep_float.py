@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeks.errors import ConfigError
-from edgeks.graph.passes.split_large_kernels import TILE
+from edgeks.graph.passes.split_large_kernels import whole
 from edgeks.sharing.plan import SharingGroup, SharingPlan
 
 SHOWN = 12
@@ -23,11 +23,11 @@ def float_layers(plan: SharingPlan, names: Sequence[str]) -> frozenset[str]:
     for group in plan.kernels:
         for name in (group.name, *group.layers):
             groups_of.setdefault(name, set()).add(group)
-            groups_of.setdefault(name.partition(TILE)[0], set()).add(group)
+            groups_of.setdefault(whole(name), set()).add(group)
     layers: set[str] = set()
     for name in names:
         if name not in groups_of:
-            legal = list(dict.fromkeys(group.name.partition(TILE)[0] for group in plan.kernels))
+            legal = list(dict.fromkeys(whole(group.name) for group in plan.kernels))
             more = f" and {len(legal) - SHOWN} more" if len(legal) > SHOWN else ""
             raise ConfigError(f"--keep-float {name}: no such kernel; legal: {', '.join(legal[:SHOWN])}{more}")
         layers.update(layer for group in groups_of[name] for layer in group.layers)

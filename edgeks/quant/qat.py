@@ -26,7 +26,8 @@ from edgeks.quant.fake_quant import (
     Same,
     checked_ranges,
 )
-from edgeks.quant.layout import BiasPoint, Layout, Mark, find_layout, insert_behind, traced_network
+from edgeks.quant.layout import BiasPoint, Layout, Mark, find_layout
+from edgeks.quant.traced_network import insert_behind, traced_network
 from edgeks.quant.trained import Trained
 from edgeks.target import Int8Scheme
 

@@ -24,7 +24,7 @@ from edgeks.graph.passes.quantize_dynamically import quantize_dynamically
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
 from edgeks.graph.passes.quantize_on_the_fly import quantize_on_the_fly
 from edgeks.graph.passes.raw_pixels import pixel_ranges
-from edgeks.graph.passes.split_large_kernels import TILE
+from edgeks.graph.passes.split_large_kernels import is_tile
 from edgeks.graph.passes.store_kernels_as_int8 import store_kernels_as_int8
 from edgeks.graph.passes.to_qoperator import to_qoperator
 from edgeks.quant.bias_correction import correct_biases, quantised_layers
@@ -136,7 +136,7 @@ def _static(
 
 def _tiles(graph: ir.Model) -> set[str]:
     """Layers that a large kernel was cut into: sums of several in int8 cost 4 to 7 dB, and float is as fast."""
-    return {str(read.node.name) for read in kernel_reads(graph) if TILE in str(read.node.name)}
+    return {str(read.node.name) for read in kernel_reads(graph) if is_tile(str(read.node.name))}
 
 
 def _store_float_layers(

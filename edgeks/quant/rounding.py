@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channels, required
+from edgeks.graph.kernels import KernelRead, array, output_channels, reads_by_kernel, required
 from edgeks.graph.passes.absorb_batch_norm import absorbed_gain
 from edgeks.graph.passes.quantize_kernels import MAX_CODE, symmetric_codes, why_not
 from edgeks.quant.activations import activations
@@ -141,11 +141,13 @@ def _joint_gram(kernel: _Kernel, channel: int, channels: int) -> NDArray[np.floa
 
 def _kernels(model: ir.Model, keep_float: Collection[str]) -> tuple[list[_Kernel], tuple[str, ...]]:
     """Kernels to be rounded, with empty Gram matrices, and the names of those that are too large."""
-    reads: dict[ir.Value, list[KernelRead]] = {}
-    for read in kernel_reads(model):
-        if read.node.name not in keep_float:
-            reads.setdefault(read.kernel, []).append(read)
-    fitting = {value: found for value, found in reads.items() if why_not(value, found) is None and _explicit(found)}
+    fitting = {
+        value: found
+        for value, found in reads_by_kernel(model).items()
+        if why_not(value, found) is None
+        and _explicit(found)
+        and not any(read.node.name in keep_float for read in found)
+    }
     sizes = {value: sum(4 * np.prod(_gram_shape(read)) for read in found) for value, found in fitting.items()}
     order = sorted(fitting, key=lambda value: sizes[value])
     within = [v for v, total in zip(order, accumulate(sizes[v] for v in order), strict=True) if total <= MAX_GRAM_BYTES]

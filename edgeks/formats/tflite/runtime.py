@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,9 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
 from edgeks.errors import ModelFileError
-from edgeks.interface import Interface
+from edgeks.formats.batches import in_batches
+from edgeks.interface import Interface, TensorSpec
+from edgeks.silence import silent_process
 from edgeks.target import LiteRtSession
 from edgeks.tflite_file import metadata, read_tflite
 
@@ -38,7 +35,7 @@ def open_interpreter(file: Path, session: LiteRtSession) -> Interpreter:
         ModelFileError: LiteRT does not take the file.
     """
     try:
-        with _quiet():
+        with silent_process(2):  # it tells of its delegate there; what it refuses is in its exception
             interpreter = Interpreter(
                 model_path=str(file),
                 num_threads=session.threads,
@@ -48,24 +45,6 @@ def open_interpreter(file: Path, session: LiteRtSession) -> Interpreter:
     except (ValueError, RuntimeError) as error:
         raise ModelFileError(f"LiteRT refuses {file.name}: {str(error).splitlines()[0][:300]}") from error
     return interpreter
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """LiteRT tells of its delegate on the process's stderr, past Python's; what it refuses is in its exception."""
-    sys.stderr.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is none
-        yield
-        return
-    with tempfile.TemporaryFile() as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def interface(file: Path) -> Interface | None:
@@ -90,38 +69,23 @@ def run(
     `interface` they are turned into the file's layout and codes by it, without one they are fed as they are, N×H×W×C
     where the file takes that, and encoded by the scales in the file.
     """
-    feed = interpreter.get_input_details()[0]
-    outputs = interpreter.get_output_details()
-    if described is not None:
-        samples = described.inputs[0].encode(samples)
-    size = int(feed["shape"][0])
-    rows: list[list[NDArray[np.float32]]] = []
-    for start in range(0, len(samples), size):
-        batch = samples[start : start + size]
-        padding = np.repeat(batch[-1:], size - len(batch), axis=0)
-        interpreter.set_tensor(feed["index"], _encode(np.concatenate([batch, padding]), feed))
+    feed, outputs = interpreter.get_input_details()[0], interpreter.get_output_details()
+    if described is None:
+        described = Interface((_spec(feed),), tuple(map(_spec, outputs)))
+
+    def invoke(batch: NDArray[Any]) -> list[NDArray[Any]]:
+        interpreter.set_tensor(feed["index"], np.ascontiguousarray(batch.astype(feed["dtype"], copy=False)))
         interpreter.invoke()
-        found = [interpreter.get_tensor(out["index"]) for out in outputs]
-        if described is not None:
-            real = [spec.decode(held) for spec, held in zip(described.outputs, found, strict=True)]
-        else:
-            real = [_decode(held, out) for held, out in zip(found, outputs, strict=True)]
-        rows.append([np.asarray(output)[: len(batch)] for output in real])
-    return [np.concatenate(column) for column in zip(*rows, strict=True)]
+        return [interpreter.get_tensor(output["index"]) for output in outputs]
+
+    found = in_batches(invoke, described.inputs[0].encode(samples), int(feed["shape"][0]))
+    return [spec.decode(output) for spec, output in zip(described.outputs, found, strict=True)]
 
 
-def _encode(batch: NDArray[Any], detail: dict[str, Any]) -> NDArray[Any]:
+def _spec(detail: dict[str, Any]) -> TensorSpec:
+    """What LiteRT says of an input or output: its codes and scale, in the file's own order of axes."""
     scale, zero_point = detail["quantization"]
-    dtype = np.dtype(detail["dtype"])
-    if dtype.kind in "iu" and batch.dtype != dtype and scale:
-        limits = np.iinfo(dtype)
-        batch = np.clip(np.rint(batch / np.float32(scale)) + zero_point, limits.min, limits.max)
-    return np.ascontiguousarray(batch.astype(dtype, copy=False))
-
-
-def _decode(held: NDArray[Any], detail: dict[str, Any]) -> NDArray[np.float32]:
-    scale, zero_point = detail["quantization"]
-    if held.dtype.kind not in "iu" or not scale:
-        return held.astype(np.float32)
-    real: NDArray[np.float32] = (held.astype(np.int32) - zero_point).astype(np.float32) * np.float32(scale)
-    return real
+    dtype, shape = np.dtype(detail["dtype"]), tuple(detail["shape"].tolist())
+    if dtype.kind not in "iu" or not scale:
+        scale, zero_point = None, None
+    return TensorSpec(detail["name"], dtype.name, shape, "", "", scale, zero_point)

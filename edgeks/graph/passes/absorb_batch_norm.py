@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from edgeks.graph.batch_norm import affine, sole_batch_norm
 from edgeks.graph.kernels import array, kernel_reads, required
-from edgeks.graph.rewrite import carry_marks, drop_unused_initializers, new_initializer
+from edgeks.graph.marks import carry_marks
+from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 
 
 def absorb_batch_norm(model: ir.Model) -> str:

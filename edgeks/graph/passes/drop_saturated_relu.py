@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.kernels import array, required, sole_use
-from edgeks.graph.passes.quantize_activations import FUSED, LIMITS
+from edgeks.graph.passes.quantize_activations import FUSED
+from edgeks.interface import LIMITS
 
 HALF_A_STEP = 0.501  # a bound that lies between two codes is rounded to either; scales are rounded to float32
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from edgeks.graph.batch_norm import affine, sole_batch_norm
 from edgeks.graph.kernels import array, kernel_reads, output_channels, required
-from edgeks.graph.rewrite import carry_marks, drop_unused_initializers, new_initializer, replace_node
+from edgeks.graph.marks import carry_marks
+from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
 
 LARGEST_BIAS = 1e15  # b/a of a channel with a gain near 0 would lose the layer's own output
 

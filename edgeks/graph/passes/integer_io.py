@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.kernels import array, required
-from edgeks.graph.passes.quantize_activations import LIMITS, NUMPY_TYPE, Range
+from edgeks.graph.passes.quantize_activations import NUMPY_TYPE, Range
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
+from edgeks.interface import LIMITS
 
 IntegerType = Literal["int8", "uint8"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeks.graph.kernels import array, required
-from edgeks.graph.rewrite import add_marks, drop_unused_initializers
+from edgeks.graph.marks import add_marks
+from edgeks.graph.rewrite import drop_unused_initializers
 
 
 def merge_padding(model: ir.Model) -> str:

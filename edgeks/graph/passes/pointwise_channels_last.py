@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.batch_norm import affine, has_constant_parameters
-from edgeks.graph.kernels import KernelRead, array, kernel_reads, required
+from edgeks.graph.kernels import KernelRead, array, reads_by_kernel, required
 from edgeks.graph.passes.quantize_activations import is_network_input
-from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
+from edgeks.graph.rewrite import drop_unused_initializers, insert_after_value, new_initializer, replace_node
 
 TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 RANK = 4
@@ -29,12 +29,9 @@ def pointwise_channels_last(model: ir.Model, skip: Collection[ir.Value] = ()) ->
     ONNX Runtime merges into its own change of layout. Exact. Applies to kernels all of whose layers have stride 1 and
     no padding and do not read the network's input.
     """
-    reads: dict[ir.Value, list[KernelRead]] = {}
-    for read in kernel_reads(model):
-        reads.setdefault(read.kernel, []).append(read)
     turned: dict[ir.Value, ir.Value] = {}
     layers = 0
-    for kernel, readers in reads.items():
+    for kernel, readers in reads_by_kernel(model).items():
         if kernel in skip or len(kernel.uses()) != len(readers) or not all(_is_pointwise(model, r) for r in readers):
             continue
         matrix = new_initializer(model, f"{kernel.name}_t", np.ascontiguousarray(array(kernel)[:, :, 0, 0].T))
@@ -76,21 +73,13 @@ def _to_matrix_product(model: ir.Model, conv: ir.Node, matrix: ir.Value, turned:
     if source not in turned:
         transpose = _transpose(source, TO_NHWC)
         turned[source] = transpose.outputs[0]
-        model.graph.insert_after(_producer(source), transpose)
+        insert_after_value(model, source, [transpose])
     made = [ir.node("MatMul", [turned[source], matrix], name=conv.name)]
     if len(conv.inputs) > 2 and conv.inputs[2] is not None:
         made.append(ir.node("Add", [made[-1].outputs[0], conv.inputs[2]], name=""))
     replace_node(
         model, conv, [*made, ir.node("Transpose", [made[-1].outputs[0]], attributes={"perm": TO_NCHW}, name="")]
     )
-
-
-def _producer(value: ir.Value) -> ir.Node:
-    """The node that computes `value`, which is no graph input."""
-    node = value.producer()
-    if node is None:
-        raise ValueError(f"{value.name} is not computed by a node")
-    return node
 
 
 def _sink(model: ir.Model) -> None:

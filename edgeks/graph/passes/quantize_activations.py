@@ -10,14 +10,14 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.kernels import KernelRead, array, kernel_read, kernel_reads, required, sole_use
-from edgeks.graph.marks import marks
-from edgeks.graph.rewrite import MARKS, drop_unused_initializers, new_initializer
+from edgeks.graph.marks import MARKS, marks
+from edgeks.graph.rewrite import drop_unused_initializers, insert_after_value, new_initializer
+from edgeks.interface import LIMITS
 from edgeks.target import Format
 
 # A dead activation has no range; its scale still sets the step of the next bias, so it must not be coarse.
 EMPTY_RANGE_SCALE = 1e-3
 
-LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 NUMPY_TYPE: dict[str, type[np.integer]] = {"int8": np.int8, "uint8": np.uint8}
 
 # Ops with an integer kernel that takes inputs of any scales and requantises to a scale of its own.
@@ -218,11 +218,7 @@ def _insert_pair(
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], *parameters])
     quantize.outputs[0].name, dequantize.outputs[0].name = f"{name}_q", f"{name}_dq"
     dequantize.outputs[0].shape, dequantize.outputs[0].dtype = value.shape, ir.DataType.FLOAT
-    producer = value.producer()
-    if producer is not None:
-        model.graph.insert_after(producer, [quantize, dequantize])
-    else:  # a graph input
-        model.graph.insert_before(model.graph[0], [quantize, dequantize])
+    insert_after_value(model, value, [quantize, dequantize])
     for node, index in uses:
         node.replace_input_with(index, dequantize.outputs[0])
     if is_output and everywhere:

@@ -11,10 +11,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeks.graph.batch_norm import affine, has_constant_parameters
-from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channels, required, sole_use
+from edgeks.graph.kernels import KernelRead, array, output_channels, reads_by_kernel, required, sole_use
 from edgeks.graph.passes.quantize_activations import is_network_input
 from edgeks.graph.passes.quantize_kernels import UINT8_ZERO_POINT, symmetric_codes
-from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
+from edgeks.graph.rewrite import drop_unused_initializers, insert_after_value, new_initializer, replace_node
 
 CONV_RANK = 4
 Vector = NDArray[np.float64]
@@ -45,12 +45,9 @@ def quantize_dynamically(model: ir.Model, weights: Literal["int8", "uint8"], ski
     (docs/adr/0013): grouped and depthwise convolutions, and layers that read the network's input. Kernels of
     ConvInteger are stored with zero point 128 whatever `weights` says: it is 3 to 4 times slower with s8 on x86.
     """
-    reads: dict[ir.Value, list[KernelRead]] = {}
-    for read in kernel_reads(model):
-        reads.setdefault(read.kernel, []).append(read)
     writer = _Writer(model)
     done, kept = 0, []
-    for kernel, readers in reads.items():
+    for kernel, readers in reads_by_kernel(model).items():
         reason = "as asked" if kernel in skip else _why_not(model, kernel, readers)
         if reason:
             kept.append(f"{readers[0].node.name} ({reason})")
@@ -130,11 +127,7 @@ class _Writer:
     def _quantise(self, value: ir.Value) -> ir.Node:
         if value not in self.quantised:
             node = ir.node("DynamicQuantizeLinear", [value], num_outputs=3, name="")
-            producer = value.producer()
-            if producer is not None:
-                self.model.graph.insert_after(producer, node)
-            else:  # a graph input
-                self.model.graph.insert_before(self.model.graph[0], node)
+            insert_after_value(self.model, value, [node])
             self.quantised[value] = node
         return self.quantised[value]
 

@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeks.graph.kernels import KernelRead, array, kernel_reads, output_channels
-from edgeks.graph.rewrite import carry_marks, drop_unused_initializers, new_initializer
+from edgeks.graph.kernels import KernelRead, array, output_channels, reads_by_kernel
+from edgeks.graph.marks import carry_marks
+from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 from edgeks.target import Format
 
 MAX_CODE = 127  # symmetric: −128 is never used
@@ -38,12 +39,9 @@ def quantize_kernels(
     W_q + 128 with zero point 128. Kernels that a layer in `keep_float` reads stay as they are. `codes_of` gives the W_q
     of kernels, by name, that were rounded otherwise.
     """
-    reads: dict[ir.Value, list[KernelRead]] = {}
-    for read in kernel_reads(model):
-        reads.setdefault(read.kernel, []).append(read)
     kept, done = [], 0
     zero_points: dict[int, ir.Value] = {}
-    for kernel, readers in reads.items():
+    for kernel, readers in reads_by_kernel(model).items():
         asked = any(read.node.name in keep_float for read in readers)
         reason = AS_ASKED if asked else why_not(kernel, readers, file_format)
         if reason:

@@ -6,9 +6,10 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
-from edgeks.graph.kernels import KernelRead, array, kernel_reads, required
+from edgeks.graph.kernels import KernelRead, array, reads_by_kernel, required
 from edgeks.graph.passes.quantize_activations import is_network_input
 from edgeks.graph.passes.quantize_kernels import quantize_kernels, why_not
+from edgeks.graph.rewrite import insert_after_value
 
 CONV_RANK, MATRIX_RANK = 4, 2
 
@@ -23,10 +24,7 @@ def quantize_on_the_fly(model: ir.Model, skip: Collection[ir.Value] = ()) -> str
     that read the network's input, where the rounding costs most.
     """
     chosen, kept = [], []
-    by_kernel: dict[ir.Value, list[KernelRead]] = {}
-    for read in kernel_reads(model):
-        by_kernel.setdefault(read.kernel, []).append(read)
-    for kernel, readers in by_kernel.items():
+    for kernel, readers in reads_by_kernel(model).items():
         reason = "as asked" if kernel in skip else _why_not(model, kernel, readers)
         if reason:
             kept += [(str(read.node.name), reason) for read in readers]
@@ -51,11 +49,7 @@ def _quantised(model: ir.Model, source: ir.Value) -> ir.Value:
     for value, suffix in zip((*quantize.outputs, dequantize.outputs[0]), ("q", "s", "z", "d"), strict=True):
         value.name = f"{source.name}_fly_{suffix}"
     dequantize.outputs[0].shape, dequantize.outputs[0].dtype = source.shape, ir.DataType.FLOAT
-    producer = source.producer()
-    if producer is not None:
-        model.graph.insert_after(producer, [quantize, dequantize])
-    else:  # a graph input
-        model.graph.insert_before(model.graph[0], [quantize, dequantize])
+    insert_after_value(model, source, [quantize, dequantize])
     return dequantize.outputs[0]
 
 

@@ -7,9 +7,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeks.graph.kernels import KernelRead, array, kernel_read
-from edgeks.graph.marks import marks
+from edgeks.graph.marks import carry_marks, marks
 from edgeks.graph.passes.quantize_activations import Range
-from edgeks.graph.rewrite import carry_marks, new_initializer
+from edgeks.graph.rewrite import new_initializer
 from edgeks.preprocessing import Preprocessing
 
 BRIGHTEST = 255

@@ -12,7 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.kernels import array, kernel_reads, required
-from edgeks.graph.rewrite import carry_marks, drop_unused_initializers, new_initializer, replace_node
+from edgeks.graph.marks import carry_marks
+from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
 from edgeks.sharing.plan import SharingGroup, SharingPlan
 
 TILE = "#tile"  # `stem#tile0`: the first tile of layer, kernel or group `stem`
@@ -89,6 +90,16 @@ def split_large_kernels(model: ir.Model, plan: SharingPlan) -> tuple[SharingPlan
     drop_unused_initializers(model)
     note = f"{split} kernels of {len(tiles_of)} layers split into tiles of at most {MAX_TAPS} taps"
     return _plan_of_tiles(plan, tiles_of), note + (f"; kept whole: {', '.join(kept)}" if kept else "")
+
+
+def is_tile(name: str) -> bool:
+    """Whether a layer, kernel or group is part of one that was split."""
+    return TILE in name
+
+
+def whole(name: str) -> str:
+    """`stem#tile0` → `stem`; the name itself where it is no tile's."""
+    return name.partition(TILE)[0]
 
 
 def tiling(size: tuple[int, ...]) -> list[_Tile]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import array, kernel_reads
+from edgeks.graph.kernels import array, reads_by_kernel
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 
 
 def store_kernels_as_float16(model: ir.Model) -> str:
     """W → Cast(float16(W)), once for all that read W. A kernel with a number beyond float16's 65504 stays as it is."""
     done, kept = 0, []
-    kernels = dict.fromkeys(read.kernel for read in kernel_reads(model))
-    for kernel in kernels:
+    for kernel in reads_by_kernel(model):
         weight = array(kernel)
         if weight.dtype != np.float32 or kernel.is_graph_output():
             continue

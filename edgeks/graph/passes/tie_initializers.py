@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.graph.kernels import array, kernel_reads
+from edgeks.graph.kernels import array, kernel_reads, reads_by_kernel
 from edgeks.sharing.plan import SharingPlan
 
 
@@ -28,7 +28,7 @@ def tie_equal_kernels(model: ir.Model) -> str:
     """Kernels that are equal byte by byte → one Value: a file does not say which of them were one in training."""
     first: dict[tuple[object, ...], ir.Value] = {}
     merged = 0
-    for kernel in dict.fromkeys(read.kernel for read in kernel_reads(model)):
+    for kernel in reads_by_kernel(model):
         content = np.ascontiguousarray(array(kernel))
         key = (content.dtype.str, content.shape, hashlib.sha256(content.tobytes()).digest())
         if key not in first:

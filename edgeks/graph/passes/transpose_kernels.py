@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.kernels import array
-from edgeks.graph.rewrite import carry_marks, new_initializer
+from edgeks.graph.marks import carry_marks
+from edgeks.graph.rewrite import new_initializer
 
 
 def transpose_kernels(model: ir.Model) -> str:

@@ -14,9 +14,8 @@ from edgeks.formats.onnx import write_onnx
 from edgeks.graph.float_graph import float_graph
 from edgeks.graph.kernels import readers
 from edgeks.graph.ledger import Ledger
-from edgeks.graph.marks import marks
+from edgeks.graph.marks import MARKS, marks
 from edgeks.graph.passes.split_large_kernels import split_large_kernels, tiling
-from edgeks.graph.rewrite import MARKS
 from edgeks.graph.verify import verify
 from edgeks.models.convmixer import ConvMixer
 from edgeks.quant.options import Int8Options
