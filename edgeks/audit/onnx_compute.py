@@ -153,7 +153,7 @@ class _Walk:
                 counted += inner.counted
                 elementwise += inner.elementwise
             elif not fixed:
-                layer = self._layer(node, path, inputs, scope[node.output[0]], readers, scope, runs)
+                layer = self._layer(node, path, inputs, scope[node.output[0]], readers, runs)
                 counted += [layer] if layer else []
                 elements = math.prod(scope[node.output[0]].shape or (0,))
                 elementwise += elements * runs if node.op_type in ELEMENTWISE else 0
@@ -166,7 +166,6 @@ class _Walk:
         inputs: list[_Tensor],
         output: _Tensor,
         readers: dict[str, list[tuple[NodeProto, int]]],
-        scope: ChainMap[str, _Tensor],
         runs: int,
     ) -> Counted | None:
         name = node_label(node)
@@ -191,7 +190,7 @@ class _Walk:
             else:
                 macs, least = products
         moved = [tensor.codes or tensor for tensor in inputs if not tensor.fixed]
-        written = _written(node.output[0], readers, scope) if output.shape is not None else output
+        written = _written(node.output[0], output, readers, self._activations.get(path, {}))
         kernel = next((constant.name for constant, reader in reads if reader.weight is not None), None)
         cost = LayerCost(
             name=name,
@@ -204,7 +203,7 @@ class _Walk:
             kernel=kernel,
             weight_bytes=sum(constant.read_bytes for constant in constants) * runs,
             input_bytes=sum(tensor.size_bytes for tensor in moved) * runs if output.shape is not None else 0,
-            output_bytes=written.size_bytes * runs,
+            output_bytes=written.size_bytes * runs if output.shape is not None else 0,
             precision=_precision(node, inputs),
         )
         return Counted(cost, tuple(constants))
@@ -356,14 +355,15 @@ def _bits(dtype: str) -> int:
     return BITS.get(dtype.upper(), 32)
 
 
-def _written(name: str, readers: dict[str, list[tuple[NodeProto, int]]], scope: ChainMap[str, _Tensor]) -> _Tensor:
+def _written(
+    name: str, result: _Tensor, readers: dict[str, list[tuple[NodeProto, int]]], sizes: dict[str, Activation]
+) -> _Tensor:
     """What an op writes: the codes, where only a QuantizeLinear reads the result, perhaps behind clamps."""
-    result = scope[name]
     while len(readers[name]) == 1:
         (reader, _) = readers[name][0]
         name = reader.output[0]
         if reader.op_type == "QuantizeLinear":
-            return scope.get(name) or result
+            return _activation(sizes, name)
         if reader.op_type not in CLAMPS:
             break
     return result

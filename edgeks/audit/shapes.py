@@ -27,12 +27,19 @@ TWINS: dict[str, tuple[str, tuple[int, ...]]] = {
     "QGemm": ("Gemm", (0, 3)),
     "MatMulIntegerToFloat": ("MatMul", (0, 1)),
     "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
+    "QLinearConv": ("Conv", (0, 3)),
     "FusedConv": ("Conv", (0, 1)),
+    "NhwcFusedConv": ("Conv", (0, 1)),
+    "FusedGemm": ("Gemm", (0, 1)),
     "Gelu": ("Identity", (0,)),
     "FastGelu": ("Identity", (0,)),
     "QuickGelu": ("Identity", (0,)),
     "BiasGelu": ("Identity", (0,)),
 }  # fmt: skip
+# Twins that need their data as N×C×H×W; for ops of the form N×H×W×C it is transposed there and back.
+SPATIAL_OPS = ("Conv", "AveragePool", "GlobalAveragePool")
+# Channels in blocks of the CPU's vector length: sizes are those of N×C×H×W with C rounded up to whole blocks.
+NCHWC_DOMAIN = "com.microsoft.nchwc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +134,22 @@ def _replace_runtime_ops(graph: GraphProto) -> None:
         nodes.append(node)
         if node.domain in DEFAULT_DOMAINS:
             continue
+        if node.domain == NCHWC_DOMAIN:
+            _replace_blocked(node)
+            continue
+        channels_last = node.op_type == "NhwcFusedConv" or any(
+            attribute.name == "channels_last" and attribute.i for attribute in node.attribute
+        )
         makes_float = node.op_type == "MatMulIntegerToFloat" or (node.op_type == "QGemm" and len(node.input) < 8)
         _replace(node)
         if makes_float and node.domain in DEFAULT_DOMAINS:
             result, node.output[0] = node.output[0], f"{node.output[0]}.codes"
             nodes.append(onnx.helper.make_node("Cast", [node.output[0]], [result], to=TensorProto.FLOAT))
+        if channels_last and node.domain in DEFAULT_DOMAINS and node.op_type in SPATIAL_OPS:
+            source, result = node.input[0], node.output[0]
+            node.input[0], node.output[0] = f"{result}.nchw_in", f"{result}.nchw_out"
+            nodes.insert(-1, onnx.helper.make_node("Transpose", [source], [node.input[0]], perm=(0, 3, 1, 2)))
+            nodes.append(onnx.helper.make_node("Transpose", [node.output[0]], [result], perm=(0, 2, 3, 1)))
     if len(nodes) > len(graph.node):
         copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
@@ -160,14 +178,25 @@ def _replace(node: NodeProto) -> None:
         op_type, indices = TWINS[node.op_type]
     else:
         return
-    channels_last = any(attribute.name == "channels_last" and attribute.i for attribute in node.attribute)
-    if channels_last or max(indices, default=0) >= len(node.input):
+    if max(indices, default=0) >= len(node.input):
         return
     inputs = [node.input[index] for index in indices]
     schema = onnx.defs.get_schema(op_type)
     attributes = [attribute for attribute in node.attribute if attribute.name in schema.attributes]
     twin = NodeProto(op_type=op_type, name=node.name, input=inputs, output=node.output, attribute=attributes)
     node.CopyFrom(twin)
+
+
+def _replace_blocked(node: NodeProto) -> None:
+    if node.op_type in ("ReorderInput", "ReorderOutput"):
+        if not any(attribute.name == "channels_last" and attribute.i for attribute in node.attribute):
+            node.CopyFrom(NodeProto(op_type="Identity", name=node.name, input=node.input[:1], output=node.output))
+    elif node.op_type in ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool"):
+        schema = onnx.defs.get_schema(node.op_type)
+        attributes = [attribute for attribute in node.attribute if attribute.name in schema.attributes]
+        inputs = node.input[:2] if node.op_type == "Conv" else node.input[:1]
+        twin = NodeProto(op_type=node.op_type, name=node.name, input=inputs, output=node.output, attribute=attributes)
+        node.CopyFrom(twin)
 
 
 def _graphs(graph: GraphProto, graph_path: str) -> Iterator[tuple[str, GraphProto]]:
