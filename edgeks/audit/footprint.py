@@ -11,6 +11,7 @@ from edgeks.audit.flash import Flash, measure_flash
 from edgeks.audit.tflite_flash import measure_tflite_flash
 from edgeks.errors import BudgetExceeded
 from edgeks.onnx_file import read_model_file
+from edgeks.ort_file import read_ort
 from edgeks.target import Target
 from edgeks.tflite_file import read_tflite
 
@@ -78,7 +79,7 @@ class Footprint:
 
 
 def footprint(path: Path, target: Target | None = None) -> Footprint:
-    """ONNX or .tflite file → Footprint, from the file alone: nothing of it is run. Of a .tflite only flash is known.
+    """.onnx, .ort or .tflite file → Footprint, from the file alone: nothing of it is run. Of a .tflite only flash is known.
 
     Raises:
         ModelFileError: the file is missing, not what its name says, cut short, or contradicts itself.
@@ -86,7 +87,7 @@ def footprint(path: Path, target: Target | None = None) -> Footprint:
     if path.suffix.lower() == ".tflite":
         flash, arena = measure_tflite_flash(read_tflite(path), path.stat().st_size, path), NO_TFLITE_ARENA
     else:
-        model = read_model_file(path)
+        model = read_ort(path) if path.suffix.lower() == ".ort" else read_model_file(path)
         flash, arena = measure_flash(model), measure_arena(model)
     budgets: tuple[BudgetCheck, ...] = ()
     if target is not None:
