@@ -7,7 +7,7 @@ EdgeksError
 │   ├── ConfigError           a target or recipe TOML file
 │   ├── DataError             a data set, an image folder, calibration samples
 │   ├── GraphError            a network that cannot be turned into a graph edgeks understands
-│   ├── ModelFileError        an .onnx or .tflite file that cannot be read or used
+│   ├── ModelFileError        an .onnx, .ort or .tflite file that cannot be read or used
 │   └── OutputError           a path that cannot be written
 └── CheckFailed               edgeks did its work, and the result is not good    exit code 1
     ├── SharingBroken         a shared kernel is not stored exactly once
@@ -54,7 +54,7 @@ class GraphError(InputError):
 
 
 class ModelFileError(InputError):
-    """A model file (.onnx, .tflite) cannot be read or used."""
+    """A model file (.onnx, .ort, .tflite) cannot be read or used."""
 
 
 class OutputError(InputError):

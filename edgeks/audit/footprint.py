@@ -25,6 +25,7 @@ from edgeks.audit.tflite_flash import measure_tflite_flash
 from edgeks.audit.timeline import Moment
 from edgeks.errors import BudgetExceeded, ConfigError
 from edgeks.onnx_file import ModelFile, read_model_file
+from edgeks.ort_file import read_ort
 from edgeks.runtime_profile import MeasuredRam, Profile, profiles_for
 from edgeks.target import Format, Session, Target
 from edgeks.tflite_file import read_tflite, whole_numbers
@@ -166,7 +167,7 @@ def footprint(
         arena, batch = _tflite_arena(content), _tflite_batch(content)
         predicted = [predict_litert(content, file_bytes, each, machine) for each in profiles]
     else:
-        model = read_model_file(path)
+        model = read_ort(path) if suffix == ".ort" else read_model_file(path)
         flash, arena, compute = measure_flash(model), measure_arena(model), measure_compute(model)
         batch = _batch(model)
         predicted = [
