@@ -238,6 +238,12 @@ def _prelu(graph: Graph, node: Node) -> bool:
     return _binary()(graph, node) and graph.known(node.inputs[1])
 
 
+def _prelu_per_channel(graph: Graph, node: Node) -> bool:
+    """tflite-runtime 2.14: one slope per channel."""
+    slope = graph.tensors[node.inputs[1]]
+    return _prelu(graph, node) and slope.shape[-1:] == (slope.elements,)
+
+
 def _pool(kind: Callable[[Tensor], bool]) -> Callable[[Graph, Node], bool]:
     def accepts(graph: Graph, node: Node) -> bool:
         x, y = _ends(graph, node)
@@ -260,10 +266,10 @@ def _reduce(graph: Graph, node: Node) -> bool:
     return _number(x) and _number(y) and len(numbers) <= MAX_RANK and (numbers != [0] or x.shape != ())
 
 
-def _spatial_mean(graph: Graph, node: Node) -> bool:
-    """tflite-runtime 2.14: a mean over height and width only."""
-    axes, rank = graph.content(node.inputs[1]), len(graph.tensors[node.inputs[0]].shape)
-    return _reduce(graph, node) and rank == 4 and sorted(a % rank for a in axes or []) == [1, 2]
+def _spatial_reduction(graph: Graph, node: Node) -> bool:
+    """tflite-runtime 2.14: over height and width only."""
+    rank = len(graph.tensors[node.inputs[0]].shape)
+    return _reduce(graph, node) and rank == 4 and sorted(graph.content(node.inputs[1]) or []) == [1, 2]
 
 
 def _pad(graph: Graph, node: Node) -> bool:
@@ -295,7 +301,10 @@ def _resize(graph: Graph, node: Node) -> bool:
 
 def _slice(graph: Graph, node: Node) -> bool:
     begin, size = (graph.content(index) for index in node.inputs[1:3])
-    if begin is None or size is None or len(begin) != len(size) or not all(number > 0 for number in size):
+    if begin is None or size is None or len(begin) != len(size):
+        return False
+    to_the_end = graph.version == "tflite-runtime"  # LiteRT leaves a size of -1 to the built-in kernels
+    if not all(number > 0 or (to_the_end and number == -1) for number in size):
         return False
     return all(_number(tensor) for tensor in _ends(graph, node))
 
@@ -378,7 +387,10 @@ RULES: dict[str, Rule] = {
     "SOFTMAX": Rule(_ONE, _softmax),
     **_rules(_ONE, _blocks, "SPACE_TO_DEPTH", "DEPTH_TO_SPACE"),
 }
+_LATER = ("BATCH_MATMUL", "COS", "EXP", "GELU", "LOG", "REDUCE_MAX", "REDUCE_MIN", "RSQRT", "SIN")
 FLOAT_RULES: dict[str, Rule] = {
-    **{name: rule for name, rule in RULES.items() if name not in ("BATCH_MATMUL", "GELU")},
-    "MEAN": Rule(_TWO, _spatial_mean),
+    **{name: rule for name, rule in RULES.items() if name not in _LATER},
+    **_rules(_TWO, _spatial_reduction, "MEAN", "SUM"),
+    "CONCATENATION": Rule(range(2, 5), _concatenate),
+    "PRELU": Rule(_TWO, _prelu_per_channel),
 }
