@@ -1,0 +1,117 @@
+"""Into how many pieces the operators fall that TFLite's XNNPACK delegate takes of a subgraph.
+
+As TFLite's graph_info.cc cuts them, with what xnnpack_delegate.cc (LiteRT 2.3) dequantises while it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ai_edge_litert import schema_py_generated as schema
+
+from edgeks.audit.xnnpack_graph import FLOAT16, FLOAT32, INT8, Graph, Node
+from edgeks.audit.xnnpack_operators import takes
+from edgeks.tflite_file import whole_numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Operators that become one DELEGATE node, in the order in which they run, and the tensors in and out of it."""
+
+    nodes: tuple[int, ...]
+    inputs: frozenset[int]
+    outputs: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Delegated:
+    """`taken`: operators that the delegate takes; `ahead`: those of them that it computes while it is made."""
+
+    graph: Graph
+    taken: frozenset[int]
+    ahead: frozenset[int]
+    pieces: tuple[Piece, ...]
+
+
+def delegate(graph: Graph) -> Delegated:
+    """Which nodes of a subgraph the delegate takes, and the pieces that they form."""
+    ahead, taken, maker = set[int](), set[int](), dict[int, int]()
+    readers: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            readers.setdefault(tensor, []).append(node)
+    for index, node in enumerate(graph.nodes):
+        if _dequantises_constant(graph, node):
+            output = node.outputs[0]
+            half = graph.version == "litert" and graph.tensors[node.inputs[0]].type == FLOAT16
+            if half and all(_packs_half(reader, output) for reader in readers.get(output, [])):
+                graph.halves.add(output)
+            ahead.add(index)
+            maker[output] = index
+            graph.static.add(output)
+        elif takes(graph, node):
+            taken.add(index)
+        else:
+            ahead -= {maker[tensor] for tensor in node.inputs if tensor in maker}
+    taken |= ahead
+    return Delegated(graph, frozenset(taken), frozenset(ahead), tuple(_pieces(graph, taken)))
+
+
+def _dequantises_constant(graph: Graph, node: Node) -> bool:
+    if node.name != "DEQUANTIZE" or len(node.inputs) != 1 or len(node.outputs) != 1:
+        return False
+    source, made = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
+    int8 = source.type == INT8 and bool(source.scales)
+    known = source.is_constant or node.inputs[0] in graph.static
+    return source.dense and known and (source.type == FLOAT16 or int8) and made.type == FLOAT32
+
+
+def _packs_half(reader: Node, tensor: int) -> bool:
+    """Whether a node's kernel may stay float16 until it is packed."""
+    return reader.name in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D") and reader.inputs[0] != tensor
+
+
+def _pieces(graph: Graph, taken: set[int]) -> Iterable[Piece]:
+    """Nodes that can run together, as many as there are at a time, of one kind (taken or not) after the other."""
+    ready = set(range(len(graph.tensors))) - {output for node in graph.nodes for output in node.outputs}
+    side_effects = [i for i, node in enumerate(graph.nodes) if _may_have_side_effects(graph, node)]
+    after = dict(zip(side_effects[1:], side_effects, strict=False))
+    waiting = list(range(len(graph.nodes)))
+    done = set[int]()
+    while waiting:
+        kind: bool | None = None
+        members: list[int] = []
+        progress = True
+        while progress:
+            progress, still = False, []
+            for index in waiting:
+                node = graph.nodes[index]
+                free = all(tensor < 0 or tensor in ready for tensor in node.inputs)
+                if not free or after.get(index, index) not in done | {index} or kind not in (None, index in taken):
+                    still.append(index)
+                    continue
+                kind, progress = index in taken, True
+                members.append(index)
+                done.add(index)
+                ready.update(node.outputs)
+            waiting = still
+        if not members:
+            return  # a cycle: no runtime opens it
+        if kind:
+            yield _piece(graph, members)
+
+
+def _may_have_side_effects(graph: Graph, node: Node) -> bool:
+    tensors = (graph.tensors[tensor] for tensor in (*node.inputs, *node.outputs) if tensor >= 0)
+    return node.name in ("IF", "WHILE", "CALL_ONCE") or any(t.type == schema.TensorType.RESOURCE for t in tensors)
+
+
+def _piece(graph: Graph, members: list[int]) -> Piece:
+    inside = set(members)
+    made = {tensor for index in members for tensor in graph.nodes[index].outputs}
+    read = {tensor for index in members for tensor in graph.nodes[index].inputs if tensor >= 0}
+    wanted = set(whole_numbers(graph.stored.outputs))
+    wanted.update(tensor for i, node in enumerate(graph.nodes) if i not in inside for tensor in node.inputs)
+    inputs = frozenset(tensor for tensor in read - made if not graph.known(tensor))
+    return Piece(tuple(members), inputs, frozenset((made & wanted) - graph.static))
