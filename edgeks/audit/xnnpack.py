@@ -251,7 +251,7 @@ class _Workspace:
         top = 0
         for value in sorted((*self._values.values(), *self._scratch), key=lambda value: -value.size):
             alive = sorted((at, at + v.size) for v, at in placed if v.first <= value.last and value.first <= v.last)
-            start = _smallest_gap(alive, value.size)
+            start = _smallest_gap(alive, value.size, from_start=self._graph.version == "litert")
             placed.append((value, start))
             top = max(top, start + value.size)
         return top + PAST_END_BYTES if top else 0
@@ -261,10 +261,13 @@ class _Workspace:
 RESHAPED, QUANTISED = -(10**6), -(10**9)
 
 
-def _smallest_gap(taken: list[tuple[int, int]], size: int) -> int:
-    """Start of the smallest gap between `taken` ranges (sorted) that holds `size`; the end of the last without one."""
+def _smallest_gap(taken: list[tuple[int, int]], size: int, from_start: bool) -> int:
+    """Start of the smallest gap between `taken` ranges (sorted) that holds `size`; the end of the last without one.
+
+    `from_start`: the room ahead of the first range counts as well; tflite-runtime's XNNPACK leaves that empty.
+    """
     best: tuple[int, int] | None = None
-    end = 0
+    end = 0 if from_start or not taken else taken[0][0]
     for start, stop in taken:
         if start - end >= max(size, 1) and (best is None or start - end < best[0]):
             best = start - end, end

@@ -267,9 +267,9 @@ def _reduce(graph: Graph, node: Node) -> bool:
 
 
 def _spatial_reduction(graph: Graph, node: Node) -> bool:
-    """tflite-runtime 2.14: over height and width only."""
+    """tflite-runtime 2.14: over height and width, or width."""
     rank = len(graph.tensors[node.inputs[0]].shape)
-    return _reduce(graph, node) and rank == 4 and sorted(graph.content(node.inputs[1]) or []) == [1, 2]
+    return _reduce(graph, node) and rank == 4 and sorted(graph.content(node.inputs[1]) or []) in ([1, 2], [2])
 
 
 def _pad(graph: Graph, node: Node) -> bool:

@@ -1,0 +1,204 @@
+"""RAM of a .tflite file under LiteRT and tflite-runtime, predicted from the file alone.
+
+The file is mapped, and every page of it that holds something an operator reads is resident after the first inference.
+Built-in and reference kernels read the kernels in place; XNNPACK holds a packed copy per operator
+(`edgeks.audit.xnnpack`). Activations lie in the arenas (`edgeks.audit.tflite_arena`) and in XNNPACK's workspace;
+products of built-in kernels pack both operands in a block of their own (`edgeks.audit.tflite_gemm`).
+
+What a runtime takes for itself was measured on x86-64 (`Cost`), on networks of 13 to 136 operators.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
+from edgeks.audit.tflite_arena import TfliteArena, plan_arena
+from edgeks.audit.tflite_gemm import eigen_bytes, products, ruy_bytes
+from edgeks.audit.tflite_prepare import KEPT
+from edgeks.audit.tflite_scratch import Kernels
+from edgeks.audit.tflite_tensors import Graph, read_graphs
+from edgeks.audit.xnnpack import XnnpackPlan, plan_xnnpack
+from edgeks.audit.xnnpack_graph import DelegateVersion
+from edgeks.runtime_profile import Profile
+from edgeks.target import LiteRtSession
+from edgeks.tflite_file import tensor_name, whole_numbers
+from edgeks.tflite_kernels import kernel_operators
+
+PAGE = 4096
+READ_AHEAD = 65536  # pages of a mapped file that the system maps with the one that is touched
+NODE_BYTES = 1000  # an operator and its tensors
+SCALE_BYTES = 12  # a scale, its zero point and, of a kernel, its integer multiplier
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a runtime takes, whatever the model. `heap`: anonymous. `code`: pages of its libraries.
+
+    `load_peak`: freed once the file is open. `run_peak`: freed after an inference; more where floats go in or out.
+    """
+
+    heap_loaded: int
+    heap_run: int
+    code_loaded: int
+    code_run: int
+    load_peak: int
+    run_peak: int
+    run_peak_float: int
+
+
+BASELINES = {"litert": 42_000_000, "tflite-runtime": 40_000_000}
+# Runtime, and what runs the operators: reference kernels, built-in ones, or XNNPACK some of them.
+COSTS: dict[tuple[str, str], Cost] = {
+    ("litert", "reference"): Cost(510_000, 1_050_000, 2_680_000, 2_880_000, 170_000, 120_000, 460_000),
+    ("litert", "builtin"): Cost(510_000, 1_090_000, 2_680_000, 2_970_000, 170_000, 150_000, 460_000),
+    ("litert", "xnnpack"): Cost(560_000, 1_100_000, 3_500_000, 3_700_000, 0, 120_000, 460_000),
+    ("tflite-runtime", "reference"): Cost(600_000, 620_000, 2_450_000, 2_870_000, 200_000, 300_000, 300_000),
+    ("tflite-runtime", "builtin"): Cost(600_000, 620_000, 2_450_000, 2_870_000, 200_000, 300_000, 300_000),
+    ("tflite-runtime", "xnnpack"): Cost(600_000, 590_000, 3_050_000, 3_270_000, 170_000, 200_000, 200_000),
+}
+
+
+def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, machine: Machine) -> RamPrediction | None:
+    """Objects of a .tflite file, as `read_tflite` checks them → its RAM under a profile; None for a profile of another
+    runtime.
+
+    A tensor of a shape known at run time only counts as the file declares it (a note says so); a batch that is
+    symbolic counts as 1.
+    """
+    session = profile.session
+    if profile.runtime not in BASELINES or not isinstance(session, LiteRtSession):
+        return None
+    version: DelegateVersion = "litert" if profile.runtime == "litert" else "tflite-runtime"
+    kernels: Kernels = "reference" if session.kernels == "reference" else "builtin"
+    delegate = plan_xnnpack(model, machine, session.threads, version) if session.kernels == "xnnpack" else NO_DELEGATE
+    graphs = read_graphs(model)
+    arena = plan_arena(model, kernels, session.threads, delegate.taken)
+    multiplied = [product for number, graph in enumerate(graphs) for product in products(graph, _of(delegate, number))]
+    in_ruy = ruy_bytes(multiplied, machine) if kernels == "builtin" else 0
+    in_eigen = eigen_bytes(multiplied, machine) if kernels == "builtin" else 0
+
+    cost = COSTS[profile.runtime, "xnnpack" if delegate.taken else kernels]
+    objects = NODE_BYTES * sum(len(graph.operators) for graph in graphs)
+    objects += SCALE_BYTES * sum(len(tensor.scales) for graph in graphs for tensor in graph.tensors)
+    dequantised = sum(kernel.heap_bytes for kernel in delegate.kernels)
+    objects += delegate.heap_bytes - dequantised
+    late = delegate.first_run_bytes
+    kept = _kept_kernels(graphs, arena)
+    loaded = RamParts(
+        mapped_bytes=_mapped_when_open(model, file_bytes, delegate),
+        heap_bytes=dequantised,
+        packed_bytes=delegate.packed_bytes,
+        arena_bytes=max(delegate.workspace_bytes - late, 0),
+        library_bytes=objects - max(late - delegate.workspace_bytes, 0) + cost.heap_loaded + cost.code_loaded,
+    )
+    floats = any(graphs[0].tensors[index].kind == "FLOAT32" for index in (*graphs[0].inputs, *graphs[0].outputs))
+    freed = cost.run_peak_float if floats else cost.run_peak
+    if profile.runtime == "tflite-runtime":
+        freed += (
+            in_ruy // 2
+        )  # the smaller blocks that ruy gave up stay on the heap until it is trimmed; some are reused
+    run_peak = RamParts(
+        mapped_bytes=_mapped_when_run(model, file_bytes),
+        heap_bytes=dequantised + kept,
+        packed_bytes=delegate.packed_bytes,
+        arena_bytes=delegate.workspace_bytes + arena.arena_bytes + arena.heap_bytes - kept + in_ruy + in_eigen,
+        library_bytes=objects + cost.heap_run + cost.code_run + freed,
+    )
+    return RamPrediction(
+        profile=profile.name,
+        baseline_bytes=BASELINES[profile.runtime],
+        load_peak_bytes=loaded.total_bytes + cost.load_peak,
+        loaded=loaded,
+        run_peak=run_peak,
+        kernels=_held_kernels(model, graphs, delegate),
+        notes=tuple(dict.fromkeys((*arena.notes, *delegate.notes, *_notes(machine)))),
+    )
+
+
+NO_DELEGATE = XnnpackPlan(frozenset(), 0, 0, 0, 0, 0, (), ())
+
+
+def _of(delegate: XnnpackPlan, number: int) -> Collection[int]:
+    return {operator for graph, operator in delegate.taken if graph == number}
+
+
+def _notes(machine: Machine) -> tuple[str, ...]:
+    if machine == "x86-64":
+        return ()
+    return ("what the runtime takes for itself was measured on x86-64; on arm64 it takes about 1 MB less",)
+
+
+def _sizes(model: schema.ModelT) -> list[int]:
+    """Bytes of every buffer."""
+    return [0 if buffer.data is None else len(buffer.data) for buffer in model.buffers]
+
+
+def _mapped_when_open(model: schema.ModelT, file_bytes: int, delegate: XnnpackPlan) -> int:
+    """Opening checks every buffer's header, and touches pages around it; packing reads kernels whole.
+
+    Buffers behind the flatbuffer (ai-edge-quantizer's) have no header there: of those less is mapped.
+    """
+    packed = {kernel.buffer for kernel in delegate.kernels}
+    unread = sum(max(size - READ_AHEAD, 0) for buffer, size in enumerate(_sizes(model)) if buffer not in packed)
+    return _pages(file_bytes - unread)
+
+
+def _mapped_when_run(model: schema.ModelT, file_bytes: int) -> int:
+    """All but large buffers that no operator reads."""
+    read = {
+        int(graph.tensors[index].buffer)
+        for graph in model.subgraphs
+        for operator in (graph.operators if graph.operators is not None else [])
+        for index in whole_numbers(operator.inputs)
+        if index >= 0
+    }
+    unread = sum(max(size - READ_AHEAD, 0) for buffer, size in enumerate(_sizes(model)) if buffer not in read)
+    return _pages(file_bytes - unread)
+
+
+def _pages(count: int) -> int:
+    return -(-max(count, 0) // PAGE) * PAGE
+
+
+def _kept_kernels(graphs: tuple[Graph, ...], arena: TfliteArena) -> int:
+    """Bytes of the persistent arenas that hold dequantised or transposed kernels."""
+    total = 0
+    for planned in arena.graphs:
+        graph = graphs[planned.graph]
+        made = {output for operator in graph.operators if operator.op_type in KEPT for output in operator.outputs}
+        total += sum(block.size_bytes for block in planned.persistent if block.tensor in made)
+    return total
+
+
+def _held_kernels(model: schema.ModelT, graphs: tuple[Graph, ...], delegate: XnnpackPlan) -> tuple[HeldKernel, ...]:
+    """Every kernel of the file, those of which most bytes are held first. One that is read in place has no copies."""
+    layers: dict[int, int] = defaultdict(int)
+    names: dict[int, str] = {}
+    for operator in kernel_operators(model):
+        layers[operator.buffer] += 1
+        names.setdefault(operator.buffer, tensor_name(operator.tensor))
+    copies: dict[int, list[int]] = defaultdict(list)
+    for kernel in delegate.kernels:
+        copies[kernel.buffer] += _even(kernel.packed_copies, kernel.packed_bytes)
+        copies[kernel.buffer] += _even(kernel.heap_copies, kernel.heap_bytes)
+    for number, graph in enumerate(graphs):
+        taken = _of(delegate, number)
+        for index, read in enumerate(graph.operators):
+            if read.op_type in KEPT and index not in taken and graph.tensors[read.inputs[0]].constant:
+                buffer = int(model.subgraphs[number].tensors[read.inputs[0]].buffer)
+                copies[buffer].append(graph.tensors[read.outputs[0]].size_bytes)
+    held = [
+        HeldKernel(name, layers[buffer], len(copies[buffer]), int(np.mean(copies[buffer])) if copies[buffer] else 0)
+        for buffer, name in names.items()
+    ]
+    return tuple(sorted(held, key=lambda kernel: -kernel.copies * kernel.copy_bytes))
+
+
+def _even(copies: int, total_bytes: int) -> list[int]:
+    return [total_bytes // copies] * copies if copies else []

@@ -1,0 +1,144 @@
+"""Scratch of the matrix products behind TFLite's built-in kernels: what ruy and Eigen pack, outside of every arena.
+
+ruy packs both operands of a product into one block that grows to the largest product and stays as long as the model is
+open. Eigen allocates its blocks for one product and frees them. On x86-64 integer (and dynamic-range) products run in
+ruy and float ones in Eigen; on arm64 all run in ruy. Reference kernels have no products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edgeks.audit.ram import Machine
+from edgeks.audit.tflite_scratch import is_hybrid
+from edgeks.audit.tflite_tensors import Graph, Operator, Tensor
+
+ALIGNMENT = 64  # of every block that ruy's allocator hands out
+AGAINST_ALIASING = 1024  # ruy adds this to every packed matrix, to move it within its block
+BOOKKEEPING = 1024  # of one product: its tasks
+# Sizes to which ruy rounds depth and columns: its AVX-512 kernels, and on arm64 those with dot product (Cortex-A76);
+# other kernels of the same machines differ by less than a per cent on matrices of some size.
+INTEGER_TILE = {"x86-64": (4, 16), "arm64": (4, 8)}
+FLOAT_TILE = {"x86-64": (1, 16), "arm64": (1, 8)}
+# Eigen's blocking, for 32 KiB of first-level cache and SSE kernels, with which the wheels are built.
+LEVEL_1, LEVEL_2 = 32768, 1572864
+TILE_ROWS, TILE_COLUMNS, DEPTH_STEP = 12, 4, 8
+SMALL = 48  # products with no side longer are not blocked
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """rows × depth (the kernel) by depth × columns (the activations); bytes of one number of each."""
+
+    rows: int
+    depth: int
+    columns: int
+    left_bytes: int
+    right_bytes: int
+    is_float: bool
+
+
+def products(graph: Graph, taken: Iterable[int] = ()) -> list[Product]:
+    """The products of a graph's operators on built-in kernels, without operators that a delegate has `taken`."""
+    skipped = set(taken)
+    found = []
+    for index, operator in enumerate(graph.operators):
+        if index not in skipped:
+            try:
+                product = _product(graph, operator)
+            except (LookupError, ValueError, ZeroDivisionError):  # shapes that make no sense: no runtime opens it
+                continue
+            if product is not None:
+                found.append(product)
+    return found
+
+
+def _product(graph: Graph, operator: Operator) -> Product | None:
+    def tensor(index: int) -> Tensor:
+        return graph.tensors[operator.inputs[index]]
+
+    if operator.op_type == "CONV_2D":
+        kernel, y = tensor(1), graph.tensors[operator.outputs[0]]
+        channels, height, width, depth = kernel.shape
+        if tensor(0).shape[3] != depth:  # grouped convolutions run on reference kernels
+            return None
+        return _of(tensor(0), kernel, channels, height * width * depth, y.elements // channels)
+    if operator.op_type == "FULLY_CONNECTED":
+        units, depth = tensor(1).shape
+        return _of(tensor(0), tensor(1), units, depth, tensor(0).elements // depth)
+    if operator.op_type == "TRANSPOSE_CONV":
+        kernel, x = tensor(1), tensor(2)
+        return _of(x, kernel, math.prod(kernel.shape[:3]), kernel.shape[3], math.prod(x.shape[1:3]))
+    if operator.op_type == "BATCH_MATMUL":
+        left, right = tensor(0), tensor(1)
+        depth = left.shape[-2 if getattr(operator.options, "adjX", False) else -1]
+        rows = math.prod(right.shape[-2:]) // depth
+        return _of(left, right, rows, depth, math.prod(left.shape[-2:]) // depth)
+    return None
+
+
+def _of(x: Tensor, kernel: Tensor, rows: int, depth: int, columns: int) -> Product:
+    is_float = x.kind == "FLOAT32" and not is_hybrid(x, kernel)
+    item_bytes = 4 if is_float else 2 if x.kind == "INT16" else 1
+    return Product(rows, depth, columns, 4 if is_float else 1, item_bytes, is_float)
+
+
+def ruy_bytes(found: Iterable[Product], machine: Machine) -> int:
+    """What ruy's block grows to: the largest product that it computes."""
+    return max((_packed(product, machine) for product in found if _in_ruy(product, machine)), default=0)
+
+
+def eigen_bytes(found: Iterable[Product], machine: Machine) -> int:
+    """The largest blocks that Eigen allocates for one product, and frees."""
+    return max((_blocks(product) for product in found if not _in_ruy(product, machine)), default=0)
+
+
+def _in_ruy(product: Product, machine: Machine) -> bool:
+    return machine == "arm64" or not product.is_float
+
+
+def _packed(product: Product, machine: Machine) -> int:
+    depth_step, column_step = (FLOAT_TILE if product.is_float else INTEGER_TILE)[machine]
+    depth = _up(product.depth, depth_step)
+    total = BOOKKEEPING
+    for columns, item_bytes in ((product.rows, product.left_bytes), (product.columns, product.right_bytes)):
+        columns = _up(columns, column_step)
+        total += _up(depth * columns * item_bytes + AGAINST_ALIASING, ALIGNMENT) + _up(4 * columns, ALIGNMENT)
+    return total
+
+
+def _blocks(product: Product) -> int:
+    """Eigen's evaluateProductBlockingSizesHeuristic for one thread → bytes of the blocks of both operands."""
+    rows, depth, columns = product.rows, product.depth, product.columns
+    if min(rows, columns) <= 1:  # a matrix by a vector needs no block
+        return 0
+    if max(rows, depth, columns) >= SMALL:
+        kept = TILE_ROWS * TILE_COLUMNS * 4
+        most = max((LEVEL_1 - kept) // (4 * (TILE_ROWS + TILE_COLUMNS)) // DEPTH_STEP * DEPTH_STEP, 1)
+        whole = depth
+        depth = _even(depth, most, DEPTH_STEP)
+        left = LEVEL_1 - kept - rows * depth * 4
+        wide = left // (4 * depth) if left >= TILE_COLUMNS * 4 * depth else 3 * LEVEL_2 // (4 * most * 4)
+        fitting = min(LEVEL_2 // (2 * depth * 4), wide) // TILE_COLUMNS * TILE_COLUMNS
+        if columns > fitting > 0:
+            columns = _even(columns, fitting, TILE_COLUMNS)
+        elif depth == whole:
+            cache = LEVEL_1 if depth * columns * 4 <= 1024 else LEVEL_2
+            fitting = min(cache // (3 * depth * 4), rows)
+            fitting -= fitting % TILE_ROWS if fitting > TILE_ROWS else 0
+            rows = _even(rows, fitting, TILE_ROWS) if fitting else rows
+    return 4 * depth * (rows + columns)
+
+
+def _even(length: int, most: int, step: int) -> int:
+    """Parts of at most `most`, in multiples of `step`, of about one size."""
+    if length <= most:
+        return length
+    rest = length % most
+    return most if rest == 0 else most - step * ((most - 1 - rest) // (step * (length // most + 1)))
+
+
+def _up(number: int, step: int) -> int:
+    return -(-number // step) * step
