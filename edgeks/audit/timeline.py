@@ -1,0 +1,33 @@
+"""Live activation bytes over the operators of a graph, in the order in which they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeks.audit.shapes import Activation
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One operator, by the name of what it computes, and the bytes of all activations alive while it runs."""
+
+    node: str
+    op_type: str
+    live_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """`peak`: index of the moment with the most live bytes. `alive`: the activations at the peak, the largest first.
+
+    No memory plan takes less than the live bytes at the peak; what a plan takes above them is fragmentation.
+    """
+
+    moments: tuple[Moment, ...]
+    peak: int
+    alive: tuple[Activation, ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        """Live bytes at the peak; 0 for a graph without operators."""
+        return self.moments[self.peak].live_bytes if self.moments else 0
