@@ -183,6 +183,21 @@ class GraphLiveness:
         around = {**self._outer, **dict.fromkeys(own, False), **dict.fromkeys(self._constant, True)}
         return GraphLiveness(self._model, self._all_sizes, graph, path, around, integers=self._integers)
 
+    def constant_kernel(self, node: NodeProto) -> bool:
+        """Whether a node's kernel (its second input) is known before the first inference."""
+        return len(node.input) > 1 and node.input[1] in self._constant
+
+    def kernel_shape(self, node: NodeProto) -> tuple[int, ...] | None:
+        """Shape of a convolution's kernel; None where the file does not say it."""
+        position = 3 if node.op_type == "QLinearConv" else 1
+        if len(node.input) <= position:
+            return None
+        name = node.input[position]
+        for path, constants in self._model.constants.items():
+            if self._path.startswith(path) and name in constants:
+                return constants[name].shape
+        return self._sizes[name].shape if name in self._sizes else None
+
     def folded_bytes(self) -> int:
         """Bytes of what constants alone compute and other nodes read; sizes that the file does not say are left out."""
         folded = {
