@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 INITIAL_REGION = 1 << 20
 CHUNK = 256
+HANDLE = 8  # bytes that the arena keeps for every CHUNK of a region, used or not
 MAX_DEAD_BYTES = 1 << 27
 TENSOR_ALIGNMENT = 64
 PAGE = 4096
@@ -29,6 +30,7 @@ class Arena:
     def __init__(self) -> None:
         self._next_region = INITIAL_REGION
         self._end = 0
+        self._regions = 0
         self._free: list[tuple[int, int]] = []  # size, address: in the order in which they are tried
         self._free_at: dict[int, int] = {}  # address → size
         self._free_before: dict[int, int] = {}  # address after the chunk → its address
@@ -67,9 +69,9 @@ class Arena:
         self._give(size, address)
 
     def touched_bytes(self) -> int:
-        """Pages written so far, in bytes: what is resident."""
+        """Pages written so far, in bytes, and the table that finds the chunk of an address: what is resident."""
         self._written = list(_merged((low // PAGE * PAGE, _up(high, PAGE)) for low, high in self._written))
-        return sum(high - low for low, high in self._written)
+        return sum(high - low for low, high in self._written) + self._regions // CHUNK * HANDLE
 
     def _find(self, wanted: int) -> tuple[int, int] | None:
         index = bisect_left(self._free, (wanted, -1))
@@ -84,6 +86,7 @@ class Arena:
             self._next_region *= 2
         self._give(size, self._end)
         self._end += size + PAGE
+        self._regions += size
 
     def _give(self, size: int, address: int) -> None:
         insort(self._free, (size, address))

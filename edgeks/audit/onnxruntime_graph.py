@@ -139,7 +139,7 @@ def _as_runtime(step: Step, liveness: GraphLiveness) -> RuntimeStep:
     writes = []
     for name in step.writes:
         tensor = liveness.size(name)
-        writes.append(Buffer(name, tensor.size_bytes, (tensor.shape, tensor.size_bytes)))
+        writes.append(Buffer(name, tensor.size_bytes, ("", tensor.shape, tensor.size_bytes)))
     in_place = step.reads if op_type in IN_PLACE and not integer else ()
     form = "integer" if integer else "float"
     return RuntimeStep(step.node, op_type, form, step.reads, tuple(writes), in_place, bodies=step.bodies)
@@ -171,7 +171,11 @@ class _Layouts:
         large = max((self._size(name) for name in step.reads), default=0)
         first_reads_plain = step.op_type == "Conv" and form == "blocked" and _few_channels(step, self._liveness)
         reads = step.reads if first_reads_plain else tuple(self._in_blocks(name, form, large) for name in step.reads)
-        step = replace(step, form=form, reads=reads, in_place=tuple(n for n in reads if n in step.in_place))
+        writes = step.writes
+        if form == "channels-last":  # another shape to the planner; blocks keep the shape
+            writes = tuple(replace(buffer, kind=(form, *buffer.kind[1:])) for buffer in writes)
+        in_place = tuple(name for name in reads if name in step.in_place)
+        step = replace(step, form=form, reads=reads, writes=writes, in_place=in_place)
         if form == "blocked" and self._joins(step):
             return
         self._append(step)
@@ -244,10 +248,11 @@ class _Layouts:
             return name
         return self._copy(self._plain(name), f"{name} {form}", form)
 
-    def _copy(self, name: str, copy: str, kind: str = "") -> str:
+    def _copy(self, name: str, copy: str, form: str = "") -> str:
         if copy not in self._copies:
             self._copies.add(copy)
             tensor = self._liveness.size(name.removesuffix(" plain"))
+            kind = form if form == "channels-last" else ""
             buffer = Buffer(copy, tensor.size_bytes, (kind, tensor.shape, tensor.size_bytes))
             node = NodeProto(op_type="Reorder", name=f"reorder {name}")
             self._append(RuntimeStep(node, "Reorder", "reorder", (name,), (buffer,)))
