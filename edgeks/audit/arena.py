@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from onnx import GraphProto, NodeProto
 
 from edgeks.audit.shapes import Activation, infer_activations
+from edgeks.audit.timeline import Moment, Timeline
 from edgeks.onnx_file import ModelFile, node_label, subgraphs
 
 INTEGER_KERNELS = frozenset(
@@ -60,42 +61,53 @@ class Arena:
     """`peak` is None where a size is unknown; `notes` say why, and what was assumed.
 
     `folded_bytes`: what the runtime makes of constants alone, once at load, and keeps (kernels stored as int8 and
-    computed with in float); None where nothing is known of it.
+    computed with in float); None where nothing is known of it. `timeline`: the live bytes at every op of the main
+    graph, with the peak of a body at the op that holds it; None as `peak`.
     """
 
     peak: Peak | None
     notes: tuple[str, ...]
     folded_bytes: int | None = 0
+    timeline: Timeline | None = None
 
 
 def measure_arena(model: ModelFile) -> Arena:
     """ModelFile → Arena (see the top of this file for the model)."""
     activations = infer_activations(model)
-    liveness = _GraphLiveness(model, activations.by_graph, model.proto.graph, "", {})
+    liveness = GraphLiveness(model, activations.by_graph, model.proto.graph, "", {})
     folded = liveness.folded_bytes()
     try:
-        peak = liveness.peak()
-    except _UnknownSize as unknown:
+        peak, moments = liveness.run()
+    except UnknownSize as unknown:
         return Arena(None, (*activations.notes, f"peak activations are unknown: {unknown}"), folded)
-    return Arena(peak, activations.notes, folded)
+    live = [moment.live_bytes for moment in moments]
+    timeline = Timeline(moments, live.index(max(live)) if live else 0, peak.alive)
+    return Arena(peak, activations.notes, folded, timeline)
 
 
-class _UnknownSize(Exception):
+class UnknownSize(Exception):
     """The size of a tensor cannot be told from the file."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
-    """What remains of one node or of several that run as one: the buffers it reads and writes, by name."""
+class Step:
+    """What remains of one node or of several that run as one: the buffers it reads and writes, by name.
+
+    `integer`: it runs on codes. `bodies`: the path of each body it holds.
+    """
 
     node: NodeProto
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    inner: Peak | None
+    integer: bool
+    bodies: tuple[tuple[str, GraphProto], ...]
 
 
-class _GraphLiveness:
-    """Liveness of one graph. `outer` holds the names of the graphs around it: whether each is a constant."""
+class GraphLiveness:
+    """Liveness of one graph. `outer` holds the names of the graphs around it: whether each is a constant.
+
+    Without `integers` nothing runs on codes: every DequantizeLinear makes a float tensor.
+    """
 
     def __init__(
         self,
@@ -104,7 +116,10 @@ class _GraphLiveness:
         graph: GraphProto,
         graph_path: str,
         outer: dict[str, bool],
+        *,
+        integers: bool = True,
     ) -> None:
+        self._integers = integers
         self._model, self._all_sizes, self._graph, self._path, self._outer = model, sizes, graph, graph_path, outer
         self._sizes = sizes.get(graph_path, {})
         self._nodes = list(graph.node)  # held, so that id() of a node stays its identity
@@ -118,32 +133,70 @@ class _GraphLiveness:
             for name in reads:
                 self._consumers[name].append(node)
         self._constant = self._constant_names()
-        self._fused = {id(node) for node in self._nodes if self._runs_on_codes(node)}
+        self._fused = {id(node) for node in self._nodes if integers and self._runs_on_codes(node)}
         self._buffer: dict[str, str] = {}  # alias → the name that owns the bytes
 
-    def peak(self) -> Peak:
-        steps = self._steps()
-        inputs = [value.name for value in self._graph.input if value.name not in self._constant]
-        always = {self._root(name) for name in (*inputs, *self._outputs)} - self._constant - set(self._outer)
+    def run(self) -> tuple[Peak, tuple[Moment, ...]]:
+        """The peak, and the live bytes at every step.
+
+        Raises:
+            UnknownSize: of a tensor that is needed.
+        """
+        steps, always = self.steps(), self.always()
         last_use: dict[str, int] = {}
         for index, step in enumerate(steps):
             for name in (*step.reads, *step.writes):
                 last_use[name] = index
         alive = set(always)
-        best: tuple[int, _Step | None, tuple[Activation, ...]] = (-1, None, ())
+        best: tuple[int, Step | None, tuple[Activation, ...]] = (-1, None, ())
+        moments = []
         for index, step in enumerate(steps):
             alive |= set(step.writes)
-            total = sum(self._size(name).size_bytes for name in alive) + (step.inner.peak_bytes if step.inner else 0)
+            inner = self._inner_peak(step)
+            total = sum(self.size(name).size_bytes for name in alive) + (inner.peak_bytes if inner else 0)
+            moments.append(Moment(node_label(step.node), step.node.op_type, total))
             if total > best[0]:
-                inner = step.inner.alive if step.inner else ()
-                best = (total, step, (*(self._size(name) for name in alive), *inner))
+                best = (total, step, (*(self.size(name) for name in alive), *(inner.alive if inner else ())))
             alive -= {name for name in (*step.reads, *step.writes) if last_use[name] == index and name not in always}
         total, step_at_peak, tensors = best
         if step_at_peak is None:
-            tensors = tuple(self._size(name) for name in always)
-            return Peak(sum(tensor.size_bytes for tensor in tensors), "", "", tensors)
+            tensors = tuple(self.size(name) for name in always)
+            return Peak(sum(tensor.size_bytes for tensor in tensors), "", "", tensors), ()
         ordered = tuple(sorted(tensors, key=lambda tensor: (-tensor.size_bytes, tensor.name)))
-        return Peak(total, node_label(step_at_peak.node), step_at_peak.node.op_type, ordered)
+        return Peak(total, node_label(step_at_peak.node), step_at_peak.node.op_type, ordered), tuple(moments)
+
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the graph's inputs that are no constants."""
+        return tuple(value.name for value in self._graph.input if value.name not in self._constant)
+
+    def outputs(self) -> set[str]:
+        """Names of the buffers that the graph gives."""
+        return {self._root(name) for name in self._outputs} - self._constant - set(self._outer)
+
+    def always(self) -> set[str]:
+        """Buffers that live from the first to the last step."""
+        return ({self._root(name) for name in self.inputs()} | self.outputs()) - self._constant - set(self._outer)
+
+    def body(self, path: str, graph: GraphProto) -> GraphLiveness:
+        """Liveness of a body that a node of this graph holds."""
+        own = (*self._producer, *(value.name for value in self._graph.input))
+        around = {**self._outer, **dict.fromkeys(own, False), **dict.fromkeys(self._constant, True)}
+        return GraphLiveness(self._model, self._all_sizes, graph, path, around, integers=self._integers)
+
+    def constant_kernel(self, node: NodeProto) -> bool:
+        """Whether a node's kernel (its second input) is known before the first inference."""
+        return len(node.input) > 1 and node.input[1] in self._constant
+
+    def kernel_shape(self, node: NodeProto) -> tuple[int, ...] | None:
+        """Shape of a convolution's kernel; None where the file does not say it."""
+        position = 3 if node.op_type == "QLinearConv" else 1
+        if len(node.input) <= position:
+            return None
+        name = node.input[position]
+        for path, constants in self._model.constants.items():
+            if self._path.startswith(path) and name in constants:
+                return constants[name].shape
+        return self._sizes[name].shape if name in self._sizes else None
 
     def folded_bytes(self) -> int:
         """Bytes of what constants alone compute and other nodes read; sizes that the file does not say are left out."""
@@ -155,7 +208,7 @@ class _GraphLiveness:
         }
         return sum(self._sizes[name].size_bytes for name in folded)
 
-    def _steps(self) -> list[_Step]:
+    def steps(self) -> list[Step]:
         """Nodes in order, without those that merge into another or only rename a buffer."""
         merged: set[int] = set()
         steps = []
@@ -176,8 +229,8 @@ class _GraphLiveness:
                 self._buffer[writes[0]] = self._root(reads[0])
                 continue
             roots = (self._root(name) for name in reads if name not in self._constant and name not in self._outer)
-            inner = self._inner_peak(node)
-            steps.append(_Step(node, tuple(dict.fromkeys(roots)), tuple(writes), inner))
+            bodies = tuple(subgraphs(node, self._path))
+            steps.append(Step(node, tuple(dict.fromkeys(roots)), tuple(writes), id(node) in self._fused, bodies))
         return steps
 
     def _constant_names(self) -> set[str]:
@@ -251,22 +304,23 @@ class _GraphLiveness:
                 made.update(inner.output)
             yield from (value.name for value in body.output if value.name not in made)
 
-    def _inner_peak(self, node: NodeProto) -> Peak | None:
-        own = (*self._producer, *(value.name for value in self._graph.input))
-        around = {**self._outer, **dict.fromkeys(own, False), **dict.fromkeys(self._constant, True)}
-        peaks = []
-        for body_path, body in subgraphs(node, self._path):
-            peaks.append(_GraphLiveness(self._model, self._all_sizes, body, body_path, around).peak())
+    def _inner_peak(self, step: Step) -> Peak | None:
+        peaks = [self.body(path, graph).run()[0] for path, graph in step.bodies]
         return max(peaks, key=lambda peak: peak.peak_bytes, default=None)
 
     def _root(self, name: str) -> str:
         return self._buffer.get(name, name)
 
-    def _size(self, name: str) -> Activation:
+    def size(self, name: str) -> Activation:
+        """Shape, type and bytes of an activation.
+
+        Raises:
+            UnknownSize: the file does not say it.
+        """
         if name not in self._sizes:
             maker = self._producer.get(name)
             made_by = f"made by {maker.op_type} {node_label(maker)!r}" if maker is not None else "a graph input"
-            raise _UnknownSize(f"the file does not say the size of {name!r}, {made_by}")
+            raise UnknownSize(f"the file does not say the size of {name!r}, {made_by}")
         return replace(self._sizes[name], made_by=self._made_by(name))
 
     def _made_by(self, name: str) -> str:

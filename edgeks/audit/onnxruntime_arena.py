@@ -1,0 +1,139 @@
+"""ONNX Runtime's arena (BFCArena): which of its pages an inference touches, from the allocations in their order.
+
+The arena takes regions from the system, each twice as large as the one before (from 1 MiB on), and never gives one
+back. A request takes the smallest free chunk that is large enough; a chunk is split where at least half of it stays
+over. Only pages that were written are resident. The first inference allocates tensor by tensor; from what it saw, one
+block is planned that holds all tensors at fixed places, and every later inference allocates that block, so that both
+remain (bfc_arena.cc, mem_pattern_planner.h and execution_frame.cc of ONNX Runtime 1.31).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+
+INITIAL_REGION = 1 << 20
+CHUNK = 256
+HANDLE = 8  # bytes that the arena keeps for every CHUNK of a region, used or not
+MAX_DEAD_BYTES = 1 << 27
+TENSOR_ALIGNMENT = 64
+PAGE = 4096
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+class Arena:
+    """Addresses are bytes from an own origin; regions do not touch each other."""
+
+    def __init__(self) -> None:
+        self._next_region = INITIAL_REGION
+        self._end = 0
+        self._regions = 0
+        self._free: list[tuple[int, int]] = []  # size, address: in the order in which they are tried
+        self._free_at: dict[int, int] = {}  # address → size
+        self._free_before: dict[int, int] = {}  # address after the chunk → its address
+        self._used: dict[int, int] = {}
+        self._written: list[tuple[int, int]] = []
+
+    def allocate(self, size: int) -> int:
+        """Bytes → address of memory that will be written from end to end."""
+        wanted = max(_up(size, CHUNK), CHUNK)
+        found = self._find(wanted)
+        if found is None:
+            self._extend(wanted)
+            found = self._find(wanted)
+        assert found is not None
+        held, address = found
+        self._take(held, address)
+        if held >= 2 * wanted or held - wanted >= MAX_DEAD_BYTES:
+            self._give(held - wanted, address + wanted)
+            held = wanted
+        self._used[address] = held
+        self._written.append((address, address + size))
+        return address
+
+    def free(self, address: int) -> None:
+        """Give a chunk back; free neighbours become one."""
+        size = self._used.pop(address)
+        after = self._free_at.get(address + size)
+        if after is not None:
+            self._take(after, address + size)
+            size += after
+        before = self._free_before.get(address)
+        if before is not None:
+            held = self._free_at[before]
+            self._take(held, before)
+            address, size = before, size + held
+        self._give(size, address)
+
+    def touched_bytes(self) -> int:
+        """Pages written so far, in bytes, and the table that finds the chunk of an address: what is resident."""
+        self._written = list(_merged((low // PAGE * PAGE, _up(high, PAGE)) for low, high in self._written))
+        return sum(high - low for low, high in self._written) + self._regions // CHUNK * HANDLE
+
+    def _find(self, wanted: int) -> tuple[int, int] | None:
+        index = bisect_left(self._free, (wanted, -1))
+        return self._free[index] if index < len(self._free) else None
+
+    def _extend(self, wanted: int) -> None:
+        grown = self._next_region < wanted
+        while self._next_region < wanted:
+            self._next_region *= 2
+        size = self._next_region
+        if not grown:
+            self._next_region *= 2
+        self._give(size, self._end)
+        self._end += size + PAGE
+        self._regions += size
+
+    def _give(self, size: int, address: int) -> None:
+        insort(self._free, (size, address))
+        self._free_at[address] = size
+        self._free_before[address + size] = address
+
+    def _take(self, size: int, address: int) -> None:
+        del self._free[bisect_left(self._free, (size, address))]
+        del self._free_at[address]
+        del self._free_before[address + size]
+
+
+class Plan:
+    """The block that later inferences use: each tensor at the tightest gap between those that live when it is made."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._live: list[tuple[int, int, str]] = []  # offset, size, tensor
+
+    def allocate(self, tensor: str, size: int) -> None:
+        """Find a place for a tensor."""
+        size = _up(size, TENSOR_ALIGNMENT)
+        end, best, least = 0, None, None
+        for offset, held, _ in self._live:
+            gap = offset - end
+            if gap >= size and (least is None or gap - size < least):
+                best, least = end, gap - size
+            end = max(end, offset + held)
+        if self.size - end >= size and (least is None or self.size - end - size < least):
+            best = end
+        place = end if best is None else best
+        insort(self._live, (place, size, tensor))
+        self.size = max(self.size, place + size)
+
+    def free(self, tensor: str) -> None:
+        """The tensor's place can be used again."""
+        self._live = [block for block in self._live if block[2] != tensor]
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
+    low = high = -1
+    for start, end in sorted(spans):
+        if start > high:
+            if high > low:
+                yield low, high
+            low, high = start, end
+        else:
+            high = max(high, end)
+    if high > low:
+        yield low, high

@@ -1,0 +1,109 @@
+"""One inference of ONNX Runtime against its arena: which tensors take which memory, step by step.
+
+The plan is made once, ahead of the first inference (allocation_planner.cc): an output is written over an input that
+dies with the step, where the kernel allows it and the sizes agree; or into a buffer of the same shape that is free; the
+rest is allocated. A graph's outputs are always allocated; its inputs are the caller's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeks.audit.onnxruntime_arena import Arena, Plan
+from edgeks.audit.onnxruntime_graph import RuntimeStep
+
+BODY_RUNS = 2  # later runs of a body that are looked at: the first one plans
+
+
+@dataclass
+class Frame:
+    """The steps of one graph, its inputs and outputs, and the frames of the bodies that its steps hold."""
+
+    steps: list[RuntimeStep]
+    inputs: frozenset[str]
+    outputs: frozenset[str]
+    bodies: dict[str, Frame]
+
+    def __post_init__(self) -> None:
+        self.owner: dict[str, str] = {}
+        self.last_use: dict[str, int] = {}
+        self._plan_reuse()
+
+    def run(self, arena: Arena, plan: Plan | None = None) -> Plan:
+        """One inference; without a plan it is the first one, and the plan for all others is returned."""
+        made = plan or Plan()
+        block = arena.allocate(plan.size) if plan is not None and plan.size else None
+        held: dict[str, int] = {}
+        planned: set[str] = set()
+        for index, step in enumerate(self.steps):
+            for buffer in step.writes:
+                if self.owner[buffer.name] != buffer.name:
+                    continue
+                if buffer.name in self.outputs or plan is None:
+                    held[buffer.name] = arena.allocate(buffer.size_bytes)
+                if buffer.name not in self.outputs and plan is None:
+                    made.allocate(buffer.name, buffer.size_bytes)
+                    planned.add(buffer.name)
+            scratch = [arena.allocate(size) for size in step.scratch if size]
+            for path, _ in step.bodies:
+                self._run_body(self.bodies[path], arena)
+            for address in reversed(scratch):
+                arena.free(address)
+            for name in [name for name, last in self.last_use.items() if last == index]:
+                if name in self.outputs:
+                    continue
+                if name in held:
+                    arena.free(held.pop(name))
+                if name in planned:
+                    made.free(name)
+        for address in held.values():
+            arena.free(address)
+        if block is not None:
+            arena.free(block)
+        return made
+
+    @staticmethod
+    def _run_body(body: Frame, arena: Arena) -> None:
+        plan = body.run(arena)
+        for _ in range(BODY_RUNS):
+            body.run(arena, plan)
+
+    def _plan_reuse(self) -> None:
+        uses: dict[str, int] = {}
+        kinds: dict[str, tuple[object, ...]] = {}
+        for step in self.steps:
+            for name in step.reads:
+                uses[name] = uses.get(name, 0) + 1
+        left: dict[str, int] = {}  # reads to come, of a buffer under all of its names
+        free: list[str] = []
+        for index, step in enumerate(self.steps):
+            for buffer in step.writes:
+                kinds[buffer.name] = buffer.kind
+                owner = buffer.name
+                if buffer.name not in self.outputs:
+                    over = (
+                        self.owner[name]
+                        for name in step.in_place
+                        if name in self.owner
+                        and left[self.owner[name]] == 1
+                        and self.owner[name] not in self.outputs
+                        and kinds[name][-1] == buffer.kind[-1]
+                    )
+                    owner = next(over, buffer.name)
+                    if owner == buffer.name:
+                        same = next((name for name in free if kinds[name] == buffer.kind), None)
+                        if same is not None:
+                            free.remove(same)
+                            owner = same
+                self.owner[buffer.name] = owner
+                left[owner] = left.get(owner, 0) + uses.get(buffer.name, 0)
+                self.last_use[owner] = index
+            for name in step.reads:
+                if name in self.owner:
+                    owner = self.owner[name]
+                    left[owner] -= 1
+                    self.last_use[owner] = index
+            ended = (*step.reads, *(buffer.name for buffer in step.writes))
+            for name in dict.fromkeys(self.owner[name] for name in ended if name in self.owner):
+                if left[name] == 0 and name not in self.outputs and name not in free:
+                    free.insert(0, name)

@@ -1,0 +1,285 @@
+"""What ONNX Runtime makes of a graph before it runs: which nodes become one, and where tensors change their layout.
+
+`lower` follows the optimisers that decide what RAM a network takes, at the level and without the optimisers that the
+session names; everything else runs as the file has it. Checked against the graphs that ONNX Runtime 1.31 writes:
+
+- BatchNormalization, Mul and Add by constants, after a Conv whose kernel is constant and that nothing else reads, fold
+  into the Conv (basic: ConvBNFusion, ConvMulFusion, ConvAddFusion): the node then has a kernel of its own.
+- Activations join the Conv or Gemm ahead of them (extended: ConvActivationFusion, GemmActivationFusion).
+- x86-64, all: float convolutions run on blocked channels (NchwcTransformer). What can compute in blocks follows them, a
+  BatchNormalization as a convolution; anything else reads through a reordering node, which is one more activation.
+- all: QLinearConv runs channels-last (NhwcTransformer), with transpositions where other ops than integer ones read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from onnx import GraphProto, NodeProto
+
+from edgeks.audit.arena import GraphLiveness, Step
+from edgeks.audit.ram import Machine
+from edgeks.target import Session
+
+LEVELS = {"disabled": 0, "basic": 1, "extended": 2, "all": 3}
+FOLDED_INTO_CONV = {"BatchNormalization": "ConvBNFusion", "Mul": "ConvMulFusion", "Add": "ConvAddFusion"}
+ACTIVATIONS = frozenset({"Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid"})
+IN_PLACE = frozenset(
+    {"Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Selu", "Softplus", "Softsign"}
+    | {"Add", "Sub", "Mul", "Div", "Neg", "Abs", "Exp", "Log", "Sqrt", "Reciprocal", "Floor", "Ceil", "Sum", "Softmax"}
+)  # fmt: skip
+# What computes in the channel blocks of the convolutions before it.
+BLOCKED_UNARY = frozenset(
+    {"Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Gelu", "BatchNormalization"}
+    | {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
+)  # fmt: skip
+BLOCKED_NARY = frozenset({"Add", "Sum", "Mul", "Concat"})
+CHANNELS_LAST = frozenset(
+    {"Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip", "Sigmoid", "LeakyRelu", "Concat"}
+    | {"QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAveragePool", "QLinearConcat"}
+    | {"QLinearGlobalAveragePool"}
+)  # fmt: skip
+BLOCK = 8  # channels in a block with AVX2; with AVX-512 it is 16, which matters where a width is an odd multiple of 8
+CHANNEL_ALIGNMENT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A tensor that a step writes. `kind`: equal for tensors of which one can take over the memory of the other."""
+
+    name: str
+    size_bytes: int
+    kind: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeStep:
+    """One kernel as it runs. `in_place`: what it can write its output over. `op_type`: what the file calls the op.
+
+    `form`: "float", "integer", or with blocks "blocked" (NCHWc) and "channels-last". `folded`: constants were
+    multiplied into its kernel, or added to its bias. `scratch`: bytes of buffers that live while it runs, in order.
+    """
+
+    node: NodeProto
+    op_type: str
+    form: str
+    reads: tuple[str, ...]
+    writes: tuple[Buffer, ...]
+    in_place: tuple[str, ...] = ()
+    folded: bool = False
+    scratch: tuple[int, ...] = ()
+    bodies: tuple[tuple[str, GraphProto], ...] = ()
+
+
+@dataclass
+class Lowering:
+    """How a session lowers graphs on a machine."""
+
+    session: Session
+    machine: Machine
+    level: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.level = LEVELS.get(self.session.graph_optimization, 3)
+
+    @property
+    def integers(self) -> bool:
+        """Whether DequantizeLinear → op → QuantizeLinear become one integer op."""
+        return self.runs("QDQSelectorActionTransformer", 2)
+
+    def runs(self, optimizer: str, level: int) -> bool:
+        """Whether an optimiser of that level works."""
+        return self.level >= level and optimizer not in self.session.disabled_optimizers
+
+    def lower(self, liveness: GraphLiveness) -> list[RuntimeStep]:
+        """The steps of a graph as they run, with the layout changes between them.
+
+        Raises:
+            UnknownSize: of a tensor that is needed.
+        """
+        steps = liveness.steps()
+        outputs = liveness.outputs()
+        plain = list(self._fused([_as_runtime(step, liveness) for step in steps], outputs, liveness))
+        return _Layouts(self, liveness, plain, outputs).steps
+
+    def _fused(self, steps: list[RuntimeStep], outputs: set[str], liveness: GraphLiveness) -> Iterator[RuntimeStep]:
+        """Fold and merge what follows a convolution or a Gemm and is its only reader."""
+        uses = Counter(name for step in steps for name in step.reads)
+        reader = {name: index for index, step in enumerate(steps) for name in step.reads}
+        gone: set[int] = set()
+        for index, step in enumerate(steps):
+            if index in gone:
+                continue
+            while len(step.writes) == 1 and step.form == "float" and step.op_type in ("Conv", "Gemm"):
+                written = step.writes[0].name
+                if written in outputs or uses[written] != 1:
+                    break
+                after = steps[reader[written]]
+                if len(after.reads) != 1 or len(after.writes) != 1:
+                    break
+                folds = after.op_type in FOLDED_INTO_CONV and step.op_type == "Conv" and liveness.constant_kernel(step.node)
+                if folds and self.runs(FOLDED_INTO_CONV[after.op_type], 1):
+                    step = replace(step, writes=after.writes, folded=True)
+                elif after.op_type in ACTIVATIONS and self.runs(f"{step.op_type}ActivationFusion", 2):
+                    gone.add(reader[written])
+                    step = replace(step, writes=after.writes)
+                    break
+                else:
+                    break
+                gone.add(reader[written])
+            yield step
+
+
+def _as_runtime(step: Step, liveness: GraphLiveness) -> RuntimeStep:
+    op_type = step.node.op_type
+    integer = step.integer or op_type.startswith(("QLinear", "QGemm"))
+    writes = []
+    for name in step.writes:
+        tensor = liveness.size(name)
+        writes.append(Buffer(name, tensor.size_bytes, ("", tensor.shape, tensor.size_bytes)))
+    in_place = step.reads if op_type in IN_PLACE and not integer else ()
+    form = "integer" if integer else "float"
+    return RuntimeStep(step.node, op_type, form, step.reads, tuple(writes), in_place, bodies=step.bodies)
+
+
+class _Layouts:
+    """One pass that keeps, per tensor, the layout in which it was written, and adds a step where another is read."""
+
+    def __init__(
+        self, lowering: Lowering, liveness: GraphLiveness, steps: list[RuntimeStep], outputs: set[str]
+    ) -> None:
+        self._liveness, self._outputs = liveness, outputs
+        self._nchwc = lowering.machine == "x86-64" and lowering.runs("NchwcTransformer", 3)
+        self._nhwc = lowering.runs("NhwcTransformer", 3)
+        self._uses = Counter(name for step in steps for name in step.reads)
+        self._blocked: dict[str, str] = {}  # name → form of the step that wrote it in blocks
+        self._copies: set[str] = set()  # of tensors that exist in the other layout as well
+        self._maker: dict[str, int] = {}
+        self.steps: list[RuntimeStep] = []
+        for step in steps:
+            self._add(step)
+
+    def _add(self, step: RuntimeStep) -> None:
+        form = self._form(step)
+        if form is None:
+            reads = tuple(self._plain(name) for name in step.reads)
+            self._append(replace(step, reads=reads, in_place=tuple(n for n in reads if n in step.in_place)))
+            return
+        large = max((self._size(name) for name in step.reads), default=0)
+        first_reads_plain = step.op_type == "Conv" and form == "blocked" and _few_channels(step, self._liveness)
+        reads = step.reads if first_reads_plain else tuple(self._in_blocks(name, form, large) for name in step.reads)
+        writes = step.writes
+        if form == "channels-last":  # another shape to the planner; blocks keep the shape
+            writes = tuple(replace(buffer, kind=(form, *buffer.kind[1:])) for buffer in writes)
+        in_place = tuple(name for name in reads if name in step.in_place)
+        step = replace(step, form=form, reads=reads, writes=writes, in_place=in_place)
+        if form == "blocked" and self._joins(step):
+            return
+        self._append(step)
+        for buffer in step.writes:
+            self._blocked[buffer.name] = form
+            if buffer.name in self._outputs:
+                self._plain(buffer.name)
+
+    def _form(self, step: RuntimeStep) -> str | None:
+        """In which blocks a step computes; None for plain tensors."""
+        from_blocks = [self._blocked.get(name) for name in step.reads]
+        if step.form == "integer":
+            if not self._nhwc or not step.reads:
+                return None
+            if step.op_type in ("Conv", "QLinearConv"):
+                return "channels-last"
+            largest = max(range(len(step.reads)), key=lambda index: self._size(step.reads[index]))
+            follows = step.op_type in CHANNELS_LAST and from_blocks[largest] == "channels-last"
+            return "channels-last" if follows else None
+        if not self._nchwc or step.form != "float":
+            return None
+        if step.op_type == "Conv":
+            return "blocked" if self._liveness.constant_kernel(step.node) and _fits_blocks(step, self._liveness) else None
+        blocked = bool(from_blocks) and all(form == "blocked" for form in from_blocks)
+        if step.op_type in BLOCKED_UNARY and blocked and len(from_blocks) == 1:
+            return "blocked"
+        alike = len({self._size(name) for name in step.reads}) == 1 or step.op_type == "Concat"
+        return "blocked" if step.op_type in BLOCKED_NARY and blocked and len(from_blocks) > 1 and alike else None
+
+    def _joins(self, step: RuntimeStep) -> bool:
+        """Add and activations merge into the convolution (or BatchNormalization) in blocks that only they read."""
+        kinds = ("Conv", "BatchNormalization")
+        for name in step.reads:
+            index = self._maker.get(name)
+            if index is None or self._uses[name] != 1 or name in self._outputs or len(step.writes) != 1:
+                continue
+            maker = self.steps[index]
+            if maker.op_type not in kinds or maker.form != "blocked" or maker.bodies:
+                continue
+            if step.op_type in ACTIVATIONS:
+                merged = replace(maker, writes=step.writes)
+            elif step.op_type == "Add" and not maker.in_place and len(step.reads) == 2:
+                other = next(read for read in step.reads if read != name)
+                merged = replace(maker, reads=(*maker.reads, other), writes=step.writes, in_place=(other,))
+            else:
+                continue
+            del self.steps[index]
+            self._maker = {key: at - (at > index) for key, at in self._maker.items() if at != index}
+            self._append(merged)
+            written = step.writes[0].name
+            self._blocked[written] = "blocked"
+            if written in self._outputs:
+                self._plain(written)
+            return True
+        return False
+
+    def _append(self, step: RuntimeStep) -> None:
+        for buffer in step.writes:
+            self._maker[buffer.name] = len(self.steps)
+        self.steps.append(step)
+
+    def _plain(self, name: str) -> str:
+        """The name under which a tensor exists without blocks, made where it does not yet."""
+        if name not in self._blocked:
+            return name
+        return self._copy(name, f"{name} plain")
+
+    def _in_blocks(self, name: str, form: str, large: int) -> str:
+        if self._blocked.get(name) == form or (form == "channels-last" and self._size(name) < large):
+            return name
+        return self._copy(self._plain(name), f"{name} {form}", form)
+
+    def _copy(self, name: str, copy: str, form: str = "") -> str:
+        if copy not in self._copies:
+            self._copies.add(copy)
+            tensor = self._liveness.size(name.removesuffix(" plain"))
+            kind = form if form == "channels-last" else ""
+            buffer = Buffer(copy, tensor.size_bytes, (kind, tensor.shape, tensor.size_bytes))
+            node = NodeProto(op_type="Reorder", name=f"reorder {name}")
+            self._append(RuntimeStep(node, "Reorder", "reorder", (name,), (buffer,)))
+        return copy
+
+    def _size(self, name: str) -> int:
+        return self._liveness.size(name).size_bytes
+
+
+def convolution(node: NodeProto, kernel: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Groups, input channels of a group, output channels of a group, and taps of a Conv with that kernel (OIHW)."""
+    groups = max(1, next((a.i for a in node.attribute if a.name == "group"), 1))
+    return groups, kernel[1], kernel[0] // groups, math.prod(kernel[2:])
+
+
+def _fits_blocks(step: RuntimeStep, liveness: GraphLiveness) -> bool:
+    kernel = liveness.kernel_shape(step.node)
+    if kernel is None or len(kernel) != 4:
+        return False
+    groups, inputs, outputs, _ = convolution(step.node, kernel)
+    if groups == 1:
+        return inputs < BLOCK or inputs % CHANNEL_ALIGNMENT == 0
+    if groups * outputs % BLOCK:
+        return False
+    return (inputs == 1 and outputs == 1) or (inputs % BLOCK == 0 and outputs % BLOCK == 0)
+
+
+def _few_channels(step: RuntimeStep, liveness: GraphLiveness) -> bool:
+    kernel = liveness.kernel_shape(step.node)
+    return kernel is not None and kernel[1] < BLOCK and convolution(step.node, kernel)[0] == 1

@@ -1,0 +1,206 @@
+"""RAM of an ONNX file in ONNX Runtime's CPU provider, predicted from the file and the session's options.
+
+Held weights are counted kernel by kernel (`weights_held`), activations by a simulation of the arena over the first two
+inferences. What ONNX Runtime itself takes was measured with 1.31.1 on x86-64, one thread; see `runtime_models.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from onnx import GraphProto, NodeProto
+
+from edgeks.audit.arena import GraphLiveness, UnknownSize
+from edgeks.audit.kernels import Reader, readers_of
+from edgeks.audit.onnxruntime_arena import Arena
+from edgeks.audit.onnxruntime_frame import Frame
+from edgeks.audit.onnxruntime_graph import BLOCK, Lowering, RuntimeStep
+from edgeks.audit.onnxruntime_kernels import Packing, Weight, pack, scratch
+from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
+from edgeks.audit.shapes import infer_activations
+from edgeks.onnx_file import BITS, Constant, ModelFile, node_label, subgraphs
+from edgeks.target import Session
+
+# Measured on x86-64 with ONNX Runtime 1.31.1, Python 3.11, numpy 2: bytes. Anonymous memory of a session, and of each
+# node of the file (also of one that is fused away); code of the runtime that is read from its file, and for each type of
+# op; and what the first inference adds to either.
+BASELINE = 52_500_000
+SESSION, NODE = 1_900_000, 5_300
+CODE, CODE_OF_OP_TYPE = 7_550_000, 55_000
+FIRST_RUN, RUN_CODE, RUN_CODE_OF_OP_TYPE = 570_000, 550_000, 20_000
+MMAP_THRESHOLD_MAX = 32 << 20
+PAGE = 4096
+
+
+def predict_onnxruntime(
+    model: ModelFile, session: Session, profile_name: str, machine: Machine
+) -> RamPrediction | None:
+    """ModelFile → RamPrediction; None where the file does not say the size of an activation (`Arena.notes` tells)."""
+    activations = infer_activations(model)
+    lowering = Lowering(session, machine)
+    prepacks = dict(session.config).get("session.disable_prepacking", "0") != "1"
+    weights = _Weights(model, prepacks, machine)
+    try:
+        top = GraphLiveness(model, activations.by_graph, model.proto.graph, "", {}, integers=lowering.integers)
+        frame = _frame(top, lowering, weights, session.threads)
+    except UnknownSize:
+        return None
+    arena = Arena()
+    for size in weights.private_bytes:
+        arena.allocate(size)
+    private = sum(weights.private_bytes)
+    mapped, heap, packed = weights.totals()
+    if not prepacks:
+        heap += weights.unused_block()
+    nodes = list(_nodes(model.proto.graph))
+    op_types = {node.op_type for node in nodes}
+    library = SESSION + NODE * len(nodes) + CODE + CODE_OF_OP_TYPE * len(op_types)
+    at_run = library + FIRST_RUN + RUN_CODE + RUN_CODE_OF_OP_TYPE * len(op_types)
+    loaded = RamParts(mapped, heap, packed, max(0, arena.touched_bytes() - private), library)
+    plan = frame.run(arena)
+    frame.run(arena, plan)
+    frame.run(arena, plan)
+    run = replace(loaded, arena_bytes=max(0, arena.touched_bytes() - private), library_bytes=at_run)
+    return RamPrediction(
+        profile=profile_name,
+        baseline_bytes=BASELINE,
+        load_peak_bytes=loaded.total_bytes + weights.rewritten_bytes * 3 + model.file_bytes,
+        loaded=loaded,
+        run_peak=run,
+        kernels=weights.kernels(),
+        notes=(*activations.notes, "the peak while loading is rough (± 30 %)"),
+    )
+
+
+def _frame(liveness: GraphLiveness, lowering: Lowering, weights: _Weights, threads: int) -> Frame:
+    steps, bodies = [], {}
+    for step in lowering.lower(liveness):
+        packing = weights.hold(step, liveness)
+        steps.append(replace(step, scratch=scratch(step, liveness, packing, threads)))
+        for path, graph in step.bodies:
+            bodies[path] = _frame(liveness.body(path, graph), lowering, weights, threads)
+    return Frame(steps, frozenset(liveness.inputs()), frozenset(liveness.outputs()), bodies)
+
+
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    for node in graph.node:
+        yield node
+        for _, body in subgraphs(node, ""):
+            yield from _nodes(body)
+
+
+class _Weights:
+    """What is held of every constant: `hold` is told each step as it runs, and the totals are there at the end."""
+
+    def __init__(self, model: ModelFile, prepacks: bool, machine: Machine) -> None:
+        self._prepacks, self._machine = prepacks, machine
+        self._constants = model.all_constants()
+        self._readers = readers_of(model)
+        self._weight_of: dict[str, tuple[Constant, Reader]] = {}
+        for constant, readers in self._readers.items():
+            for reader in readers:
+                if reader.weight is not None:
+                    self._weight_of.setdefault(reader.node, (constant, reader))
+        self._held: dict[Constant, dict[tuple[str, ...], int]] = {}
+        self._packed: set[tuple[str, ...]] = set()
+        self.private_bytes: list[int] = []
+        self.rewritten_bytes = 0
+        self._largest_rewritten = 0
+
+    def hold(self, step: RuntimeStep, liveness: GraphLiveness) -> Packing | None:
+        """Note what a step needs of its kernel; how it packs it, or None."""
+        label = node_label(step.node)
+        if label not in self._weight_of:
+            return None
+        constant, reader = self._weight_of[label]
+        assert reader.weight is not None
+        held = self._held.setdefault(constant, {})
+        name = step.node.input[reader.weight.index]
+        codes = step.form in ("integer", "channels-last") or reader.zero_point is not None and not reader.via
+        computed = not codes and any(node.op_type != "DequantizeLinear" for node in reader.via)
+        at_run_time = not codes and not computed and bool(reader.via)
+        elements = math.prod(constant.shape)
+        key: tuple[str, ...] = ("original",)
+        size = _bytes(constant)
+        if computed and liveness.constant_kernel(step.node):
+            key, size = ("computed", name), 4 * elements
+        if step.folded:
+            key = ("folded", label)
+        if step.form == "blocked":
+            key, size = ("blocked", *(key if step.folded else (name,))), _blocked_bytes(constant.shape)
+        if key != ("original",):
+            if key not in held:
+                self.rewritten_bytes += size
+                self._largest_rewritten = max(self._largest_rewritten, size)
+            held[key] = size
+            if step.op_type == "Conv":
+                return None
+        if self._prepacks and not at_run_time:
+            zero = reader.zero_point is None or not reader.zero_point.array().any()
+            dtype = "float32" if computed else constant.dtype
+            signed = self._signed_input(step, liveness)
+            packing = pack(step, Weight(constant.shape, dtype, zero), signed, self._machine)
+            if packing.packed:
+                held.pop(key, None)
+                own = ("packed", label) if packing.private else ("packed", step.op_type, name if computed else "")
+                held[own] = packing.size_bytes
+                if packing.private:
+                    self.private_bytes.append(packing.size_bytes)
+                return packing
+        held[key] = size
+        return None
+
+    def _signed_input(self, step: RuntimeStep, liveness: GraphLiveness) -> bool:
+        """Whether activations are s8; ONNX Runtime rewrites those of QDQ files to u8 on x86-64."""
+        written_by_file = step.op_type == "QLinearConv"
+        if not written_by_file and self._machine == "x86-64":
+            return False
+        reads = step.node.input[0] if written_by_file else step.reads[0].split(" ")[0]
+        return liveness.size(reads).dtype == "int8"
+
+    def totals(self) -> tuple[int, int, int]:
+        """Bytes mapped, on the heap, and packed."""
+        mapped = heap = packed = 0
+        for constant in self._constants:
+            held = self._held.get(constant, {("original",): _bytes(constant)})
+            for key, size in held.items():
+                if key[0] == "packed":
+                    packed += size
+                elif key == ("original",) and constant.data_file is not None:
+                    mapped += -(-size // PAGE) * PAGE
+                else:
+                    heap += size
+        return mapped, heap, packed
+
+    def unused_block(self) -> int:
+        """Bytes of the one block that ONNX Runtime reserves for all constants where it does not prepack.
+
+        It never writes the block, so that it takes nothing, unless the C library hands out memory that was in use
+        before: the freed originals of rewritten kernels, where they are as large. From 32 MiB on it never does.
+        """
+        _, heap, packed = self.totals()
+        recycled = self._largest_rewritten >= 0.9 * (heap + packed) and heap + packed < MMAP_THRESHOLD_MAX
+        return heap + packed if recycled else 0
+
+    def kernels(self) -> tuple[HeldKernel, ...]:
+        """What is held of every kernel, the most bytes first."""
+        rows = []
+        for constant, held in self._held.items():
+            layers = sum(reader.weight is not None for reader in self._readers[constant])
+            rows.append(HeldKernel(constant.name, layers, len(held), sum(held.values()) // max(1, len(held))))
+        return tuple(sorted(rows, key=lambda row: -row.copies * row.copy_bytes))
+
+
+def _bytes(constant: Constant) -> int:
+    """Bytes of a constant in memory."""
+    kind = constant.tensor.data_type
+    names = {number: name for name, number in constant.tensor.DataType.items()}
+    return -(-math.prod(constant.shape) * BITS.get(names.get(kind, ""), 64) // 8)
+
+
+def _blocked_bytes(shape: tuple[int, ...]) -> int:
+    outputs, inputs = shape[:2]
+    depth = inputs if inputs < BLOCK else -(-inputs // 4) * 4
+    return 4 * (-(-outputs // BLOCK) * BLOCK) * depth * math.prod(shape[2:])
