@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
+from edgeks.audit.shape_constants import fold_shapes
 from edgeks.onnx_file import BITS, ModelFile, subgraphs
 
 # Inference needs the values of small constants (shapes, axes, pads); larger ones become inputs of the twin.
 MAX_INLINE_ELEMENTS = 1024
+# Sizes that depend on sizes that depend on …: a Reshape behind a Reshape takes one more round.
+MAX_ROUNDS = 64
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 # ONNX Runtime's own ops, which onnx has no shape rule for → the standard op with the same output shape, and its inputs.
@@ -72,14 +75,12 @@ def infer_activations(model: ModelFile) -> Activations:
     for _, graph in _graphs(twin.graph, ""):
         _replace_runtime_ops(graph)
         _declare_loop_states(graph)
-    try:
-        inferred = shape_inference.infer_shapes(twin, strict_mode=True, data_prop=True)
-    except Exception as error:
-        notes.append(f"shape inference is incomplete: {' '.join(str(error).split())[:200]}")
-        try:
-            inferred = shape_inference.infer_shapes(twin, strict_mode=False, data_prop=True)
-        except Exception:
-            inferred = twin
+    inferred, trouble = _inferred(twin)
+    rounds = 0
+    while rounds < MAX_ROUNDS and fold_shapes(twin, inferred.graph):
+        inferred, trouble = _inferred(twin)
+        rounds += 1
+    notes.extend(trouble)
     by_graph: dict[str, dict[str, Activation]] = {}
     for graph_path, graph in _graphs(inferred.graph, ""):
         found = by_graph[graph_path] = {}
@@ -88,6 +89,18 @@ def infer_activations(model: ModelFile) -> Activations:
             if activation:
                 found[value.name] = activation
     return Activations(by_graph, tuple(notes))
+
+
+def _inferred(twin: ModelProto) -> tuple[ModelProto, list[str]]:
+    """The twin with the shapes that onnx can tell, and what was wrong with it."""
+    try:
+        return shape_inference.infer_shapes(twin, strict_mode=True, data_prop=True), []
+    except Exception as error:
+        trouble = [f"shape inference is incomplete: {' '.join(str(error).split())[:200]}"]
+    try:
+        return shape_inference.infer_shapes(twin, strict_mode=False, data_prop=True), trouble
+    except Exception:
+        return twin, trouble
 
 
 def _without_weights(proto: ModelProto) -> ModelProto:

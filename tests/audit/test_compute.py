@@ -254,6 +254,28 @@ def test_table_1_of_arxiv_2210_14151(name, parameters, gmacs, tmp_path):
     assert found.parameters_unshared == sum(tensor.numel() for tensor in unshared.parameters())
 
 
+class _Attention(nn.Module):
+    """Sizes that the legacy exporter leaves to the graph: Shape → Slice → Concat → Reshape."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.query = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.query(self.stem(x).flatten(2).transpose(1, 2))
+        x = (x @ x.transpose(1, 2)).flatten(1)
+        return x.view(x.size(0), 4, -1).flatten(2)
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_sizes_that_the_graph_computes_from_known_ones(dynamo, tmp_path):
+    path = onnx_files.by_torch(_Attention(), tmp_path / "net.onnx", 18, size=4, dynamo=dynamo)
+    found = measure_compute(read_model_file(path))
+    assert found.macs == 16 * 8 * 27 + 16 * 8 * 4 + 16 * 16 * 4
+    assert (found.parameters, found.unknown) == (8 * 27 + 8 + 8 * 4 + 4, ())
+
+
 sizes = st.integers(1, 12)
 
 
