@@ -4,7 +4,8 @@
 # make test-litert-torch   the tests that need litert-torch, in an environment of their own (3 GB)
 # make docs   docs/tflite_ops.md from the code
 # All build .venv from constraints.txt when it is missing or out of date, and the tests .venv-tflite-runtime from
-# tests/tflite_runtime/constraints.txt: tflite-runtime's last release, for numpy 1 and Python 3.11.
+# tests/tflite_runtime/constraints.txt: tflite-runtime's last release, for numpy 1 and Python 3.11. The tests of the HTML
+# report need Chromium: one on the PATH, or the one that tests/browser/fetch.py puts into .browser.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -13,6 +14,7 @@ STAMP := $(VENV)/.installed
 LITERT_VENV := .venv-litert-torch
 LITERT_STAMP := $(LITERT_VENV)/.installed
 TFLITE_RUNTIME := .venv-tflite-runtime
+BROWSER := .browser
 
 # A checkout that was moved has scripts that point to the old place.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
@@ -27,7 +29,7 @@ endif
 demo: $(STAMP)
 	$(BIN)/edgeks run pipelines/quickstart.toml
 
-test: lint $(TFLITE_RUNTIME)
+test: lint $(TFLITE_RUNTIME) $(BROWSER)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 fuzz: $(STAMP)
@@ -52,7 +54,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LITERT_VENV) $(TFLITE_RUNTIME) runs dist
+	rm -rf $(VENV) $(LITERT_VENV) $(TFLITE_RUNTIME) $(BROWSER) runs dist
 
 # The folder is the target: pip touches it last, and it is not there where it cannot be built.
 $(TFLITE_RUNTIME): tests/tflite_runtime/constraints.txt
@@ -62,6 +64,14 @@ $(TFLITE_RUNTIME): tests/tflite_runtime/constraints.txt
 		touch $@ || { rm -rf $@; exit 1; } \
 	else \
 		echo "tests with tflite-runtime are left out: it needs Python 3.11 on Linux; $(PYTHON) is another"; \
+	fi
+
+# Not there where it cannot be fetched: its tests are then left out, and say so.
+$(BROWSER): tests/browser/fetch.py
+	@if { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; then \
+		:; \
+	else \
+		$(PYTHON) $< $@ || echo "tests of the HTML report in a browser are left out: install chromium, or see above"; \
 	fi
 
 $(STAMP): pyproject.toml constraints.txt

@@ -1,0 +1,45 @@
+// Flash: one bar of the file's bytes, the floor and the compressed size marked, and what is stored twice.
+function mark(position, text, low) {
+  const side = position > 0.6 ? " left" : "";
+  return styled(el("span", { class: `${low ? "low" : ""}${side}` }, text), { left: percent(position) });
+}
+
+function showFlash() {
+  const parts = [
+    ["unique", "weights, each once", flash.unique_bytes],
+    ["duplicates", "byte-equal copies", flash.constant_bytes - flash.unique_bytes],
+    ["graph", "graph: structure and names", flash.graph_bytes],
+    ["metadata", "metadata", flash.metadata_bytes ?? 0],
+  ];
+  const whole = Math.max(1, flash.file_bytes, sum(parts.map(([, , size]) => size)));
+  const share = (size) => size / Math.max(1, flash.file_bytes);
+  const bar = el("div", { class: "bar", role: "img", "aria-label": "The bytes of the file, by what they are: the table has the figures" });
+  for (const [kind, title, size] of parts)
+    if (size > 0) bar.append(styled(el("i", { class: kind, title: `${title}: ${mb(size)}` }), { width: percent(size / whole) }));
+  const marks = el("div", { class: "ruler" });
+  if (flash.floor_bytes != null)
+    marks.append(mark(Math.min(1, flash.floor_bytes / whole), `floor ${mb(flash.floor_bytes)}: no file of these weights is smaller`, false));
+  if (flash.compressed_bytes != null) {
+    const about = flash.compressed_is_estimate ? "about " : "";
+    marks.append(mark(Math.min(1, flash.compressed_bytes / whole), `compressed, as an update goes over the air: ${about}${mb(flash.compressed_bytes)}`, true));
+  }
+  const over = flash.floor_bytes == null ? null : flash.file_bytes - flash.floor_bytes;
+  const rows = [...parts.filter(([, , size]) => size > 0), ["", "file", flash.file_bytes]];
+  const columns = [
+    { title: "part", cell: ([kind, title]) => [kind ? el("span", { class: `key ${kind}` }) : null, title] },
+    { title: "bytes", number: true, cell: ([, , size]) => kb(size) },
+    { title: "share", number: true, cell: ([, , size]) => ratio(share(size)) },
+  ];
+  const ops = [
+    { title: "op", cell: (row) => label(row.op_type, 40) },
+    { title: "nodes", number: true, cell: (row) => row.nodes || "–" },
+    { title: "constants", number: true, cell: (row) => row.constants },
+    { title: "stored", number: true, cell: (row) => kb(row.stored_bytes) },
+  ];
+  const lead = [
+    mb(flash.file_bytes),
+    over == null ? "" : `, ${mb(over)} over the floor`,
+    flash.saved_bytes ? `; with a kernel per layer it would be ${mb(flash.file_bytes + flash.saved_bytes)}` : "",
+  ].join("");
+  section("flash", "Flash", lead, bar, marks, el("div", { class: "columns" }, table("", columns, rows), table("Constants by the op that reads them", ops, flash.ops ?? [])));
+}
