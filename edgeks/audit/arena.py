@@ -130,20 +130,27 @@ class _GraphLiveness:
             for name in (*step.reads, *step.writes):
                 last_use[name] = index
         alive = set(always)
-        best: tuple[int, _Step | None, tuple[Activation, ...]] = (-1, None, ())
+        held = sum(self._size(name).size_bytes for name in alive)
+        peak_bytes, peak_index = -1, -1
         for index, step in enumerate(steps):
+            held += sum(self._size(name).size_bytes for name in set(step.writes) - alive)
             alive |= set(step.writes)
-            total = sum(self._size(name).size_bytes for name in alive) + (step.inner.peak_bytes if step.inner else 0)
-            if total > best[0]:
-                inner = step.inner.alive if step.inner else ()
-                best = (total, step, (*(self._size(name) for name in alive), *inner))
-            alive -= {name for name in (*step.reads, *step.writes) if last_use[name] == index and name not in always}
-        total, step_at_peak, tensors = best
-        if step_at_peak is None:
-            tensors = tuple(self._size(name) for name in always)
+            total = held + (step.inner.peak_bytes if step.inner else 0)
+            if total > peak_bytes:
+                peak_bytes, peak_index = total, index
+            dead = {name for name in (*step.reads, *step.writes) if last_use[name] == index} - always
+            held -= sum(self._size(name).size_bytes for name in dead & alive)
+            alive -= dead
+        if peak_index < 0:
+            tensors = tuple(self._named(name) for name in always)
             return Peak(sum(tensor.size_bytes for tensor in tensors), "", "", tensors)
+        step_at_peak = steps[peak_index]
+        made = {name: index for index, step in reversed([*enumerate(steps)]) for name in step.writes}
+        names = {name for name, index in made.items() if index <= peak_index <= last_use[name]} | always
+        inner = step_at_peak.inner.alive if step_at_peak.inner else ()
+        tensors = (*(self._named(name) for name in names), *inner)
         ordered = tuple(sorted(tensors, key=lambda tensor: (-tensor.size_bytes, tensor.name)))
-        return Peak(total, node_label(step_at_peak.node), step_at_peak.node.op_type, ordered)
+        return Peak(peak_bytes, node_label(step_at_peak.node), step_at_peak.node.op_type, ordered)
 
     def folded_bytes(self) -> int:
         """Bytes of what constants alone compute and other nodes read; sizes that the file does not say are left out."""
@@ -235,12 +242,18 @@ class _GraphLiveness:
 
     def _needs_float(self, name: str) -> bool:
         """Whether anything reads `name` as float: a float op, a graph output, or one of them through an alias."""
-        if name in self._outputs:
-            return True
-        return any(
-            id(node) not in self._fused and (node.op_type not in ALIASES or self._needs_float(node.output[0]))
-            for node in self._consumers[name]
-        )
+        names, seen = [name], {name}
+        while names:
+            name = names.pop()
+            if name in self._outputs:
+                return True
+            for node in self._consumers[name]:
+                if id(node) not in self._fused:
+                    if node.op_type not in ALIASES:
+                        return True
+                    names += {node.output[0]} - seen
+                    seen.add(node.output[0])
+        return False
 
     def _read_inside(self, node: NodeProto) -> Iterator[str]:
         """Names that the bodies of `node` read from around them."""
@@ -252,6 +265,8 @@ class _GraphLiveness:
             yield from (value.name for value in body.output if value.name not in made)
 
     def _inner_peak(self, node: NodeProto) -> Peak | None:
+        if not any(subgraphs(node, self._path)):
+            return None
         own = (*self._producer, *(value.name for value in self._graph.input))
         around = {**self._outer, **dict.fromkeys(own, False), **dict.fromkeys(self._constant, True)}
         peaks = []
@@ -267,7 +282,10 @@ class _GraphLiveness:
             maker = self._producer.get(name)
             made_by = f"made by {maker.op_type} {node_label(maker)!r}" if maker is not None else "a graph input"
             raise _UnknownSize(f"the file does not say the size of {name!r}, {made_by}")
-        return replace(self._sizes[name], made_by=self._made_by(name))
+        return self._sizes[name]
+
+    def _named(self, name: str) -> Activation:
+        return replace(self._size(name), made_by=self._made_by(name))
 
     def _made_by(self, name: str) -> str:
         """The named node that computes `name`, seen through quantisation, which has no name in compact files."""

@@ -79,7 +79,7 @@ class Footprint:
 
 
 def footprint(path: Path, target: Target | None = None) -> Footprint:
-    """.onnx, .ort or .tflite file → Footprint, from the file alone: nothing of it is run. Of a .tflite only flash is known.
+    """.onnx, .ort or .tflite file → Footprint, from the file alone; nothing is run. Of .tflite only flash is known.
 
     Raises:
         ModelFileError: the file is missing, not what its name says, cut short, or contradicts itself.
