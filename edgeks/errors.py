@@ -19,6 +19,8 @@ A message is one line: what, where, the value found, the legal values, the next 
 
 from __future__ import annotations
 
+MAX_MESSAGE = 1000
+
 
 class EdgeksError(Exception):
     """Root of every error raised on purpose; `exit_code` is what the command line returns."""
@@ -54,7 +56,10 @@ class GraphError(InputError):
 
 
 class ModelFileError(InputError):
-    """A model file (.onnx, .ort, .tflite) cannot be read or used."""
+    """A model file (.onnx, .ort, .tflite) cannot be read or used. Names in a damaged file can be of any length."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}…")
 
 
 class OutputError(InputError):

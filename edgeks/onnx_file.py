@@ -23,6 +23,8 @@ from edgeks.onnx_wire import CONTENT_AT, WireError, small_parts
 # Protobuf cannot hold more in one message; larger models keep their constants in external data.
 MAX_FILE_BYTES = (1 << 31) - 1
 MAX_DEPTH = 64
+MAX_NODES = 100_000
+MAX_RANK = 32  # of numpy 1; numpy 2 takes 64
 # Model-local functions may call each other: what they come to when every call is written out.
 MAX_INLINED_BYTES = 1 << 26
 
@@ -32,6 +34,7 @@ BITS = {
     "FLOAT8E4M3FN": 8, "FLOAT8E4M3FNUZ": 8, "FLOAT8E5M2": 8, "FLOAT8E5M2FNUZ": 8, "FLOAT8E8M0": 8,
     "INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2,
 }  # fmt: skip
+KINDS: dict[int, str] = {number: name for name, number in TensorProto.DataType.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +64,7 @@ class Constant:
         if self.data_file is None:
             return np.asarray(onnx.numpy_helper.to_array(self.tensor))
         stored = self._mapped()
-        if BITS[TensorProto.DataType.Name(self.tensor.data_type)] < 8:
+        if BITS[KINDS[self.tensor.data_type]] < 8:
             inline = TensorProto(dims=self.shape, data_type=self.tensor.data_type, raw_data=stored.tobytes())
             return np.asarray(onnx.numpy_helper.to_array(inline))
         return stored.view(self.numpy_dtype).reshape(self.shape)
@@ -72,7 +75,7 @@ class Constant:
             return self._mapped()
         if self.dtype == "string":
             return np.frombuffer(repr([bytes(text) for text in self.tensor.string_data]).encode(), np.uint8)
-        if BITS[TensorProto.DataType.Name(self.tensor.data_type)] < 8:
+        if BITS[KINDS[self.tensor.data_type]] < 8:
             packed = self.tensor.raw_data or bytes(number & 255 for number in self.tensor.int32_data)
             return np.frombuffer(packed, np.uint8)
         return np.ascontiguousarray(self.array()).reshape(-1).view(np.uint8)
@@ -136,6 +139,9 @@ def checked_model(path: Path, proto: ModelProto) -> ModelFile:
         ModelFileError: it contradicts itself.
     """
     constants: dict[str, dict[str, Constant]] = {}
+    nodes = _count_nodes(proto.graph)
+    if nodes > MAX_NODES:
+        raise ModelFileError(f"{path}: {nodes:,} nodes; edgeks reads networks of up to {MAX_NODES:,}")
     _read_graph(path, proto.graph, "", frozenset(), constants)
     files = {constant.data_file for graph in constants.values() for constant in graph.values() if constant.data_file}
     size = sum(file.stat().st_size for file in {path, *files})
@@ -191,6 +197,13 @@ def _parse(path: Path) -> ModelProto:
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelFileError(f"{path}: no graph in it ({size} bytes), so not an ONNX model; name an .onnx file")
     return proto
+
+
+def _count_nodes(graph: GraphProto) -> int:
+    """Nodes of a graph and of the bodies in it. Protobuf does not nest deeper than Python."""
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    bodies = [body for attribute in attributes for body in (attribute.g, *attribute.graphs) if body.node]
+    return len(graph.node) + sum(map(_count_nodes, bodies))
 
 
 def _require_finite_functions(path: Path, proto: ModelProto) -> None:
@@ -301,9 +314,11 @@ def _constant(path: Path, name: str, tensor: TensorProto) -> Constant:
     """Check that a tensor holds as much data as its shape and type say, before anything is allocated for it."""
     where = f"{path}: constant {name!r}"
     shape = tuple(tensor.dims)
-    kind = dict(map(reversed, TensorProto.DataType.items())).get(tensor.data_type, "UNDEFINED")
+    kind = KINDS.get(tensor.data_type, "UNDEFINED")
     if kind != "STRING" and kind not in BITS:
         raise ModelFileError(f"{where} has the unknown data type {tensor.data_type}")
+    if len(shape) > MAX_RANK:
+        raise ModelFileError(f"{where} has {len(shape)} axes; edgeks reads up to {MAX_RANK}")
     if any(size < 0 for size in shape):
         raise ModelFileError(f"{where} has the shape {shape}; sizes cannot be negative")
     dtype = "string" if kind == "STRING" else onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name

@@ -234,7 +234,9 @@ def _fill_graph(proto: GraphProto, graph: _Fields, depth: int) -> None:
     proto.input.extend(values.get(name, ValueInfoProto(name=name)) for name in inputs)
     proto.output.extend(values.get(name, ValueInfoProto(name=name)) for name in outputs)
     known = {"", *inputs, *outputs, *(tensor.name for tensor in proto.initializer)}
-    proto.value_info.extend(value for name, value in values.items() if name not in known)
+    proto.value_info.extend(
+        value for name, value in values.items() if name not in known and value.type.tensor_type.HasField("shape")
+    )
 
 
 def _in_order(nodes: list[tuple[int, NodeProto, list[str]]]) -> list[NodeProto]:

@@ -148,22 +148,29 @@ class GraphLiveness:
             for name in (*step.reads, *step.writes):
                 last_use[name] = index
         alive = set(always)
-        best: tuple[int, Step | None, tuple[Activation, ...]] = (-1, None, ())
-        moments = []
+        held = sum(self.size(name).size_bytes for name in alive)
+        moments: list[Moment] = []
+        peak_index = -1
         for index, step in enumerate(steps):
+            held += sum(self.size(name).size_bytes for name in set(step.writes) - alive)
             alive |= set(step.writes)
             inner = self._inner_peak(step)
-            total = sum(self.size(name).size_bytes for name in alive) + (inner.peak_bytes if inner else 0)
+            total = held + (inner.peak_bytes if inner else 0)
             moments.append(Moment(node_label(step.node), step.node.op_type, total))
-            if total > best[0]:
-                best = (total, step, (*(self.size(name) for name in alive), *(inner.alive if inner else ())))
-            alive -= {name for name in (*step.reads, *step.writes) if last_use[name] == index and name not in always}
-        total, step_at_peak, tensors = best
-        if step_at_peak is None:
-            tensors = tuple(self.size(name) for name in always)
+            if peak_index < 0 or total > moments[peak_index].live_bytes:
+                peak_index, inner_at_peak = index, inner
+            dead = {name for name in (*step.reads, *step.writes) if last_use[name] == index} - always
+            held -= sum(self.size(name).size_bytes for name in dead & alive)
+            alive -= dead
+        if peak_index < 0:
+            tensors = tuple(self._named(name) for name in always)
             return Peak(sum(tensor.size_bytes for tensor in tensors), "", "", tensors), ()
+        made = {name: index for index, step in reversed([*enumerate(steps)]) for name in step.writes}
+        names = {name for name, index in made.items() if index <= peak_index <= last_use[name]} | always
+        tensors = (*(self._named(name) for name in names), *(inner_at_peak.alive if inner_at_peak else ()))
         ordered = tuple(sorted(tensors, key=lambda tensor: (-tensor.size_bytes, tensor.name)))
-        return Peak(total, node_label(step_at_peak.node), step_at_peak.node.op_type, ordered), tuple(moments)
+        top = moments[peak_index]
+        return Peak(top.live_bytes, top.node, top.op_type, ordered), tuple(moments)
 
     def inputs(self) -> tuple[str, ...]:
         """Names of the graph's inputs that are no constants."""
@@ -288,12 +295,18 @@ class GraphLiveness:
 
     def _needs_float(self, name: str) -> bool:
         """Whether anything reads `name` as float: a float op, a graph output, or one of them through an alias."""
-        if name in self._outputs:
-            return True
-        return any(
-            id(node) not in self._fused and (node.op_type not in ALIASES or self._needs_float(node.output[0]))
-            for node in self._consumers[name]
-        )
+        names, seen = [name], {name}
+        while names:
+            name = names.pop()
+            if name in self._outputs:
+                return True
+            for node in self._consumers[name]:
+                if id(node) not in self._fused:
+                    if node.op_type not in ALIASES:
+                        return True
+                    names += {node.output[0]} - seen
+                    seen.add(node.output[0])
+        return False
 
     def _read_inside(self, node: NodeProto) -> Iterator[str]:
         """Names that the bodies of `node` read from around them."""
@@ -321,7 +334,10 @@ class GraphLiveness:
             maker = self._producer.get(name)
             made_by = f"made by {maker.op_type} {node_label(maker)!r}" if maker is not None else "a graph input"
             raise UnknownSize(f"the file does not say the size of {name!r}, {made_by}")
-        return replace(self._sizes[name], made_by=self._made_by(name))
+        return self._sizes[name]
+
+    def _named(self, name: str) -> Activation:
+        return replace(self.size(name), made_by=self._made_by(name))
 
     def _made_by(self, name: str) -> str:
         """The named node that computes `name`, seen through quantisation, which has no name in compact files."""
