@@ -85,8 +85,8 @@ def row(path: Path, found: ProfileRam) -> str:
     copies = max((f"{k.copies} of {k.layers}" for k in predicted.kernels if k.layers > 1), default="")
     cells = [
         path.name, found.profile.name, *(f"{size / 1e6:.1f}" for size in sizes),
-        f"**{parts.total_bytes / 1e6:.1f}**", f"**{peak / 1e6:.1f}**", f"{error / 1e6:+.1f} ({error / peak:+.0%}){mark}",
-        loading, f"{measured.load_peak_bytes / 1e6:.1f}", copies,
+        f"**{parts.total_bytes / 1e6:.1f}**", f"**{peak / 1e6:.1f}**",
+        f"{error / 1e6:+.1f} ({error / peak:+.0%}){mark}", loading, f"{measured.load_peak_bytes / 1e6:.1f}", copies,
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
@@ -119,10 +119,9 @@ def main() -> None:
                     paths.append(legacy(name, checkpoint, folder))
         print("# RAM, predicted and measured\n")
         print(f"`{' '.join(['python', 'benchmarks/ram.py', *(Path(word).name for word in sys.argv[1:])])}`\n")
-        print(
-            f"ONNX Runtime {onnxruntime.__version__}, LiteRT {ai_edge_litert.__version__}, {platform.machine()}, one thread. MB"
-        )
-        print("above the process with the runtime imported; the run peak is that of five inferences.\n")
+        versions = f"ONNX Runtime {onnxruntime.__version__}, LiteRT {ai_edge_litert.__version__}"
+        print(f"{versions}, {platform.machine()}, one thread. MB above the process with the")
+        print("runtime imported; the run peak is that of five inferences.\n")
         print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}", flush=True)
         rows = []
         for path in paths:

@@ -14,7 +14,7 @@ import torch
 import edgeks
 from edgeks.artefact import input_type, run_artefact
 from edgeks.atomic_write import write_text
-from edgeks.audit import report as audit_report
+from edgeks.audit import footprint_json
 from edgeks.audit.footprint import footprint
 from edgeks.bench import report as bench_report
 from edgeks.bench.local import bench
@@ -252,7 +252,7 @@ class _Run:
             file = f"{name}.{what}.json"
             self._stage(f"{what} {name}", {**inputs, **more}, (file,), lambda: self._runs.write_json(file, result()))
 
-        measure("footprint", {}, lambda: audit_report.to_json(footprint(artefact, target)))
+        measure("footprint", {}, lambda: footprint_json.to_json(footprint(artefact, target)))
         measure("accuracy", {"data": self._data}, lambda: _accuracy(artefact, target, self._dataset))
         measure(
             "bench",

@@ -110,8 +110,8 @@ def _tables(footprint: Footprint, changed: Diff | None) -> Iterator[Table]:
         table = _table("sharing groups", "kernel", "shape", "type", "stored", "saved", "layers")
         for kernel in flash.shared[:ROWS_SHOWN]:
             figures = (in_kb(kernel.stored_bytes), in_kb(kernel.saved_bytes))
-            layers = f"{len(kernel.layers)}: {kernel.layers[0]} …"
-            _add_row(table, kernel.constant, _shape(kernel.shape), kernel.dtype, *figures, layers)
+            readers = f"{len(kernel.layers)}: {kernel.layers[0]} …"
+            _add_row(table, kernel.constant, _shape(kernel.shape), kernel.dtype, *figures, readers)
         yield _with_rest(table, len(flash.shared))
     copies = [copy for copy in flash.copies if copy.kind == "scaled" or copy.wasted_bytes >= 1000]
     if copies:
@@ -142,7 +142,7 @@ def _ram_table(rows: tuple[ProfileRam, ...]) -> Table:
     table.add_column("MB, predicted", no_wrap=True, overflow="ellipsis", min_width=10)
     for name in ("loading", "loaded", *PARTS):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("run peak", justify="right", no_wrap=True, style="bold")
+    table.add_column("peak", justify="right", no_wrap=True, style="bold")
     for name in ("measured", "error") if measured else ():
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
@@ -164,7 +164,7 @@ def _measured_cells(row: ProfileRam) -> list[str]:
         return ["–", "–"]
     error = row.error_bytes
     peak = row.measured.run_peak_bytes
-    return [f"{peak / 1e6:,.1f}", "–" if error is None else f"{error / 1e6:+.1f} {100 * error / max(1, peak):+.0f}%"]
+    return [f"{peak / 1e6:,.1f}", "–" if error is None else f"{100 * error / max(1, peak):+.1f} %"]
 
 
 def _below_ram(footprint: Footprint) -> Iterator[Text]:
@@ -219,8 +219,9 @@ def _bytes_table(flash: Flash) -> Table:
         ("metadata", flash.metadata_bytes),
         ("file", flash.file_bytes),
         ("floor: each kernel once", flash.floor_bytes),
-        ("compressed, about" if flash.compressed_is_estimate else "compressed", flash.compressed_bytes),
     ]
+    if flash.compressed_bytes is not None:
+        parts.append(("compressed, about" if flash.compressed_is_estimate else "compressed", flash.compressed_bytes))
     for name, size in parts:
         style = "bold" if name == "file" else "dim" if name.startswith(("floor", "compressed")) else ""
         _add_row(table, name, in_kb(size), f"{100 * size / max(1, flash.file_bytes):.1f} %", style=style)
@@ -261,8 +262,10 @@ def _notes(footprint: Footprint) -> Iterator[str]:
 
 def _table(title: str, *columns: str) -> Table:
     table = terminal.table(title)
-    numbers = ("bytes", "share", "stored", "saved", "wasted", "nodes", "constants", "copies")
-    numbers += ("MACs", "parameters", "MAC/byte", "before", "now")
+    numbers = (
+        *("bytes", "share", "stored", "saved", "wasted", "nodes", "constants", "copies"),
+        *("MACs", "parameters", "MAC/byte", "before", "now"),
+    )
     for column in columns:
         right = column in numbers and not (column == "constants" and columns[0] == "constants")
         table.add_column(

@@ -13,9 +13,12 @@ from edgeks.audit.ram import RamPrediction
 from edgeks.audit.sizes import in_kb, in_mb
 from edgeks.audit.timeline import Timeline
 from edgeks.runtime_profile import Profile
+from edgeks.target import LiteRtSession
 
 MOST = 3
 LEAST_BYTES = 1000  # what saves less is not worth a line
+# Plain loops, which run the same everywhere: to check other kernels against, not to ship.
+TOO_SLOW = (LiteRtSession(1, "reference"),)
 Kind = Literal["profile", "in_place", "smaller_batch", "smaller_input", "form", "merge_copies"]
 
 
@@ -38,10 +41,11 @@ def suggest(
 
 
 def _profile(ram: Sequence[tuple[Profile, RamPrediction | None]]) -> Iterator[Suggestion]:
-    known = [(profile, found) for profile, found in ram if found is not None]
-    if len(known) < 2 or known[0][0] is not ram[0][0]:
+    (now, first), *others = ram
+    worth = [(profile, found) for profile, found in others if found is not None and profile.session not in TOO_SLOW]
+    if first is None or not worth:
         return
-    (now, first), (best, least) = known[0], min(known, key=lambda row: _needed(row[1]))
+    best, least = min(worth, key=lambda row: _needed(row[1]))
     text = f"run it as {best.name} ({best.description}): RAM {in_mb(_needed(least))}, not {in_mb(_needed(first))}"
     copies, fewer = (sum(kernel.copies for kernel in found.kernels if kernel.layers > 1) for found in (first, least))
     if copies > fewer:

@@ -56,11 +56,8 @@ def footprint(
     from edgeks.measured_footprint import with_measurements
     from edgeks.target import load_target
 
-    limits = {
-        "flash_budget": parse_size(flash, "--flash") if flash else None,
-        "ram_budget": parse_size(ram, "--ram") if ram else None,
-        "profile": profile,
-    }
+    flash_budget = parse_size(flash, "--flash") if flash else None
+    ram_budget = parse_size(ram, "--ram") if ram else None
     chosen = load_target(target) if target else None
     if model.suffix.lower() in CHECKPOINTS:
         if measure or diff or html:
@@ -72,7 +69,14 @@ def footprint(
         shape = parse_input_shape(input_shape) if input_shape else None
         checkpoint = load_checkpoint(model, arch, trust=trust)
         with err.status("exporting to a temporary folder"):
-            exports = checkpoint_footprint(checkpoint, chosen or load_target("onnx"), shape, **limits)
+            exports = checkpoint_footprint(
+                checkpoint,
+                chosen or load_target("onnx"),
+                shape,
+                flash_budget=flash_budget,
+                ram_budget=ram_budget,
+                profile=profile,
+            )
         if as_json:
             print_json({"schema": "edgeks.footprints/1", "exports": [to_json(found) for found in exports.values()]})
         else:
@@ -80,7 +84,14 @@ def footprint(
         for found in exports.values():
             found.require_fit()
         return
-    result = audit(model, chosen, machine=this_machine() if measure else None, **limits)
+    result = audit(
+        model,
+        chosen,
+        machine=this_machine() if measure else None,
+        flash_budget=flash_budget,
+        ram_budget=ram_budget,
+        profile=profile,
+    )
     if measure:
         with err.status("measuring"):
             result = with_measurements(result, python)

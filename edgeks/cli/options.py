@@ -30,4 +30,5 @@ def say(line: str) -> None:
 
 
 def print_json(content: dict[str, Any]) -> None:
+    """The object on standard output."""
     typer.echo(json.dumps(content, indent=1))
