@@ -13,7 +13,6 @@ from edgeks.audit.budgets import BudgetCheck
 from edgeks.audit.diff import Diff, DiffRow
 from edgeks.audit.flash import CopySet, Flash
 from edgeks.audit.footprint import Footprint, ProfileRam
-from edgeks.audit.ram import HeldKernel
 from edgeks.audit.sizes import in_kb, in_mb
 
 WIDTH = 100
@@ -66,10 +65,11 @@ def _answer(footprint: Footprint) -> Text:
     text = Text.assemble(
         (_printable(footprint.path.name), "bold"), ": ", (f"{in_mb(flash.file_bytes)} in flash", "bold green")
     )
-    ram = first.needed_bytes
+    ram, running = first.needed_bytes, first.run_peak_bytes
     text.append(", ")
     text.append(f"{in_mb(ram)} RAM" if ram is not None else "RAM unknown", "bold green")
-    text.append(f" ({first.profile.name})")
+    loading = f" while loading, {in_mb(running)} running" if ram and running and ram > running else ""
+    text.append(f"{loading} ({_printable(first.profile.name)})")
     kernels = "1 kernel" if flash.kernels == 1 else f"{flash.kernels} kernels"
     layers = "1 layer" if flash.layers == 1 else f"{flash.layers} layers"
     text.append(f"; {kernels} for {layers}")
@@ -139,7 +139,7 @@ def _tables(footprint: Footprint, changed: Diff | None) -> Iterator[Table]:
 def _ram_table(rows: tuple[ProfileRam, ...]) -> Table:
     measured = any(row.measured or row.failed for row in rows)
     table = terminal.table("RAM by runtime profile")
-    table.add_column("MB, predicted", no_wrap=True, overflow="ellipsis", min_width=10)
+    table.add_column("predicted, MB", no_wrap=True, overflow="ellipsis", min_width=10)
     for name in ("loading", "loaded", *PARTS):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("peak", justify="right", no_wrap=True, style="bold")
@@ -168,28 +168,32 @@ def _measured_cells(row: ProfileRam) -> list[str]:
 
 
 def _below_ram(footprint: Footprint) -> Iterator[Text]:
-    """Which copies of shared kernels each profile holds, and why something was not measured."""
-    by_kernel: dict[str, list[tuple[str, HeldKernel]]] = {}
+    """How many copies of the shared kernels each profile holds, and why something was not measured."""
+    held: dict[str, list[str]] = {}
+    kernels = 0
     for row in footprint.ram:
-        for kernel in row.predicted.kernels if row.predicted else ():
-            if kernel.layers > 1:
-                by_kernel.setdefault(kernel.kernel, []).append((row.profile.name, kernel))
-    largest = sorted(by_kernel.items(), key=lambda entry: -max(k.copies * k.copy_bytes for _, k in entry[1]))
-    for name, held in largest[:3]:
-        parts = ", ".join(
-            f"{profile} {kernel.copies or 'none: reads the file'}"
-            + (f" ({in_mb(kernel.copies * kernel.copy_bytes)})" if kernel.copies else "")
-            for profile, kernel in held
+        shared = [kernel for kernel in row.predicted.kernels if kernel.layers > 1] if row.predicted else []
+        kernels = max(kernels, len(shared))
+        copies, size = (
+            sum(figures) for figures in zip((0, 0), *((k.copies, k.copies * k.copy_bytes) for k in shared), strict=True)
         )
-        yield Text(_printable(f"copies of {name} ({held[0][1].layers} layers): {parts}"))
-    if len(largest) > 3:
-        yield Text(f"and {len(largest) - 3} more shared kernels (--json)", style="dim")
+        if shared:
+            text = (
+                f"{copies} {'copy' if copies == 1 else 'copies'} ({in_mb(size)})" if copies else "none but the file's"
+            )
+            held.setdefault(text, []).append(row.profile.name)
+    if held:
+        name = "the shared kernel" if kernels == 1 else f"the {kernels} shared kernels"
+        parts = "; ".join(f"{text} under {', '.join(profiles)}" for text, profiles in held.items())
+        yield Text(_printable(f"of {name} RAM holds {parts}"))
     for row in footprint.ram:
         if row.failed:
             yield Text(_printable(f"{row.profile.name} not measured: {row.failed}"), style="yellow")
     if footprint.ram[0].predicted:
         base = footprint.ram[0].predicted.baseline_bytes
-        yield Text(f"above the process with the runtime imported ({in_mb(base)}); for {footprint.machine}", style="dim")
+        yield Text(
+            f"MB above the process with the runtime imported ({in_mb(base)}), on {footprint.machine}", style="dim"
+        )
 
 
 def _activation_tables(footprint: Footprint) -> Iterator[Table]:
