@@ -1,4 +1,4 @@
-"""The report answers first, fits 100 columns, and says whether the target's budgets hold; the JSON matches its page."""
+"""The report answers first, fits 100 columns, and says whether budgets hold; the JSON matches its page."""
 
 import dataclasses
 import io
@@ -12,9 +12,12 @@ import pytest
 import small_graphs as graphs
 from rich.console import Console
 
+from edgeks.audit.diff import diff
 from edgeks.audit.footprint import footprint
-from edgeks.audit.report import SCHEMA, render, to_json
-from edgeks.errors import BudgetExceeded
+from edgeks.audit.footprint_json import SCHEMA, to_json
+from edgeks.audit.report import render
+from edgeks.errors import BudgetExceeded, ConfigError
+from edgeks.runtime_profile import MeasuredRam
 from edgeks.target import load_target
 
 PAGE = Path(__file__).parents[2] / "docs" / "footprint_schema.md"
@@ -25,9 +28,9 @@ def path(tmp_path):
     return graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx")
 
 
-def text_of(result, width=100):
+def text_of(result, width=100, changed=None):
     console = Console(file=io.StringIO(), width=width)
-    render(result, console)
+    render(result, console, changed)
     return console.file.getvalue()
 
 
@@ -37,7 +40,19 @@ def budgets(**bytes_of):
 
 def test_answer_comes_first(path):
     first = " ".join(text_of(footprint(path)).split())
-    assert first.startswith("net.onnx: 4.1 kB in flash, 2 kernels for 5 layers; sharing saves 6.9 kB; peak activations")
+    assert re.match(
+        r"net\.onnx: 4\.1 kB in flash, [\d.]+ MB RAM( while loading, [\d.]+ MB running)? \(ort-default\); "
+        r"2 kernels for 5 layers, sharing saves 6\.9 kB; peak activations [\d.]+ kB at .*; [\d.]+ k MACs, \d+ parameters",
+        first,
+    )
+
+
+def test_a_verdict_comes_before_that(path):
+    assert text_of(footprint(path, load_target("rpi-zero-2w"))).startswith(
+        "fits rpi-zero-2w: flash 4.1 kB of 16.00 MB, RAM "
+    )
+    text = text_of(footprint(path, flash_budget=4000, ram_budget=1))
+    assert re.match(r"does not fit the budget: flash 4\.1 kB of 4\.0 kB \(\d+ B over\), RAM .* of 1 B \(", text)
 
 
 def long_names():
@@ -79,7 +94,9 @@ def test_budgets_that_hold(path):
     result.require_fit()
     assert [check.resource for check in result.budgets] == ["flash", "ram"]
     assert "fits rpi-zero-2w" in text_of(result)
-    assert result.ram_bytes == result.flash.constant_bytes + result.arena.peak.peak_bytes
+    first = result.ram[0]
+    assert first.profile.name == "rpi-zero-2w"
+    assert result.ram_bytes == max(first.predicted.load_peak_bytes, first.predicted.run_peak.total_bytes)
 
 
 @pytest.mark.parametrize(("resource", "key"), [("flash", "flash_budget_bytes"), ("ram", "ram_budget_bytes")])
@@ -89,8 +106,51 @@ def test_budgets_that_do_not_hold(resource, key, path):
     result = footprint(path, budgets(**{key: needed - 1}))
     assert not result.fits
     assert "does not fit rpi-zero-2w" in text_of(result)
-    with pytest.raises(BudgetExceeded, match=f"{resource} {needed:,} bytes of {needed - 1:,}"):
+    with pytest.raises(BudgetExceeded, match=f"{resource} {needed:,} bytes of {needed - 1:,}, 1 over"):
         result.require_fit()
+
+
+def test_limits_without_a_target_and_about_another_profile(path):
+    needed = {row.profile.name: row.needed_bytes for row in footprint(path).ram}
+    assert footprint(path, ram_budget=needed["ort-default"]).fits
+    other = footprint(path, ram_budget=needed["ort-unfolded"] - 1, profile="ort-unfolded")
+    assert not other.fits and [row.profile.name for row in other.ram][0] == "ort-unfolded"
+    with pytest.raises(ConfigError, match="unknown profile 'ort': legal: ort-default, ort-unfolded, ort-no-prepacking"):
+        footprint(path, profile="ort")
+    with pytest.raises(ConfigError, match="is for tflite files; name one for onnx"):
+        footprint(path, load_target("rpi-4-tflite"))
+
+
+def measured(row, peak):
+    figures = {field.name: peak for field in dataclasses.fields(MeasuredRam)}
+    return MeasuredRam(**figures | {"profile": row.profile.name, "runtime_version": "1.0", "machine": "x86_64"})
+
+
+def test_what_was_measured_stands_beside_and_decides(path):
+    result = footprint(path, ram_budget=10_000_000)
+    first, second, third = result.ram
+    found = result.with_measured({first.profile.name: measured(first, 20_000_000), second.profile.name: "not here"})
+    assert found.ram_bytes == 20_000_000 and not found.fits
+    assert found.ram[0].error_bytes == first.predicted.run_peak.total_bytes - 20_000_000
+    text = " ".join(text_of(found).split())
+    assert "measured error" in text and " 20.0 " in text and "ort-unfolded not measured: not here" in text
+    rows = to_json(found)["ram"]
+    assert rows[0]["measured"]["run_peak_bytes"] == 20_000_000 and rows[2]["measured"] is None
+    assert rows[1]["measured"] == {"failed": "not here"}
+
+
+def test_what_changed(path, tmp_path):
+    old, new = footprint(graphs.save(graphs.public_chain(), tmp_path / "old.onnx")), footprint(path)
+    changed = diff(old, new)
+    rows = {row.what: row for row in changed.rows}
+    assert rows["file"].change == new.flash.file_bytes - old.flash.file_bytes < 0
+    assert rows["kernels"].change == new.flash.kernels - old.flash.kernels
+    assert changed.groups_gained and not changed.groups_lost
+    text = text_of(new, changed=changed)
+    assert "newly shared" in text and f"since {old.path}"[:40] in text.replace("\n", "")
+    assert max(map(len, text.splitlines())) <= 100
+    same = diff(new, new)
+    assert all(row.change in (0, None) for row in same.rows) and not same.groups_gained
 
 
 def test_no_budget_and_unknown_need_are_no_failure(path, tmp_path):
@@ -99,7 +159,8 @@ def test_no_budget_and_unknown_need_are_no_failure(path, tmp_path):
     proto = graphs.model(nodes, [], 1, None, input_shape=(8, "height", 6))
     result = footprint(graphs.save(proto, tmp_path / "open.onnx"), budgets(ram_budget_bytes=1))
     assert result.fits
-    assert "unknown" in text_of(result)
+    assert result.ram_bytes is None
+    assert "flash fits rpi-zero-2w" in text_of(result) and "RAM unknown, limit 1 B" in text_of(result)
 
 
 def test_scaled_copies_are_called_lost_sharing(tmp_path):
@@ -119,19 +180,22 @@ def keys_of(value, prefix=""):
 @pytest.mark.parametrize("build", [graphs.fp32_shared, graphs.public_chain])
 def test_json_has_exactly_the_documented_keys(build, tmp_path):
     path = graphs.save(build(), tmp_path / "net.onnx")
-    data = json.loads(json.dumps(to_json(footprint(path, load_target("rpi-zero-2w")))))
+    other = footprint(graphs.save(graphs.qdq(), tmp_path / "old.onnx"))
+    result = footprint(path, load_target("rpi-zero-2w"))
+    result = result.with_measured({result.ram[0].profile.name: measured(result.ram[0], 1), "ort-default": "not here"})
+    data = json.loads(json.dumps(to_json(result, diff(other, result))))
     assert data["schema"] == SCHEMA
     documented = set(re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(), re.MULTILINE))
     found = set(keys_of(data))
     assert found <= documented
     missing = documented - found
-    empty = {"copies[].", "sharing_groups[].", "notes[]."}
+    empty = {"copies[].", "sharing_groups[].", "notes[].", "suggestions[].", "ram[].measured.failed"}
     assert all(any(part in key for part in empty) for key in missing)
 
 
 def test_it_starts_without_torch_and_onnxruntime(path):
     code = (
-        "import sys; from pathlib import Path; from edgeks.audit.report import to_json; "
+        "import sys; from pathlib import Path; from edgeks.audit.footprint_json import to_json; "
         "from edgeks.audit.footprint import footprint; import edgeks.audit.proof; "
         f"to_json(footprint(Path({str(path)!r}))); "
         "print([name for name in ('torch', 'onnxruntime', 'onnx_ir') if name in sys.modules])"

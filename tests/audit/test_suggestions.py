@@ -1,0 +1,50 @@
+"""What would lower the need: what applies is suggested with its bytes, what does not is not."""
+
+import dataclasses
+
+import small_graphs as graphs
+
+from edgeks.audit.arena import Arena, Peak
+from edgeks.audit.footprint import footprint
+from edgeks.audit.suggestions import suggest
+from edgeks.audit.timeline import Moment, Timeline
+
+
+def kinds(result):
+    return {suggestion.kind: suggestion for suggestion in result.suggestions}
+
+
+def test_at_most_three_and_the_best_first(tmp_path):
+    found = footprint(graphs.save(graphs.public_chain(), tmp_path / "net.onnx")).suggestions
+    assert len(found) <= 3
+    assert [each.saved_bytes for each in found] == sorted((each.saved_bytes for each in found), reverse=True)
+
+
+def suggestions(result, arena, batch=1):
+    return suggest(result.flash, arena, result.compute, [(row.profile, row.predicted) for row in result.ram], batch)
+
+
+def test_in_place_saves_down_to_the_next_moment_at_most(tmp_path):
+    result = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
+    moments = (Moment("conv", "Conv", 9_000_000), Moment("gelu", "Gelu", 90_000_000, 45_000_000))
+    for next_highest, saved in ((9_000_000, 45_000_000), (80_000_000, 10_000_000)):
+        timeline = Timeline((dataclasses.replace(moments[0], live_bytes=next_highest), moments[1]), 1, ())
+        arena = Arena(Peak(90_000_000, "gelu", "Gelu", ()), (), 0, timeline)
+        first = suggestions(result, arena)[0]
+        assert (first.kind, first.saved_bytes) == ("in_place", saved)
+        assert "gelu" in first.text
+
+
+def test_a_batch_is_said_to_cost(tmp_path):
+    result = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
+    arena = Arena(Peak(80_000_000, "conv", "Conv", ()), ())
+    first = suggestions(result, arena, batch=8)[0]
+    assert (first.kind, first.saved_bytes) == ("smaller_batch", 70_000_000)
+    assert "smaller_batch" not in {each.kind for each in suggestions(result, arena, batch=1)}
+
+
+def test_an_integer_file_is_not_told_to_become_one(tmp_path):
+    floats = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
+    integers = footprint(graphs.save(graphs.qdq(), tmp_path / "int8.onnx"))
+    assert "form" in kinds(floats)
+    assert "form" not in kinds(integers)
