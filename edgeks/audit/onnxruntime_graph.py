@@ -5,6 +5,7 @@ session names; everything else runs as the file has it. Checked against the grap
 
 - BatchNormalization, Mul and Add by constants, after a Conv whose kernel is constant and that nothing else reads, fold
   into the Conv (basic: ConvBNFusion, ConvMulFusion, ConvAddFusion): the node then has a kernel of its own.
+- Div, Erf, Add, Mul, Mul is one Gelu (extended); a Shape that the file tells is a constant (basic).
 - Activations join the Conv or Gemm ahead of them (extended: ConvActivationFusion, GemmActivationFusion).
 - x86-64, all: float convolutions run on blocked channels (NchwcTransformer). What can compute in blocks follows them, a
   BatchNormalization as a convolution; anything else reads through a reordering node, which is one more activation.
@@ -14,7 +15,7 @@ session names; everything else runs as the file has it. Checked against the grap
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +23,7 @@ from onnx import GraphProto, NodeProto
 
 from edgeks.audit.arena import GraphLiveness, Step
 from edgeks.audit.ram import Machine
+from edgeks.onnx_file import node_label
 from edgeks.target import Session
 
 LEVELS = {"disabled": 0, "basic": 1, "extended": 2, "all": 3}
@@ -34,7 +36,7 @@ IN_PLACE = frozenset(
 # What computes in the channel blocks of the convolutions before it.
 BLOCKED_UNARY = frozenset(
     {"Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Gelu", "BatchNormalization"}
-    | {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
+    | {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "Upsample"}
 )  # fmt: skip
 BLOCKED_NARY = frozenset({"Add", "Sum", "Mul", "Concat"})
 CHANNELS_LAST = frozenset(
@@ -102,7 +104,12 @@ class Lowering:
         """
         steps = liveness.steps()
         outputs = liveness.outputs()
-        plain = list(self._fused([_as_runtime(step, liveness) for step in steps], outputs, liveness))
+        runtime = [_as_runtime(step, liveness) for step in steps]
+        if self.runs("ConstantFolding", 1):
+            runtime = [step for step in runtime if step.op_type != "Shape"]
+        if self.runs("GeluFusion", 2):
+            runtime = _with_gelus(runtime)
+        plain = list(self._fused(runtime, outputs, liveness))
         return _Layouts(self, liveness, plain, outputs).steps
 
     def _fused(self, steps: list[RuntimeStep], outputs: set[str], liveness: GraphLiveness) -> Iterator[RuntimeStep]:
@@ -143,6 +150,31 @@ def _as_runtime(step: Step, liveness: GraphLiveness) -> RuntimeStep:
     in_place = step.reads if op_type in IN_PLACE and not integer else ()
     form = "integer" if integer else "float"
     return RuntimeStep(step.node, op_type, form, step.reads, tuple(writes), in_place, bodies=step.bodies)
+
+
+def _with_gelus(steps: list[RuntimeStep]) -> list[RuntimeStep]:
+    """x → Div → Erf → Add → Mul by x → Mul becomes one step, where nothing else reads what lies between."""
+    readers: dict[str, list[int]] = defaultdict(list)
+    for index, step in enumerate(steps):
+        for name in step.reads:
+            readers[name].append(index)
+    gelus: dict[int, RuntimeStep] = {}
+    gone: set[int] = set()
+    for first, step in enumerate(steps):
+        if step.op_type not in ("Div", "Mul") or len(step.reads) != 1:
+            continue
+        chain, at = [first], first
+        for op_types in (("Erf",), ("Add",), ("Mul",), ("Mul",)):
+            following = readers[steps[at].writes[0].name]
+            if len(following) != 1 or steps[following[0]].op_type not in op_types:
+                break
+            at = following[0]
+            chain.append(at)
+        if len(chain) == 5 and step.reads[0] in steps[chain[3]].reads:
+            node = NodeProto(op_type="Gelu", name=node_label(steps[at].node))
+            gelus[at] = RuntimeStep(node, "Gelu", "float", step.reads, steps[at].writes)
+            gone.update(chain)
+    return [gelus.get(index, step) for index, step in enumerate(steps) if index in gelus or index not in gone]
 
 
 class _Layouts:

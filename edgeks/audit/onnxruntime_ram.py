@@ -117,10 +117,12 @@ class _Weights:
         constant, reader = self._weight_of[label]
         assert reader.weight is not None
         held = self._held.setdefault(constant, {})
-        name = step.node.input[reader.weight.index]
-        codes = step.form in ("integer", "channels-last") or reader.zero_point is not None and not reader.via
-        computed = not codes and any(node.op_type != "DequantizeLinear" for node in reader.via)
-        at_run_time = not codes and not computed and bool(reader.via)
+        via = [node for node in reader.via if node.op_type != "Identity"]
+        # Two chains of the same ops with the same other inputs are one chain to ONNX Runtime.
+        name = "".join(f"{node.op_type}({','.join(node.input[1:])})" for node in via)
+        codes = step.form in ("integer", "channels-last") or reader.zero_point is not None and not via
+        computed = not codes and any(node.op_type != "DequantizeLinear" for node in via)
+        at_run_time = not codes and not computed and bool(via)
         elements = math.prod(constant.shape)
         key: tuple[str, ...] = ("original",)
         size = _bytes(constant)
