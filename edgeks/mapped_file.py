@@ -31,10 +31,8 @@ def map_file(path: Path) -> MappedFile:
 def release(array: NDArray[Any]) -> None:
     """Give the pages that were read of a mapped array back to the system; any other array stays as it is."""
     base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, memoryview):
-        base = base.obj
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
     if isinstance(base, MappedFile) and hasattr(base, "madvise"):
         base.madvise(mmap.MADV_DONTNEED)
 

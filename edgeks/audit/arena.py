@@ -132,6 +132,13 @@ class GraphLiveness:
             self._reads_of[id(node)] = reads
             for name in reads:
                 self._consumers[name].append(node)
+        self._dequantisers: dict[str, NodeProto] = {}
+        for name, node in self._producer.items():  # in the order of the file
+            behind = node if node.op_type == "DequantizeLinear" else None
+            if node.op_type in ALIASES and node.input:
+                behind = self._dequantisers.get(node.input[0])
+            if behind is not None:
+                self._dequantisers[name] = behind
         self._constant = self._constant_names()
         self._fused = {id(node) for node in self._nodes if integers and self._runs_on_codes(node)}
         self._buffer: dict[str, str] = {}  # alias → the name that owns the bytes
@@ -266,10 +273,7 @@ class GraphLiveness:
 
     def _dequantiser(self, name: str) -> NodeProto | None:
         """The DequantizeLinear that makes `name`, seen through ops that only rename the buffer."""
-        node = self._producer.get(name)
-        while node is not None and node.op_type in ALIASES and node.input:
-            node = self._producer.get(node.input[0])
-        return node if node is not None and node.op_type == "DequantizeLinear" else None
+        return self._dequantisers.get(name)
 
     def _is_dequantised_constant(self, name: str) -> bool:
         node = self._dequantiser(name)

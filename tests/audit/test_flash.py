@@ -1,5 +1,7 @@
 """Every byte of a file is accounted for, copies are named, and what sharing saves is what copies would cost."""
 
+import zlib
+
 import numpy as np
 import pytest
 import small_graphs as graphs
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
+from edgeks.audit.compressed import compressed_size
 from edgeks.audit.footprint import footprint
 
 KERNEL = 4 * 8 * 8 * 9
@@ -85,3 +88,58 @@ def test_unique_and_saved_bytes_for_any_assignment_of_kernels(tmp_path_factory, 
     assert flash.unique_bytes == flash.constant_bytes == len(used) * KERNEL
     assert flash.unique_bytes + flash.saved_bytes == len(assignment) * KERNEL
     assert (flash.kernels, flash.layers) == (len(used), len(assignment))
+
+
+def test_the_parts_of_a_file_add_up(tmp_path):
+    proto = graphs.fp32_shared()
+    plain = flash_of(proto, tmp_path)
+    assert plain.metadata_bytes == 0
+    proto.metadata_props.add(key="key", value="v" * 500)
+    proto.producer_name = "tool"
+    proto.graph.node[0].doc_string = "d" * 300
+    proto.graph.initializer[0].doc_string = "d" * 200
+    flash = flash_of(proto, tmp_path)
+    assert 1000 < flash.metadata_bytes < 1050
+    assert abs(flash.structure_bytes - plain.structure_bytes) <= 8  # lengths that take a byte more
+    assert flash.file_bytes == flash.constant_bytes + flash.structure_bytes + flash.metadata_bytes
+    assert flash.overhead_bytes == flash.file_bytes - flash.floor_bytes
+
+
+def test_the_floor_of_a_file_without_copies_is_its_constants(tmp_path):
+    flash = flash_of(graphs.fp32_shared(), tmp_path)
+    assert flash.floor_bytes == flash.unique_bytes
+
+
+@pytest.mark.parametrize("integer", [False, True])
+def test_the_floor_has_one_kernel_of_copies_up_to_a_factor(integer, tmp_path):
+    """Three of four copies go; float layers get a scale per channel for it, integer layers have theirs."""
+    flash = flash_of(graphs.public_chain(integer=integer), tmp_path)
+    gain = 3 * KERNEL // 4 if integer else 3 * (KERNEL - 4 * 8)
+    assert flash.floor_bytes == flash.unique_bytes - gain
+
+
+def test_the_floor_has_one_of_equal_constants_and_none_that_nothing_reads(tmp_path):
+    proto = graphs.fp32_shared()
+    floor = flash_of(proto, tmp_path).floor_bytes
+    for index in (1, 2):
+        proto.graph.initializer.append(graphs.initializer(f"copy{index}", graphs.kernel()))
+        next(n for n in proto.graph.node if n.name == f"blocks.{index}.conv").input[1] = f"copy{index}"
+    for name in ("forgotten", "forgotten.too"):
+        proto.graph.initializer.append(graphs.initializer(name, np.zeros(1000, np.float32)))
+    assert flash_of(proto, tmp_path).floor_bytes == floor
+
+
+def test_compressed_size(tmp_path):
+    whole = flash_of(graphs.fp32_shared(), tmp_path)
+    assert whole.compressed_bytes == len(zlib.compress((tmp_path / "net.onnx").read_bytes(), 6))
+    assert not whole.compressed_is_estimate
+
+
+def test_compressed_size_of_large_files_is_an_estimate_over_all_of_them(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "zeros").write_bytes(bytes(20_000_000))
+    (tmp_path / "random").write_bytes(rng.bytes(20_000_000))
+    (tmp_path / "small").write_bytes(b"x")
+    found = compressed_size(sorted(tmp_path.iterdir()))
+    assert found.estimated
+    assert abs(found.compressed_bytes - 20_000_000) < 1_000_000

@@ -5,6 +5,7 @@ import io
 import random
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from edgeks.audit.report import render
 from edgeks.errors import BudgetExceeded, ModelFileError
 from edgeks.exporter import export
 from edgeks.target import load_target
-from edgeks.tflite_file import pack, read_tflite
+from edgeks.tflite_file import metadata, pack, read_tflite
 
 MAPS = (1, 6, 6, 8)
 TARGET = load_target("rpi-zero-2w-tflite")
@@ -72,6 +73,20 @@ def test_tensors_with_scales_of_their_own_and_one_buffer_are_one_kernel(tmp_path
     assert [(row.op_type, row.nodes, row.constants, row.stored_bytes) for row in flash.ops] == [
         ("CONV_2D", 3, 4, 576 + 3 * 32)
     ]
+
+
+def test_floor_and_metadata(tmp_path):
+    small = np.round(kernel() * np.linspace(0.5, 0.9, 8)[:, None, None, None]).astype(np.int8)
+    flash = footprint(convolutions(tmp_path / "n.tflite", kernel(), kernel(), small, kernel(5))).flash
+    # Two kernels, a bias and eight scales for each of four layers.
+    assert flash.floor_bytes == 2 * 576 + 4 * (32 + 32)
+    assert flash.metadata_bytes == len("test")
+    assert flash.compressed_bytes == len(zlib.compress((tmp_path / "n.tflite").read_bytes(), 6))
+    path = tmp_path / "export.tflite"
+    export(small_checkpoint(SharedConvs()), path, load_target("tflite"))
+    flash = footprint(path).flash
+    assert flash.metadata_bytes > sum(map(len, metadata(read_tflite(path)).values())) > 0
+    assert flash.structure_bytes > 0
 
 
 def test_copies_byte_for_byte_and_up_to_a_factor(tmp_path):
