@@ -143,7 +143,13 @@ def report(layers: int = 60, kernels: int = 30, name: str = "stages.{}.conv", co
         "target": "rpi-zero-2w",
         "budgets": [
             {"resource": "flash", "profile": None, "needed_bytes": 400_000, "budget_bytes": 16_000_000, "fits": True},
-            {"resource": "ram", "profile": "rpi-zero-2w", "needed_bytes": 6_100_000, "budget_bytes": 64_000_000, "fits": True},
+            {
+                "resource": "ram",
+                "profile": "rpi-zero-2w",
+                "needed_bytes": 6_100_000,
+                "budget_bytes": 64_000_000,
+                "fits": True,
+            },
         ],
         "fits": True,
         "diff": None,
