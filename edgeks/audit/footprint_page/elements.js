@@ -6,7 +6,7 @@ function fill(element, attributes, children) {
     if (typeof value === "function") element.addEventListener(key, value);
     else if (value != null) element.setAttribute(key, value);
   }
-  element.append(...children.flat().filter((child) => child != null && child !== ""));
+  element.append(...children.flat(Infinity).filter((child) => child != null && child !== ""));
   return element;
 }
 
@@ -26,8 +26,8 @@ const percent = (part) => `${(100 * part).toFixed(4)}%`;
 function fixed(value, digits) {
   const scaled = value * 10 ** digits;
   const tie = Number.isInteger(value * 8) && Math.abs(scaled % 1) === 0.5;
-  const rounded = tie ? (2 * Math.round(scaled / 2)) / 10 ** digits : value;
-  return rounded.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  const figure = (tie ? (2 * Math.round(scaled / 2)) / 10 ** digits : value).toFixed(digits);
+  return figure.replace(/\B(?=(\d{3})+(?!\d)(?=\.|$))/g, ",");
 }
 
 const kb = (size) => (size == null ? "unknown" : size >= 1000 ? `${fixed(size / 1e3, 1)} kB` : `${size} B`);

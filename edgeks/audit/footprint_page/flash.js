@@ -1,7 +1,9 @@
 // Flash: one bar of the file's bytes, the floor and the compressed size marked, and what is stored twice.
-function mark(position, text, low) {
-  const side = position > 0.6 ? " left" : "";
-  return styled(el("span", { class: `${low ? "low" : ""}${side}` }, text), { left: percent(position) });
+function ruler(side, size, whole, text) {
+  if (size == null) return null;
+  const position = Math.min(1, size / whole);
+  const mark = el("span", { class: position > 0.5 ? "left" : null }, text);
+  return el("div", { class: `ruler ${side}` }, styled(mark, { left: percent(position) }));
 }
 
 function showFlash() {
@@ -16,24 +18,20 @@ function showFlash() {
   const bar = el("div", { class: "bar", role: "img", "aria-label": "The bytes of the file, by what they are: the table has the figures" });
   for (const [kind, title, size] of parts)
     if (size > 0) bar.append(styled(el("i", { class: kind, title: `${title}: ${mb(size)}` }), { width: percent(size / whole) }));
-  const marks = el("div", { class: "ruler" });
-  if (flash.floor_bytes != null)
-    marks.append(mark(Math.min(1, flash.floor_bytes / whole), `floor ${mb(flash.floor_bytes)}: no file of these weights is smaller`, false));
-  if (flash.compressed_bytes != null) {
-    const about = flash.compressed_is_estimate ? "about " : "";
-    marks.append(mark(Math.min(1, flash.compressed_bytes / whole), `compressed, as an update goes over the air: ${about}${mb(flash.compressed_bytes)}`, true));
-  }
+  const about = flash.compressed_is_estimate ? "about " : "";
+  const compressed = ruler("above", flash.compressed_bytes, whole, `compressed, as an update is sent: ${about}${mb(flash.compressed_bytes)}`);
+  const floor = ruler("below", flash.floor_bytes, whole, `floor, these weights and the least of graph: ${mb(flash.floor_bytes)}`);
   const over = flash.floor_bytes == null ? null : flash.file_bytes - flash.floor_bytes;
   const rows = [...parts.filter(([, , size]) => size > 0), ["", "file", flash.file_bytes]];
   const columns = [
-    { title: "part", cell: ([kind, title]) => [kind ? el("span", { class: `key ${kind}` }) : null, title] },
+    { title: "part", cell: ([kind, title]) => (kind ? [el("span", { class: `key ${kind}` }), title] : el("strong", {}, title)) },
     { title: "bytes", number: true, cell: ([, , size]) => kb(size) },
     { title: "share", number: true, cell: ([, , size]) => ratio(share(size)) },
   ];
   const ops = [
     { title: "op", cell: (row) => label(row.op_type, 40) },
-    { title: "nodes", number: true, cell: (row) => row.nodes || "–" },
-    { title: "constants", number: true, cell: (row) => row.constants },
+    { title: "nodes", number: true, cell: (row) => (row.nodes ? quantity(row.nodes) : "–") },
+    { title: "constants", number: true, cell: (row) => quantity(row.constants) },
     { title: "stored", number: true, cell: (row) => kb(row.stored_bytes) },
   ];
   const lead = [
@@ -41,5 +39,5 @@ function showFlash() {
     over == null ? "" : `, ${mb(over)} over the floor`,
     flash.saved_bytes ? `; with a kernel per layer it would be ${mb(flash.file_bytes + flash.saved_bytes)}` : "",
   ].join("");
-  section("flash", "Flash", lead, bar, marks, el("div", { class: "columns" }, table("", columns, rows), table("Constants by the op that reads them", ops, flash.ops ?? [])));
+  section("flash", "Flash", lead, compressed, bar, floor, el("div", { class: "columns" }, table("", columns, rows), table("Constants by the op that reads them", ops, flash.ops ?? [])));
 }

@@ -27,8 +27,8 @@ function compare({ key, value }, descending) {
 
 function layerRow(row, most) {
   const cells = COLUMNS.map(({ key, text, number, named, share }) => {
-    const content = named ? (row[key] == null ? "–" : label(row[key])) : text ? text(row) : shortened(row[key] ?? "–", 40);
-    const cell = el("td", { class: [number ? "number" : "", named ? "name" : "", share ? "share" : ""].join(" ").trim() || null }, content);
+    const content = named ? (row[key] == null ? "–" : label(row[key], 44)) : text ? text(row) : shortened(row[key] ?? "–", 40);
+    const cell = el("td", { class: [number ? "number" : "", share ? "share" : ""].join(" ").trim() || null }, content);
     return share && row[key] ? styled(cell, { "background-size": `${percent(row[key] / most[key])} 3px` }) : cell;
   });
   return el("tr", {}, cells);

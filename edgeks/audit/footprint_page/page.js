@@ -6,7 +6,7 @@ function showDiff() {
     { title: "old", number: true, cell: ({ old_bytes: size }) => mb(size) },
     { title: "new", number: true, cell: ({ new_bytes: size }) => mb(size) },
     { title: "change", number: true, cell: ({ old_bytes: old, new_bytes: now }) => (old == null || now == null ? "–" : old === now ? "none" : el("span", { class: now > old ? "bad" : "good" }, signed(now - old))) },
-    { title: "", number: true, cell: ({ old_bytes: old, new_bytes: now }) => (old && now != null ? `${now < old ? "−" : "+"}${ratio(Math.abs(now - old) / old)}` : "") },
+    { title: "", number: true, cell: ({ old_bytes: old, new_bytes: now }) => (old && now != null && now !== old ? `${now < old ? "−" : "+"}${ratio(Math.abs(now - old) / old)}` : "") },
   ];
   section("diff", "Change", ["against ", label(report.diff.old, 80)], table("", columns, report.diff.rows, 40));
 }

@@ -20,7 +20,7 @@ function niceStep(most, count) {
 }
 
 function errorText({ error_ratio: part, error_bytes: size }) {
-  return part == null ? "" : `, predicted ${part < 0 ? "−" : "+"}${ratio(Math.abs(part))} (${signed(size)})`;
+  return part == null ? "" : `: error ${part < 0 ? "−" : "+"}${ratio(Math.abs(part))} (${signed(size)})`;
 }
 
 function heldText(kernels) {
@@ -41,9 +41,9 @@ function profileRow(profile, most, limit) {
   const track = el("div", { class: "track" }, bar);
   if (peak != null) track.append(styled(el("span", { class: "measured", title: `measured: ${mb(peak)}` }), { left: percent(peak / most) }));
   if (limit != null && limit <= most) track.append(styled(el("span", { class: "limit", title: `budget: ${mb(limit)}` }), { left: percent(limit / most) }));
-  const result = peak != null ? [`, measured ${mb(peak)}`, errorText(measured)] : measured?.failed ? `; not measured: ${shortened(measured.failed, 160)}` : "";
+  const result = peak != null ? [", ", el("strong", {}, mb(peak)), " measured", errorText(measured)] : measured?.failed ? `; not measured: ${shortened(measured.failed, 160)}` : "";
   return [
-    el("div", {}, label(profile.profile, 40), el("small", { class: "muted" }, el("br"), shortened(profile.description ?? "", 80))),
+    el("div", {}, label(profile.profile, 40), el("small", {}, shortened(profile.description ?? "", 80))),
     el("div", {}, track, el("div", { class: "result" }, el("strong", {}, mb(predicted?.total_bytes)), " predicted", result)),
   ];
 }
@@ -59,7 +59,7 @@ function showRam() {
   if (limit != null && limit <= most) legend.append(el("li", {}, "┆ budget"));
   const axis = el("div", { class: "axis" });
   const step = niceStep(most, 6);
-  for (let size = 0; size <= most; size += step) axis.append(styled(el("span", {}, size ? mb(size) : "0"), { left: percent(size / most) }));
+  for (let size = 0; size <= 0.97 * most; size += step) axis.append(styled(el("span", {}, size ? mb(size) : "0"), { left: percent(size / most) }));
   const bars = el("div", { class: "profiles" }, profiles.flatMap((profile) => profileRow(profile, most, limit)), el("div", { class: "blank" }), axis);
 
   const both = (predicted, measured) => [mb(predicted), measured == null ? null : el("small", {}, `measured ${mb(measured)}`)];

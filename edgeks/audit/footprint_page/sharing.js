@@ -51,10 +51,9 @@ function showSharing(filterLayers) {
   const lead = `${plural(flash.kernels, "kernel")} for ${plural(flash.layers, "layer")}; ${rows.filter(({ kind }) => kind === "shared").length} shared`;
   if (!rows.length) return void section("sharing", "Sharing map", lead, el("p", {}, "No two layers read the same kernel, and no two kernels are copies of one another."));
   const count = columns.length, height = rows.length * ROW;
-  const wide = { "min-width": `${Math.round(count * 5)}px` };
   const rowsAt = columns.map(() => []);
-  const strip = styled(draw("svg", { viewBox: `0 0 ${count} 22`, height: 22, preserveAspectRatio: "none", "aria-hidden": "true" }), wide);
-  const plot = styled(draw("svg", { viewBox: `0 0 ${count} ${height}`, height, preserveAspectRatio: "none", "aria-hidden": "true" }), wide);
+  const strip = draw("svg", { viewBox: `0 0 ${count} 22`, height: 22, preserveAspectRatio: "none", "aria-hidden": "true" });
+  const plot = draw("svg", { viewBox: `0 0 ${count} ${height}`, height, preserveAspectRatio: "none", "aria-hidden": "true" });
   const chosenColumn = draw("rect", { class: "chosen-column", width: 1, height, x: -2 });
   const rules = rows.map((_, index) => (index % 2 ? "" : `M0 ${index * ROW}h${count}v${ROW}h-${count}z`)).join("");
   plot.append(draw("path", { class: "zebra", d: rules }), chosenColumn);
@@ -76,7 +75,7 @@ function showSharing(filterLayers) {
 
   const step = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].find((size) => count / size <= 12) ?? 5000;
   const ticks = el("div", { class: "ticks", "aria-hidden": "true" });
-  for (let layer = step; layer <= count; layer += step) ticks.append(styled(el("span", {}, layer), { left: percent((layer - 0.5) / count) }));
+  for (let layer = step; layer <= count; layer += step) ticks.append(styled(el("span", { class: layer === count ? "last" : null }, layer), { left: percent((layer - 0.5) / count) }));
   const labels = el("div", { class: "labels" }, rows.map((row) => {
     const name = row.kind === "shared" ? row.group.constant : row.copies.constants[0];
     const times = row.kind === "shared" ? `${row.at.length} layers` : `${row.copies.constants.length} copies`;
@@ -106,8 +105,11 @@ function showSharing(filterLayers) {
     const button = el("button", { type: "button", class: "action", click: () => filterLayers(key) }, "show them in the table of layers");
     chosen.replaceChildren(el("h3", {}, ...rowText(row)), el("ul", { class: "chips" }, items), button);
   };
-  const map = el("div", { class: "map", tabindex: 0, role: "group", "aria-label": `Sharing map: ${lead}. Arrow keys go from layer to layer.` },
+  const map = el("div", { class: count > 100 ? "map dense" : "map", tabindex: 0, role: "group", "aria-label": `Sharing map: ${lead}. Arrow keys go from layer to layer.` },
     el("div", { class: "corner" }, "kernel", el("br"), "layer →"), el("div", { class: "strip" }, strip, ticks), labels, plot);
+  const spread = (wide) => styled(map, { "--width": wide ? `${6 * count}px` : "0" });
+  const fit = el("input", { type: "checkbox", id: "fit", change: () => spread(!fit.checked) });
+  spread(true);
   browse(map, plot, count, choose);
   map.addEventListener("click", (event) => {
     const box = plot.getBoundingClientRect();
@@ -118,9 +120,10 @@ function showSharing(filterLayers) {
   const legend = el("ul", { class: "legend" },
     el("li", {}, legendSample("shared"), "one kernel, stored once"),
     rows.some(({ kind }) => kind === "copies") ? el("li", {}, legendSample("copies"), "sharing lost: copies that could be one kernel") : null,
-    el("li", {}, legendSample("stub"), "a layer with a kernel of its own"));
+    el("li", {}, legendSample("stub"), "a layer with a kernel of its own"),
+    count > 100 ? el("li", { class: "hint" }, fit, el("label", { for: "fit" }, " all layers in one view")) : null);
   const grouped = [
-    { title: "kernel", cell: (row) => label(row.constant) },
+    { title: "kernel", cell: (row) => label(row.constant, 40) },
     { title: "shape", cell: (row) => shape(row.shape) },
     { title: "type", cell: (row) => row.dtype },
     { title: "stored", number: true, cell: (row) => kb(row.stored_bytes) },

@@ -23,7 +23,10 @@ function chart(timeline, readout) {
   const ticks = Math.max(1, Math.round(niceStep(count, 8)));
   for (let op = 0; op < count; op += ticks) x.append(styled(el("span", {}, op ? op.toLocaleString("en-US") : "op 1"), { left: percent(op ? (op - 0.5) / count : 0) }));
   const side = peakAt / count > 0.5 ? " left" : "";
-  const flag = styled(el("span", { class: `peak-label${side}` }, el("strong", { class: "bad" }, `peak ${mb(peak)}`), " ", nodeLabel(timeline[peakAt])), { left: percent((peakAt + 0.5) / count) });
+  const flag = styled(el("span", { class: `peak-label${side}` }, el("strong", { class: "bad" }, `peak ${mb(peak)}`), " ", nodeLabel(timeline[peakAt])), {
+    left: percent((peakAt + 0.5) / count),
+    "max-width": percent(Math.max(peakAt, count - peakAt) / count),
+  });
   const plot = el("div", { class: "plot", tabindex: 0, role: "group", "aria-label": `Bytes of activations alive at each of ${plural(count, "op")}; the peak is ${mb(peak)} at op ${peakAt + 1}. Arrow keys go from op to op.` }, svg, flag);
   const show = (index) => {
     const op = timeline[index];

@@ -10,10 +10,11 @@ const short = (value) => {
 function budgetText({ resource, profile, needed_bytes: needed, budget_bytes: budget, fits }) {
   const other = profile && profile !== report.target ? ` (${shortened(profile, 40)})` : "";
   const name = (resource === "ram" ? "RAM" : resource) + other;
-  if (needed == null) return `${name} unknown${budget == null ? "" : `, limit ${short(budget / 1e6)} MB`}`;
-  if (budget == null) return `${name} ${short(needed / 1e6)} MB, no limit`;
-  const over = fits === false ? `, over by ${mb(needed - budget)}` : "";
-  return `${name} ${short(needed / 1e6)} of ${short(budget / 1e6)} MB${over}`;
+  const together = (...text) => [`${name} `, el("span", { class: "together" }, ...text)];
+  if (needed == null) return together(`unknown${budget == null ? "" : `, limit ${short(budget / 1e6)} MB`}`);
+  if (budget == null) return together(`${short(needed / 1e6)} MB, no limit`);
+  const over = fits === false ? [", ", el("span", { class: "together bad" }, `over by ${mb(needed - budget)}`)] : "";
+  return [together(`${short(needed / 1e6)} of ${short(budget / 1e6)} MB`), over];
 }
 
 function verdict() {
@@ -25,11 +26,11 @@ function verdict() {
     const undecided = budgets.some(({ needed_bytes, budget_bytes }) => needed_bytes == null && budget_bytes != null);
     const head = report.fits === false ? "✗ does not fit" : undecided || report.fits == null ? `? ${unsure}` : "✓ fits";
     const tone = report.fits === false ? "bad" : undecided || report.fits == null ? "warn" : "good";
-    return el("h1", { id: "verdict" }, el("span", { class: tone }, head), `${target}: ${budgets.map(budgetText).join(", ")}`);
+    return el("h1", { id: "verdict" }, el("span", { class: tone }, head), `${target}: `, budgets.map((budget, index) => [index ? ", " : "", budgetText(budget)]));
   }
   const parts = [`${mb(flash.file_bytes)} in flash`];
-  if (profiles.length) parts.push(`${mb(profiles[0].run_peak?.total_bytes)} of RAM at run peak`);
-  else parts.push(`${mb(activations.peak_bytes)} of activations at the peak`);
+  if (profiles.length) parts.push(`RAM ${mb(profiles[0].run_peak?.total_bytes)} at run peak`);
+  else parts.push(`peak activations ${mb(activations.peak_bytes)}`);
   return el("h1", { id: "verdict" }, parts.join(", "));
 }
 
@@ -54,17 +55,17 @@ function budgetBars() {
 
 function showVerdict(page) {
   const first = profiles[0];
-  const saved = flash.saved_bytes ? `sharing saves ${mb(flash.saved_bytes)}` : "no kernel is shared";
+  const saved = flash.saved_bytes ? `sharing saves ${mb(flash.saved_bytes)}` : "none is shared";
   const figures = [
     figure("Flash", mb(flash.file_bytes), `${ratio(flash.unique_bytes / Math.max(1, flash.file_bytes))} of it weights, each once`),
     first ? figure("RAM at run peak", mb(first.run_peak?.total_bytes), [label(first.profile, 28), ", above the runtime"]) : null,
     figure("Activations at the peak", mb(activations.peak_bytes), activations.node ? label(activations.node, 32) : null),
-    figure("Kernels", `${flash.kernels.toLocaleString("en-US")} for ${plural(flash.layers, "layer")}`, saved),
-    compute ? figure("Multiply-accumulates", quantity(compute.macs), compute.gflops == null ? null : `${compute.gflops < 0.01 ? compute.gflops.toPrecision(2) : fixed(compute.gflops, 2)} GFLOPs (2 × MACs)`) : null,
+    figure("Kernels", flash.kernels.toLocaleString("en-US"), `for ${plural(flash.layers, "layer")}; ${saved}`),
+    compute ? figure("Multiply-accumulates", quantity(compute.macs), compute.gflops == null ? null : `${compute.gflops < 1 ? compute.gflops.toPrecision(2) : fixed(compute.gflops, 2)} GFLOPs (2 × MACs)`) : null,
     compute ? figure("Parameters", quantity(compute.parameters), compute.parameters_unshared == null ? null : `${quantity(compute.parameters_unshared)} without sharing`) : null,
     compute?.latency_bound_ms != null ? figure("Latency, lower bound", `${compute.latency_bound_ms.toPrecision(3)} ms`, "from bandwidth and MAC rate") : null,
   ];
-  const format = report.format ? ` · ${report.format}` : "";
+  const format = report.format ? ` · ${shortened(report.format, 20)}` : "";
   page.append(
     el("header", {}, el("p", { class: "file" }, label(report.file, 120), format), verdict(), budgetBars(), el("dl", { class: "figures" }, figures.filter(Boolean))),
     el("nav", { "aria-label": "Sections" }),
