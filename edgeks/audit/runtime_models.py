@@ -15,4 +15,48 @@ class Rule:
     test: str
 
 
-RULES: tuple[Rule, ...] = ()
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "xnnpack-operators",
+        "litert, tflite-runtime",
+        "XNNPACK takes the operators, types and forms in edgeks/audit/xnnpack_operators.py; the others run on the "
+        "built-in kernels, and cut what it takes into pieces. tflite-runtime 2.14 gives it float32 only.",
+        "tests/audit/test_xnnpack_operators.py::test_the_delegate_takes_what_it_is_said_to_take",
+    ),
+    Rule(
+        "xnnpack-packing",
+        "litert, tflite-runtime",
+        "Every operator that XNNPACK takes holds a packed copy of its kernel, with bias and scales, rounded up to the "
+        "tiles of its matrix kernels. Layers that share a kernel hold a copy each.",
+        "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
+    ),
+    Rule(
+        "xnnpack-large-depthwise",
+        "litert, tflite-runtime",
+        "A depthwise kernel of more than 25 taps is packed as one matrix per channel, padded to a tile of output "
+        "channels: 16 times its size with AVX-512.",
+        "tests/audit/test_xnnpack.py::test_a_large_depthwise_kernel_is_padded_to_a_tile_per_channel",
+    ),
+    Rule(
+        "xnnpack-tables",
+        "litert, tflite-runtime",
+        "A convolution other than 1×1 holds a table of pointers, 8 bytes per tap and pixel of its output (depthwise: "
+        "less, where neighbours share columns). Poolings and resizing hold such tables too.",
+        "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
+    ),
+    Rule(
+        "xnnpack-workspace",
+        "litert, tflite-runtime",
+        "Values between the operators of a piece lie in one workspace, the largest first, each in the smallest gap "
+        "that is free while it lives; elementwise operators write over their input. All pieces share it. Inputs and "
+        "outputs of a piece lie in TFLite's arena.",
+        "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
+    ),
+    Rule(
+        "xnnpack-dequantised",
+        "litert, tflite-runtime",
+        "Constants behind DEQUANTIZE become float32 on the heap when the delegate is made, and are packed from there; "
+        "LiteRT packs a float16 kernel without that.",
+        "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
+    ),
+)
