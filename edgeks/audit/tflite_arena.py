@@ -54,12 +54,14 @@ class Block:
 @dataclass(frozen=True, slots=True)
 class GraphArena:
     """Plan of one graph. `heap_bytes`: blocks outside of the arenas, which stay. `shared`: tensor → tensor whose
-    buffer it has."""
+    buffer it has. `untouched_bytes`: the part of the first arena where only scratch lies that no kernel uses; it is
+    reserved, but never becomes resident."""
 
     graph: int
     arena_bytes: int
     persistent_bytes: int
     heap_bytes: int
+    untouched_bytes: int
     blocks: tuple[Block, ...]
     persistent: tuple[Block, ...]
     shared: dict[int, int]
@@ -191,6 +193,7 @@ class _Planner:
             arena_bytes=planned if in_arena <= MAX_PLANNED else timeline.peak_bytes,
             persistent_bytes=max((block.offset + block.size_bytes for block in persistent), default=0),
             heap_bytes=sum(size for size, home in zip(self._bytes, self._homes, strict=True) if home == "heap"),
+            untouched_bytes=planned - _covered(blocks, self._prepared.untouched) if planned else 0,
             blocks=tuple(blocks),
             persistent=tuple(persistent),
             shared=dict(self._shared),
@@ -321,6 +324,17 @@ class _Planner:
         return Timeline(
             tuple(moments), peak, tuple(sorted(at_peak, key=lambda tensor: (-tensor.size_bytes, tensor.name)))
         )
+
+
+def _covered(blocks: list[Block], untouched: frozenset[int]) -> int:
+    """Bytes of an arena up to its end where something lies that is touched, gaps between tensors of 64 bytes too."""
+    total = end = 0
+    for block in blocks:
+        if block.tensor not in untouched:
+            stop = block.offset + -(-block.size_bytes // ALIGNMENT) * ALIGNMENT
+            total += max(stop - max(end, block.offset), 0)
+            end = max(end, stop)
+    return total
 
 
 def _fit(blocks: list[Block], tensor: int, size: int, first: int, last: int) -> None:

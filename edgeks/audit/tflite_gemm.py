@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from edgeks.audit.ram import Machine
 from edgeks.audit.tflite_scratch import is_hybrid
 from edgeks.audit.tflite_tensors import Graph, Operator, Tensor
+from edgeks.audit.xnnpack_graph import DelegateVersion
 
 ALIGNMENT = 64  # of every block that ruy's allocator hands out
 AGAINST_ALIASING = 1024  # ruy adds this to every packed matrix, to move it within its block
@@ -38,6 +39,7 @@ class Product:
     left_bytes: int
     right_bytes: int
     is_float: bool
+    is_hybrid: bool
 
 
 def products(graph: Graph, taken: Iterable[int] = ()) -> list[Product]:
@@ -80,14 +82,45 @@ def _product(graph: Graph, operator: Operator) -> Product | None:
 
 
 def _of(x: Tensor, kernel: Tensor, rows: int, depth: int, columns: int) -> Product:
-    is_float = x.kind == "FLOAT32" and not is_hybrid(x, kernel)
+    hybrid = is_hybrid(x, kernel)
+    is_float = x.kind == "FLOAT32" and not hybrid
     item_bytes = 4 if is_float else 2 if x.kind == "INT16" else 1
-    return Product(rows, depth, columns, 4 if is_float else 1, item_bytes, is_float)
+    return Product(rows, depth, columns, 4 if is_float else 1, item_bytes, is_float, hybrid)
 
 
-def ruy_bytes(found: Iterable[Product], machine: Machine) -> int:
-    """What ruy's block grows to: the largest product that it computes."""
-    return max((_packed(product, machine) for product in found if _in_ruy(product, machine)), default=0)
+@dataclass(frozen=True, slots=True)
+class RuyBlock:
+    """ruy's block. `used_bytes`: what the largest product needs. `peak_bytes`: the most at a time while it grows, which
+    it does in the first inference: the old block, beside new ones. `outgrown_bytes`: of all blocks that it gave up."""
+
+    used_bytes: int
+    peak_bytes: int
+    outgrown_bytes: int
+
+
+def ruy_block(found: Iterable[Product], machine: Machine, version: DelegateVersion) -> RuyBlock:
+    """ruy's allocator over the products in the order in which they run.
+
+    A product takes what fits from the block and new blocks for the rest; after it, one block of the size of all
+    replaces them.
+    """
+    size = used = peak = outgrown = touched = 0
+    for product in found:
+        if not _in_ruy(product, machine) or _by_vector(product, version):
+            continue
+        taken = new = 0
+        for block in _packed(product, machine):
+            if taken + block <= size:
+                taken += block
+            else:
+                new += block
+        touched = max(touched, taken)
+        used, peak = max(used, taken + new), max(peak, touched + new)
+        if new:
+            outgrown += size + new
+            size += new
+            touched = 0
+    return RuyBlock(used, peak, outgrown)
 
 
 def eigen_bytes(found: Iterable[Product], machine: Machine) -> int:
@@ -95,18 +128,24 @@ def eigen_bytes(found: Iterable[Product], machine: Machine) -> int:
     return max((_blocks(product) for product in found if not _in_ruy(product, machine)), default=0)
 
 
+def _by_vector(product: Product, version: DelegateVersion) -> bool:
+    """A matrix by a vector packs nothing: LiteRT has kernels for it, and both have for dynamic-range ones."""
+    return product.columns == 1 and (version == "litert" or product.is_hybrid) and product.rows >= 4
+
+
 def _in_ruy(product: Product, machine: Machine) -> bool:
     return machine == "arm64" or not product.is_float
 
 
-def _packed(product: Product, machine: Machine) -> int:
+def _packed(product: Product, machine: Machine) -> list[int]:
+    """What ruy asks for to pack both operands: for each its numbers, and a sum per column."""
     depth_step, column_step = (FLOAT_TILE if product.is_float else INTEGER_TILE)[machine]
     depth = _up(product.depth, depth_step)
-    total = BOOKKEEPING
+    asked = []
     for columns, item_bytes in ((product.rows, product.left_bytes), (product.columns, product.right_bytes)):
         columns = _up(columns, column_step)
-        total += _up(depth * columns * item_bytes + AGAINST_ALIASING, ALIGNMENT) + _up(4 * columns, ALIGNMENT)
-    return total
+        asked += [_up(depth * columns * item_bytes + AGAINST_ALIASING, ALIGNMENT), _up(4 * columns, ALIGNMENT)]
+    return [*asked, BOOKKEEPING]
 
 
 def _blocks(product: Product) -> int:

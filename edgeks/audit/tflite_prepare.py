@@ -50,13 +50,14 @@ class Node:
 @dataclass(frozen=True, slots=True)
 class PreparedGraph:
     """`tensors` and `homes` by index: the graph's own tensors, then scratch. `stops`: nodes after which the shapes of
-    what follows are known at run time only."""
+    what follows are known at run time only. `untouched`: scratch that no kernel uses."""
 
     graph: Graph
     nodes: tuple[Node, ...]
     tensors: tuple[Activation, ...]
     homes: tuple[Home, ...]
     stops: tuple[int, ...]
+    untouched: frozenset[int]
 
 
 def prepare(
@@ -82,6 +83,7 @@ def prepare(
     tensors = [tensor.activation() for tensor in graph.tensors]
     nodes: list[Node] = []
     stops = []
+    untouched = set()
     for operators in _partition(graph, taken):
         if operators[0] in taken:
             nodes.append(_delegated(graph, operators))
@@ -93,6 +95,8 @@ def prepare(
         asked = temporaries(_with_tensors(graph, operator, kernels, threads))
         scratch = tuple(range(len(tensors), len(tensors) + len(asked)))
         for temporary in asked:
+            if not temporary.used:
+                untouched.add(len(tensors))
             tensors.append(Activation(temporary.name, (), "scratch", temporary.size_bytes, label))
             homes.append(temporary.place)
         for _ in range(len(asked), RESERVED.get(operator.op_type, 0)):
@@ -103,7 +107,7 @@ def prepare(
         for output in node.outputs:
             if output >= 0:
                 tensors[output] = graph.tensors[output].activation(node.label)
-    return PreparedGraph(graph, tuple(nodes), tuple(tensors), tuple(homes), tuple(stops))
+    return PreparedGraph(graph, tuple(nodes), tuple(tensors), tuple(homes), tuple(stops), frozenset(untouched))
 
 
 def called_graphs(operator: Operator) -> tuple[int, ...]:

@@ -21,11 +21,12 @@ Place = Literal["arena", "persistent", "heap"]
 
 @dataclass(frozen=True, slots=True)
 class Temporary:
-    """A scratch tensor."""
+    """A scratch tensor. Where it is not `used`, its pages are reserved but never touched."""
 
     name: str
     size_bytes: int
     place: Place
+    used: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +83,19 @@ def _conv(op: Prepared) -> list[Temporary]:
     windowed = dilated or strided or (height, width) != (1, 1)
     hybrid = is_hybrid(x, kernel)
     in_eigen = op.kernels == "builtin" and op.threads > 1 and not hybrid and not dilated and kernel.constant
+    per_channel = hybrid and len(set(kernel.scales)) > 1 and kernel.kind != "UINT8"
+    in_place = op.kernels == "reference" and per_channel
     positions = y.elements // out_channels
     found = []
     if windowed and (hybrid if op.kernels == "reference" else not (in_eigen and x.kind == "FLOAT32")):
         item_bytes = 1 if hybrid else BITS[x.kind] // 8
-        found.append(Temporary("im2col", positions * height * width * depth * item_bytes, "arena"))
+        found.append(Temporary("im2col", positions * height * width * depth * item_bytes, "arena", not in_place))
     if in_eigen and x.kind == "FLOAT32":
         found.append(Temporary("transposed kernel", kernel.size_bytes, "persistent"))
     if hybrid:
         rows = batches * in_height * in_width * (in_channels // depth)
-        found += _hybrid(x.elements, rows, y.elements)
-        if len(set(kernel.scales)) > 1 and kernel.kind != "UINT8":
+        found += _hybrid(x.elements, rows, y.elements, not in_place)
+        if per_channel:
             found.append(Temporary("input offsets", 4 * rows, "arena"))
             found.append(Temporary("row sums", 4 * out_channels, "persistent"))
     return found
@@ -146,8 +149,13 @@ def _batch_matmul(op: Prepared) -> list[Temporary]:
     """Room for both operands transposed, whether they are or not; of a constant one it stays."""
     left, right = op.input(0), op.input(1)
     found = [
-        Temporary("transposed left", left.size_bytes, "arena"),
-        Temporary("transposed right", right.size_bytes, "persistent" if right.constant else "arena"),
+        Temporary("transposed left", left.size_bytes, "arena", bool(op.option("adjX", 0))),
+        Temporary(
+            "transposed right",
+            right.size_bytes,
+            "persistent" if right.constant else "arena",
+            not op.option("adjY", 0),
+        ),
     ]
     if left.kind == "FLOAT32" and right.kind == "INT8":
         rows = left.shape[-1 if op.option("adjX", 0) else -2]
@@ -185,11 +193,11 @@ def is_hybrid(x: Tensor, kernel: Tensor) -> bool:
     return x.kind == "FLOAT32" and kernel.kind in ("INT8", "UINT8", "INT4", "INT2")
 
 
-def _hybrid(elements: int, rows: int, accumulators: int) -> list[Temporary]:
+def _hybrid(elements: int, rows: int, accumulators: int, accumulated: bool = True) -> list[Temporary]:
     return [
         Temporary("quantised input", elements, "arena"),
         Temporary("scaling factors", 4 * rows, "arena"),
-        Temporary("accumulators", 4 * accumulators, "arena"),
+        Temporary("accumulators", 4 * accumulators, "arena", accumulated),
     ]
 
 
