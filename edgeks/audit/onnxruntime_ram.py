@@ -135,7 +135,8 @@ class _Weights:
         if key != ("original",):
             if key not in held:
                 self.rewritten_bytes += size
-                self._largest_rewritten = max(self._largest_rewritten, size)
+                if constant.data_file is None:
+                    self._largest_rewritten = max(self._largest_rewritten, size)
             held[key] = size
             if step.op_type == "Conv":
                 return None
@@ -180,7 +181,8 @@ class _Weights:
         """Bytes of the one block that ONNX Runtime reserves for all constants where it does not prepack.
 
         It never writes the block, so that it takes nothing, unless the C library hands out memory that was in use
-        before: the freed originals of rewritten kernels, where they are as large. From 32 MiB on it never does.
+        before: the freed originals of rewritten kernels that the file itself held, where they are as large. From
+        32 MiB on it never does.
         """
         _, heap, packed = self.totals()
         recycled = self._largest_rewritten >= 0.9 * (heap + packed) and heap + packed < MMAP_THRESHOLD_MAX
