@@ -80,7 +80,7 @@ def test_floor_and_metadata(tmp_path):
     flash = footprint(convolutions(tmp_path / "n.tflite", kernel(), kernel(), small, kernel(5))).flash
     # Two kernels, a bias and eight scales for each of four layers.
     assert flash.floor_bytes == 2 * 576 + 4 * (32 + 32)
-    assert flash.metadata_bytes == len("test")
+    assert flash.metadata_bytes == 26  # the description, and the names in a signature
     assert flash.compressed_bytes == len(zlib.compress((tmp_path / "n.tflite").read_bytes(), 6))
     path = tmp_path / "export.tflite"
     export(small_checkpoint(SharedConvs()), path, load_target("tflite"))
