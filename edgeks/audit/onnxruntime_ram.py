@@ -97,6 +97,7 @@ class _Weights:
     def __init__(self, model: ModelFile, prepacks: bool, machine: Machine) -> None:
         self._prepacks, self._machine = prepacks, machine
         self._constants = model.all_constants()
+        self._path = model.path
         self._readers = readers_of(model)
         self._weight_of: dict[str, tuple[Constant, Reader]] = {}
         for constant, readers in self._readers.items():
@@ -135,7 +136,7 @@ class _Weights:
         if key != ("original",):
             if key not in held:
                 self.rewritten_bytes += size
-                if constant.data_file is None:
+                if not self._is_external(constant):
                     self._largest_rewritten = max(self._largest_rewritten, size)
             held[key] = size
             if step.op_type == "Conv":
@@ -163,6 +164,10 @@ class _Weights:
         reads = step.node.input[0] if written_by_file else step.reads[0].split(" ")[0]
         return liveness.size(reads).dtype == "int8"
 
+    def _is_external(self, constant: Constant) -> bool:
+        """Whether the content lies in a data file beside the model, which ONNX Runtime maps."""
+        return constant.data_file not in (None, self._path)
+
     def totals(self) -> tuple[int, int, int]:
         """Bytes mapped, on the heap, and packed."""
         mapped = heap = packed = 0
@@ -171,7 +176,7 @@ class _Weights:
             for key, size in held.items():
                 if key[0] == "packed":
                     packed += size
-                elif key == ("original",) and constant.data_file is not None:
+                elif key == ("original",) and self._is_external(constant):
                     mapped += -(-size // PAGE) * PAGE
                 else:
                     heap += size
