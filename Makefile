@@ -2,7 +2,7 @@
 # make test   lint, type check, import rules, and every test
 # make fuzz   1,000 random networks with random sharing plans through the exporter; takes half an hour
 # make test-litert-torch   the tests that need litert-torch, in an environment of their own (3 GB)
-# make docs   docs/tflite_ops.md from the code
+# make docs   docs/tflite_ops.md and docs/ram_rules.md from the code
 # All build .venv from constraints.txt when it is missing or out of date, and the tests .venv-tflite-runtime from
 # tests/tflite_runtime/constraints.txt: tflite-runtime's last release, for numpy 1 and Python 3.11. The tests of the HTML
 # report need Chromium: one on the PATH, or the one that tests/browser/fetch.py puts into .browser.
@@ -37,6 +37,7 @@ fuzz: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m edgeks.formats.tflite.supported docs/tflite_ops.md
+	$(BIN)/python -m edgeks.audit.rules_page docs/ram_rules.md
 
 litert-torch: $(LITERT_STAMP)
 
