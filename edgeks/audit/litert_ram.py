@@ -33,9 +33,6 @@ from edgeks.tflite_kernels import kernel_operators
 PAGE = 4096
 READ_AHEAD = 65536  # pages of a mapped file that the system maps with the one that is touched
 NODE_BYTES = 1000  # an operator and its tensors
-# Blocks that tflite-runtime's ruy outgrew stay resident until the C library's heap is trimmed, as far as nothing uses
-# them again: measured from none to all, on most files about three quarters. LiteRT's are given back.
-OUTGROWN_KEPT = 0.75
 # LiteRT frees the arenas of a WHILE's graphs after every inference; the next cannot use an aligned block of the same
 # size again, so that old ones stay until the heap is trimmed (measured: 2.4).
 LOOP_ARENAS_KEPT = 2
@@ -86,7 +83,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
     graphs = read_graphs(model)
     arena = plan_arena(model, kernels, session.threads, delegate.taken)
     multiplied = [product for number, graph in enumerate(graphs) for product in products(graph, _of(delegate, number))]
-    ruy = ruy_block(multiplied, machine, version) if kernels == "builtin" else RuyBlock(0, 0, 0)
+    ruy = ruy_block(multiplied, machine, version) if kernels == "builtin" else RuyBlock(0, 0)
     in_eigen = eigen_bytes(multiplied, machine) if kernels == "builtin" else 0
 
     cost = COSTS[profile.runtime, "xnnpack" if delegate.taken else kernels]
@@ -104,9 +101,9 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
         library_bytes=objects - max(late - delegate.workspace_bytes, 0) + cost.heap_loaded + cost.code_loaded,
     )
     floats = any(graphs[0].tensors[index].kind == "FLOAT32" for index in (*graphs[0].inputs, *graphs[0].outputs))
-    freed = cost.run_peak_float if floats else cost.run_peak
+    freed = max(cost.run_peak_float if floats else cost.run_peak, in_eigen)  # one after the other, in the same place
     if version == "tflite-runtime":
-        freed += int(OUTGROWN_KEPT * ruy.outgrown_bytes)
+        freed += _unpacked_kernel(graphs, delegate)
     else:
         freed += LOOP_ARENAS_KEPT * sum(graph.arena_bytes - graph.untouched_bytes for graph in arena.graphs[1:])
     activations = arena.arena_bytes + arena.heap_bytes - sum(graph.untouched_bytes for graph in arena.graphs)
@@ -114,7 +111,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
         mapped_bytes=_mapped_when_run(model, file_bytes),
         heap_bytes=dequantised + kept,
         packed_bytes=delegate.packed_bytes,
-        arena_bytes=delegate.workspace_bytes + activations - kept + ruy.peak_bytes + in_eigen,
+        arena_bytes=delegate.workspace_bytes + activations - kept + ruy.peak_bytes,
         library_bytes=objects + cost.heap_run + cost.code_run + freed,
     )
     return RamPrediction(
@@ -125,6 +122,21 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
         run_peak=run_peak,
         kernels=_held_kernels(model, graphs, delegate),
         notes=tuple(dict.fromkeys((*arena.notes, *delegate.notes, *_notes(machine)))),
+    )
+
+
+def _unpacked_kernel(graphs: tuple[Graph, ...], delegate: XnnpackPlan) -> int:
+    """tflite-runtime 2.14 clears room for two int8 kernels while a convolution runs, as if its own were int4."""
+    return max(
+        (
+            2 * graph.tensors[operator.inputs[1]].size_bytes
+            for number, graph in enumerate(graphs)
+            for index, operator in enumerate(graph.operators)
+            if operator.op_type == "CONV_2D"
+            and (number, index) not in delegate.taken
+            and graph.tensors[operator.inputs[0]].kind == "INT8"
+        ),
+        default=0,
     )
 
 

@@ -17,6 +17,58 @@ class Rule:
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        "tflite-arena",
+        "litert",
+        "Activations lie in one arena per graph, where TFLite's planner puts them: tensors that live all "
+        "the time first, then the largest, each in the smallest gap, at multiples of 64 bytes.",
+        "audit/test_tflite_arena.py::test_random_graphs_lie_where_the_plan_says",
+    ),
+    Rule(
+        "tflite-loop-arenas",
+        "litert",
+        "The graphs that WHILE and IF run have arenas of their own; what a body reads from outside has no room there.",
+        "audit/test_tflite_arena.py::test_a_while_has_arenas_of_its_own",
+    ),
+    Rule(
+        "tflite-im2col",
+        "litert",
+        "Built-in kernels unroll the input of every convolution other than 1x1 with stride 1 (im2col) in the arena; "
+        "with several threads a float one keeps a transposed copy of its kernel instead.",
+        "audit/test_tflite_arena.py::test_threads_move_float_convolutions_to_eigen",
+    ),
+    Rule(
+        "tflite-dequantised-kernels",
+        "litert",
+        "A kernel stored as int8 for a float operator is dequantised once, into memory that stays.",
+        "audit/test_tflite_arena.py::test_a_kernel_stored_as_int8_for_a_float_operator_is_dequantised_into_the_persistent_arena",
+    ),
+    Rule(
+        "litert-mapped-file",
+        "litert",
+        "The file is mapped; once it has run, every page of it that an operator reads is resident.",
+        "audit/test_litert_ram.py::test_parts_are_as_measured",
+    ),
+    Rule(
+        "litert-kernels-in-place",
+        "litert",
+        "Built-in and reference kernels read the kernels in the mapped file: no copy, however many layers read one.",
+        "audit/test_litert_ram.py::test_kernels_read_in_place_have_no_copies",
+    ),
+    Rule(
+        "ruy-packs-products",
+        "litert",
+        "Integer products of built-in kernels (on arm64 float ones, too) pack both operands in a block that grows to "
+        "the largest product and stays.",
+        "audit/test_litert_ram.py::test_parts_are_as_measured",
+    ),
+    Rule(
+        "tflite-runtime-int8",
+        "tflite-runtime",
+        "tflite-runtime 2.14 leaves int8 operators to the built-in kernels; each int8 convolution clears room for two "
+        "of its kernels while it runs.",
+        "audit/test_litert_ram.py::test_tflite_runtime_is_as_measured",
+    ),
+    Rule(
         "xnnpack-operators",
         "litert, tflite-runtime",
         "XNNPACK takes the operators, types and forms in edgeks/audit/xnnpack_operators.py; the others run on the "

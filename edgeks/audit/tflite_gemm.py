@@ -25,7 +25,7 @@ INTEGER_TILE = {"x86-64": (4, 16), "arm64": (4, 8)}
 FLOAT_TILE = {"x86-64": (1, 16), "arm64": (1, 8)}
 # Eigen's blocking, for 32 KiB of first-level cache and SSE kernels, with which the wheels are built.
 LEVEL_1, LEVEL_2 = 32768, 1572864
-TILE_ROWS, TILE_COLUMNS, DEPTH_STEP = 12, 4, 8
+TILE_ROWS, TILE_COLUMNS, DEPTH_STEP = 8, 4, 8
 SMALL = 48  # products with no side longer are not blocked
 
 
@@ -91,11 +91,10 @@ def _of(x: Tensor, kernel: Tensor, rows: int, depth: int, columns: int) -> Produ
 @dataclass(frozen=True, slots=True)
 class RuyBlock:
     """ruy's block. `used_bytes`: what the largest product needs. `peak_bytes`: the most at a time while it grows, which
-    it does in the first inference: the old block, beside new ones. `outgrown_bytes`: of all blocks that it gave up."""
+    it does in the first inference: the old block, beside new ones."""
 
     used_bytes: int
     peak_bytes: int
-    outgrown_bytes: int
 
 
 def ruy_block(found: Iterable[Product], machine: Machine, version: DelegateVersion) -> RuyBlock:
@@ -104,7 +103,7 @@ def ruy_block(found: Iterable[Product], machine: Machine, version: DelegateVersi
     A product takes what fits from the block and new blocks for the rest; after it, one block of the size of all
     replaces them.
     """
-    size = used = peak = outgrown = touched = 0
+    size = used = peak = touched = 0
     for product in found:
         if not _in_ruy(product, machine) or _by_vector(product, version):
             continue
@@ -117,10 +116,9 @@ def ruy_block(found: Iterable[Product], machine: Machine, version: DelegateVersi
         touched = max(touched, taken)
         used, peak = max(used, taken + new), max(peak, touched + new)
         if new:
-            outgrown += size + new
             size += new
             touched = 0
-    return RuyBlock(used, peak, outgrown)
+    return RuyBlock(used, peak)
 
 
 def eigen_bytes(found: Iterable[Product], machine: Machine) -> int:
