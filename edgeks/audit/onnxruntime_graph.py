@@ -110,7 +110,7 @@ class Lowering:
         if self.runs("GeluFusion", 2):
             runtime = _with_gelus(runtime)
         plain = list(self._fused(runtime, outputs, liveness))
-        return _Layouts(self, liveness, plain, outputs).steps
+        return _in_order(_Layouts(self, liveness, plain, outputs).steps, [step.node for step in steps])
 
     def _fused(self, steps: list[RuntimeStep], outputs: set[str], liveness: GraphLiveness) -> Iterator[RuntimeStep]:
         """Fold and merge what follows a convolution or a Gemm and is its only reader."""
@@ -138,6 +138,35 @@ class Lowering:
                     break
                 gone.add(reader[written])
             yield step
+
+
+def _in_order(steps: list[RuntimeStep], nodes: list[NodeProto]) -> list[RuntimeStep]:
+    """The order in which they run: depth first from the last results, of several inputs the youngest node first.
+
+    Nodes that an optimiser made are younger than those of the file (GraphViewer and ReverseDFSFrom in graph.cc).
+    """
+    place = {id(node): index for index, node in enumerate(nodes)}
+
+    def age(index: int) -> tuple[int, int]:
+        step = steps[index]
+        made = 2 if step.form == "reorder" else 1 if step.form != "float" or step.folded else 0
+        return made, place.get(id(step.node), index)
+
+    maker = {buffer.name: index for index, step in enumerate(steps) for buffer in step.writes}
+    inputs = [sorted({maker[name] for name in step.reads if name in maker}, key=age) for step in steps]
+    read = {index for before in inputs for index in before}
+    stack = [(index, False) for index in sorted(set(range(len(steps))) - read, key=age)]
+    seen: set[int] = set()
+    ordered = []
+    while stack:
+        index, done = stack.pop()
+        if done:
+            ordered.append(steps[index])
+        elif index not in seen:
+            seen.add(index)
+            stack.append((index, True))
+            stack.extend((before, False) for before in inputs[index] if before not in seen)
+    return ordered
 
 
 def _as_runtime(step: Step, liveness: GraphLiveness) -> RuntimeStep:

@@ -1,0 +1,253 @@
+"""RAM in ONNX Runtime: predicted from the file, held against what a fresh process measures."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import small_graphs as graphs
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from edgeks.audit.onnxruntime_arena import Arena, Plan
+from edgeks.audit.onnxruntime_ram import predict_onnxruntime
+from edgeks.audit.runtime_models import RULES
+from edgeks.bench.memory import measure_ram
+from edgeks.onnx_file import read_model_file
+from edgeks.runtime_profile import PROFILES
+from edgeks.target import Session
+
+LAYERS = 6
+MEGABYTE = 1e6
+ONNX = {profile.name: profile for profile in PROFILES["onnx"]}
+NAMES = list(ONNX)
+
+
+def kernel(channels):
+    return graphs.kernel(shape=(channels, channels, 3, 3))
+
+
+def network(nodes, constants, channels, size):
+    shape = [1, channels, size, size]
+    return graphs.model(nodes, constants, 1, shape, input_shape=tuple(shape[1:]))
+
+
+def fp32(channels=256, size=8, layers=LAYERS):
+    """conv(W) → BN → Relu, one W."""
+    rng = np.random.default_rng(0)
+    nodes, constants, value = [], [graphs.initializer("kernel", kernel(channels))], "x"
+    for index in range(layers):
+        names = [f"{which}{index}" for which in "gbmv"]
+        constants += [graphs.initializer(n, rng.uniform(0.5, 2, channels).astype(np.float32)) for n in names]
+        out = "y" if index == layers - 1 else f"r{index}"
+        nodes += [
+            helper.make_node("Conv", [value, "kernel"], [f"c{index}"], f"conv{index}", pads=[1] * 4),
+            helper.make_node("BatchNormalization", [f"c{index}", *names], [f"n{index}"], f"bn{index}"),
+            helper.make_node("Relu", [f"n{index}"], [out], f"relu{index}"),
+        ]
+        value = out
+    return network(nodes, constants, channels, size)
+
+
+def int8(channels=512, size=8, zero_point=0, form="qdq", weights=np.int8):
+    """u8 activations, one kernel of codes, a scale per layer."""
+    floats = kernel(channels)
+    scale = np.abs(floats).max(axis=(1, 2, 3)) / np.float32(126)
+    codes = (np.rint(floats / scale.reshape(-1, 1, 1, 1)) + zero_point).astype(weights)
+    constants = [
+        graphs.initializer("kernel", codes),
+        graphs.initializer("s", np.float32(0.05)),
+        graphs.initializer("z", np.uint8(0)),
+        graphs.initializer("wz", np.full(channels, zero_point, weights)),
+    ]
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q0"], "quantise")]
+    for index in range(LAYERS):
+        constants.append(graphs.initializer(f"ws{index}", scale * np.float32(1 + index)))
+        kernel_inputs, now, then = ["kernel", f"ws{index}", "wz"], f"q{index}", f"q{index + 1}"
+        if form == "qoperator":
+            inputs = [now, "s", "z", *kernel_inputs, "s", "z"]
+            nodes.append(helper.make_node("QLinearConv", inputs, [then], f"conv{index}", pads=[1] * 4))
+            continue
+        nodes += [
+            helper.make_node("DequantizeLinear", [now, "s", "z"], [f"d{index}"], f"dequantise{index}"),
+            helper.make_node("DequantizeLinear", kernel_inputs, [f"w{index}"], f"weight{index}", axis=0),
+            helper.make_node("Conv", [f"d{index}", f"w{index}"], [f"c{index}"], f"conv{index}", pads=[1] * 4),
+            helper.make_node("Relu", [f"c{index}"], [f"r{index}"], f"relu{index}"),
+            helper.make_node("QuantizeLinear", [f"r{index}", "s", "z"], [then], f"quantise{index}"),
+        ]
+    nodes.append(helper.make_node("DequantizeLinear", [f"q{LAYERS}", "s", "z"], ["y"], "dequantise"))
+    return network(nodes, constants, channels, size)
+
+
+def residual():
+    """Stem, two blocks with residuals, Gelu, resized to twice the size: large activations, hardly any weights."""
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("Conv", ["x", "k0"], ["a0"], "stem", pads=[1] * 4)]
+    constants = [graphs.initializer("k0", rng.standard_normal((48, 16, 3, 3)).astype(np.float32) * 0.1)]
+    for index in range(2):
+        constants.append(graphs.initializer(f"k{index + 1}", kernel(48)))
+        nodes += [
+            helper.make_node("Conv", [f"a{index}", f"k{index + 1}"], [f"c{index}"], f"conv{index}", pads=[1] * 4),
+            helper.make_node("Add", [f"c{index}", f"a{index}"], [f"s{index}"], f"add{index}"),
+            helper.make_node("Relu", [f"s{index}"], [f"a{index + 1}"], f"relu{index}"),
+        ]
+    constants.append(graphs.initializer("scales", np.array([1, 1, 2, 2], np.float32)))
+    nodes += [
+        helper.make_node("Gelu", ["a2"], ["g"], "gelu"),
+        helper.make_node("Resize", ["g", "", "scales"], ["u"], "resize", mode="nearest"),
+        helper.make_node("GlobalAveragePool", ["u"], ["y"], "pool"),
+    ]
+    return graphs.model(nodes, constants, 1, [1, 48, 1, 1], input_shape=(16, 128, 128))
+
+
+FILES = {
+    "fp32": fp32,
+    "fp32, 66 channels": lambda: fp32(66, 48),
+    "fp32, large activations": lambda: fp32(64, 112),
+    "QDQ": int8,
+    "QDQ, zero point 1": lambda: int8(zero_point=1),
+    "QDQ, u8 kernels": lambda: int8(zero_point=128, weights=np.uint8),
+    "QDQ, large activations": lambda: int8(64, 112),
+    "QOperator": lambda: int8(form="qoperator"),
+    "residual": residual,
+    "loop": graphs.loop,
+    "tiny": graphs.fp32_shared,
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """name → file; each name is written once, in a folder of its own."""
+
+    @cache
+    def write(name) -> Path:
+        return graphs.save(FILES[name](), tmp_path_factory.mktemp("net") / "net.onnx")
+
+    return write
+
+
+def predicted(path, profile="ort-default", machine="x86-64"):
+    return predict_onnxruntime(read_model_file(path), ONNX[profile].session, profile, machine)
+
+
+def require_near(expected, measured):
+    assert abs(expected - measured) <= max(MEGABYTE, 0.1 * measured), f"{expected / 1e6:.2f} for {measured / 1e6:.2f}"
+
+
+@pytest.mark.parametrize("profile", NAMES)
+@pytest.mark.parametrize("name", FILES)
+def test_peak_is_within_a_tenth_or_a_megabyte(files, name, profile):
+    prediction = predicted(files(name), profile)
+    measured = measure_ram(files(name), ONNX[profile])
+    require_near(prediction.run_peak.total_bytes, measured.run_peak_bytes)
+    require_near(prediction.loaded.total_bytes, measured.loaded_bytes)
+    require_near(prediction.run_peak.mapped_bytes, measured.run_mapped_bytes)
+    require_near(prediction.baseline_bytes, measured.baseline_bytes)
+
+
+@pytest.mark.parametrize("profile", NAMES)
+def test_kernels_in_external_data_are_copied_too(tmp_path, profile):
+    path = tmp_path / "net.onnx"
+    onnx.save(fp32(), path, save_as_external_data=True, location="net.bin", size_threshold=1024)
+    measured = measure_ram(path, ONNX[profile])
+    require_near(predicted(path, profile).run_peak.total_bytes, measured.run_peak_bytes)
+
+
+def test_default_holds_a_copy_per_layer_and_unfolded_one(files):
+    kernel_bytes = 256 * 256 * 9 * 4
+    default, unfolded = (predicted(files("fp32"), name) for name in ("ort-default", "ort-unfolded"))
+    (row,) = (row for row in default.kernels if row.kernel == "kernel")
+    assert (row.layers, row.copies, row.copy_bytes) == (LAYERS, LAYERS, kernel_bytes)
+    (row,) = (row for row in unfolded.kernels if row.kernel == "kernel")
+    assert (row.layers, row.copies, row.copy_bytes) == (LAYERS, 1, kernel_bytes)
+    measured = [measure_ram(files("fp32"), ONNX[name]) for name in ("ort-default", "ort-unfolded")]
+    saved = measured[0].run_anonymous_bytes - measured[1].run_anonymous_bytes
+    require_near((LAYERS - 1) * kernel_bytes, saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "copies"),
+    [
+        ("QDQ", "ort-default", LAYERS),
+        ("QDQ, zero point 1", "ort-default", 1),
+        ("QDQ, u8 kernels", "ort-default", 1),
+        ("QOperator", "ort-default", LAYERS),
+        ("QDQ", "ort-no-prepacking", 1),
+    ],
+)
+def test_a_kernel_with_zero_point_0_is_packed_for_every_node(files, name, profile, copies):
+    prediction = predicted(files(name), profile)
+    (row,) = (row for row in prediction.kernels if row.kernel == "kernel")
+    assert row.copies == copies
+    parts, measured = prediction.loaded, measure_ram(files(name), ONNX[profile])
+    code = 7.9 * MEGABYTE  # of the runtime itself, mapped from its own file
+    anonymous = parts.total_bytes - parts.mapped_bytes - code
+    require_near(anonymous, measured.loaded_anonymous_bytes)
+
+
+def test_on_arm64_no_kernel_is_laid_out_in_blocks(files):
+    default = predicted(files("fp32"), machine="arm64")
+    assert [row.copies for row in default.kernels] == [LAYERS]  # BN folds there as well
+    assert [row.copies for row in predicted(files("fp32"), "ort-unfolded", "arm64").kernels] == [1]
+    assert predicted(files("fp32, 66 channels"), machine="arm64") == predicted(files("fp32, 66 channels"))
+
+
+def test_levels_that_fold_nothing(files):
+    model = read_model_file(files("fp32"))
+    for level, copies in (("disabled", 1), ("basic", LAYERS)):
+        prediction = predict_onnxruntime(model, Session(1, level, ()), level, "x86-64")
+        assert [row.copies for row in prediction.kernels] == [copies]
+
+
+def test_a_size_that_the_file_does_not_say_is_no_prediction(tmp_path):
+    nodes = [helper.make_node("Mystery", ["x"], ["m"], "mystery", domain="nobody"), helper.make_node("Relu", ["m"], ["y"])]
+    proto = graphs.model(nodes, [], 1, [1, 8, 6, 6])
+    proto.opset_import.append(helper.make_opsetid("nobody", 1))
+    assert predicted(graphs.save(proto, tmp_path / "net.onnx")) is None
+
+
+def test_strange_graphs_do_not_raise(tmp_path):
+    half = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, 6, 6])
+    empty = graphs.model([], [], 1, [1, 8, 6, 6])
+    empty.graph.output[0].name = "x"
+    conv_of_a_vector = graphs.model(
+        [helper.make_node("Conv", ["x", "k"], ["y"], "conv")], [graphs.initializer("k", np.zeros(8, np.float32))]
+    )
+    conv_of_a_vector.graph.output[0].CopyFrom(half)
+    for number, proto in enumerate((empty, conv_of_a_vector)):
+        predicted(graphs.save(proto, tmp_path / f"{number}.onnx"))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 5_000_000)), max_size=40))
+def test_arena_chunks_do_not_overlap(requests):
+    arena, held = Arena(), []
+    for keep, size in requests:
+        address = arena.allocate(size)
+        assert all(address + size <= other or other + length <= address for other, length in held)
+        held.append((address, size))
+        if not keep:
+            arena.free(held.pop(0)[0])
+    assert arena.touched_bytes() >= sum(size for _, size in held)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 5_000_000)), max_size=40))
+def test_planned_tensors_are_in_the_block(requests):
+    plan, held, most = Plan(), [], 0
+    for number, (keep, size) in enumerate(requests):
+        plan.allocate(str(number), size)
+        held.append((str(number), size))
+        most = max(most, sum(length for _, length in held))
+        if not keep:
+            plan.free(held.pop(0)[0])
+    assert plan.size >= most
+
+
+def test_every_rule_of_onnxruntime_names_a_test_of_this_file():
+    rows = [rule for rule in RULES if rule.runtime == "onnxruntime"]
+    assert rows
+    for rule in rows:
+        path, _, name = rule.test.partition("::")
+        assert path == "audit/test_onnxruntime_ram.py"
+        assert callable(globals()[name])
