@@ -140,7 +140,7 @@ def _unpacked_kernel(graphs: tuple[Graph, ...], delegate: XnnpackPlan) -> int:
     )
 
 
-NO_DELEGATE = XnnpackPlan(frozenset(), 0, 0, 0, 0, 0, (), ())
+NO_DELEGATE = XnnpackPlan(frozenset(), (), 0, 0, 0, 0, (), ())
 
 
 def _of(delegate: XnnpackPlan, number: int) -> Collection[int]:

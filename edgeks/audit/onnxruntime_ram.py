@@ -161,8 +161,8 @@ class _Weights:
         written_by_file = step.op_type == "QLinearConv"
         if not written_by_file and self._machine == "x86-64":
             return False
-        reads = step.node.input[0] if written_by_file else step.reads[0].split(" ")[0]
-        return liveness.size(reads).dtype == "int8"
+        reads = [step.node.input[0]] if written_by_file else [name.split(" ")[0] for name in step.reads[:1]]
+        return any(liveness.size(name).dtype == "int8" for name in reads)
 
     def _is_external(self, constant: Constant) -> bool:
         """Whether the content lies in a data file beside the model, which ONNX Runtime maps."""

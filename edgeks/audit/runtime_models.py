@@ -21,52 +21,52 @@ RULES: tuple[Rule, ...] = (
         "litert",
         "Activations lie in one arena per graph, where TFLite's planner puts them: tensors that live all "
         "the time first, then the largest, each in the smallest gap, at multiples of 64 bytes.",
-        "audit/test_tflite_arena.py::test_random_graphs_lie_where_the_plan_says",
+        "tests/audit/test_tflite_arena.py::test_random_graphs_lie_where_the_plan_says",
     ),
     Rule(
         "tflite-loop-arenas",
         "litert",
         "The graphs that WHILE and IF run have arenas of their own; what a body reads from outside has no room there.",
-        "audit/test_tflite_arena.py::test_a_while_has_arenas_of_its_own",
+        "tests/audit/test_tflite_arena.py::test_a_while_has_arenas_of_its_own",
     ),
     Rule(
         "tflite-im2col",
         "litert",
         "Built-in kernels unroll the input of every convolution other than 1x1 with stride 1 (im2col) in the arena; "
         "with several threads a float one keeps a transposed copy of its kernel instead.",
-        "audit/test_tflite_arena.py::test_threads_move_float_convolutions_to_eigen",
+        "tests/audit/test_tflite_arena.py::test_threads_move_float_convolutions_to_eigen",
     ),
     Rule(
         "tflite-dequantised-kernels",
         "litert",
         "A kernel stored as int8 for a float operator is dequantised once, into memory that stays.",
-        "audit/test_tflite_arena.py::test_a_kernel_stored_as_int8_for_a_float_operator_is_dequantised_into_the_persistent_arena",
+        "tests/audit/test_tflite_arena.py::test_a_kernel_stored_as_int8_for_a_float_operator_is_dequantised_into_the_persistent_arena",
     ),
     Rule(
         "litert-mapped-file",
         "litert",
         "The file is mapped; once it has run, every page of it that an operator reads is resident.",
-        "audit/test_litert_ram.py::test_parts_are_as_measured",
+        "tests/audit/test_litert_ram.py::test_parts_are_as_measured",
     ),
     Rule(
         "litert-kernels-in-place",
         "litert",
         "Built-in and reference kernels read the kernels in the mapped file: no copy, however many layers read one.",
-        "audit/test_litert_ram.py::test_kernels_read_in_place_have_no_copies",
+        "tests/audit/test_litert_ram.py::test_kernels_read_in_place_have_no_copies",
     ),
     Rule(
         "ruy-packs-products",
         "litert",
         "Integer products of built-in kernels (on arm64 float ones, too) pack both operands in a block that grows to "
         "the largest product and stays.",
-        "audit/test_litert_ram.py::test_parts_are_as_measured",
+        "tests/audit/test_litert_ram.py::test_parts_are_as_measured",
     ),
     Rule(
         "tflite-runtime-int8",
         "tflite-runtime",
         "tflite-runtime 2.14 leaves int8 operators to the built-in kernels; each int8 convolution clears room for two "
         "of its kernels while it runs.",
-        "audit/test_litert_ram.py::test_tflite_runtime_is_as_measured",
+        "tests/audit/test_litert_ram.py::test_tflite_runtime_is_as_measured",
     ),
     Rule(
         "xnnpack-operators",
@@ -112,37 +112,37 @@ RULES: tuple[Rule, ...] = (
         "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
     ),
     Rule(
-        "folding copies kernels",
+        "ort-folding",
         "onnxruntime",
         "BatchNormalization (or a constant Mul or Add) after a Conv is folded into a kernel of that node's own, unless "
         "ConvBNFusion, ConvMulFusion and ConvAddFusion are disabled: a kernel that L layers share is held L times.",
-        f"{_ORT}test_default_holds_a_copy_per_layer_and_unfolded_one",
+        "tests/audit/test_onnxruntime_ram.py::test_default_holds_a_copy_per_layer_and_unfolded_one",
     ),
     Rule(
-        "int8 packing",
+        "ort-int8-packing",
         "onnxruntime",
         "QLinearConv packs s8 weights with zero point 0 for each node; with another zero point, or u8 weights, nodes "
         "share one packed copy. The original goes; session.disable_prepacking keeps it and packs nothing.",
-        f"{_ORT}test_a_kernel_with_zero_point_0_is_packed_for_every_node",
+        "tests/audit/test_onnxruntime_ram.py::test_a_kernel_with_zero_point_0_is_packed_for_every_node",
     ),
     Rule(
-        "external data",
+        "ort-external-data",
         "onnxruntime",
         "Kernels in external data are mapped, but one that is folded, blocked or packed is a copy like any other.",
-        f"{_ORT}test_kernels_in_external_data_are_copied_too",
+        "tests/audit/test_onnxruntime_ram.py::test_kernels_in_external_data_are_copied_too",
     ),
     Rule(
-        "arena",
+        "ort-arena",
         "onnxruntime",
         "The arena doubles its regions and keeps them; the first inference allocates tensor by tensor and every later "
         "one a planned block, and the pages that either wrote stay. A table of 1/32 of each region comes on top.",
-        f"{_ORT}test_peak_is_within_a_tenth_or_a_megabyte",
+        "tests/audit/test_onnxruntime_ram.py::test_peak_is_within_a_tenth_or_a_megabyte",
     ),
     Rule(
-        "runtime",
+        "ort-library",
         "onnxruntime",
         "A session takes 1.9 MB and 5.3 kB for every node of the file, 7.6 MB of the runtime's code is read, and the "
         "first inference adds 1.1 MB.",
-        f"{_ORT}test_peak_is_within_a_tenth_or_a_megabyte",
+        "tests/audit/test_onnxruntime_ram.py::test_peak_is_within_a_tenth_or_a_megabyte",
     ),
 )

@@ -11,9 +11,10 @@ import pytest
 import small_graphs as graphs
 from headless_browser import Browser, needs_browser
 
-from edgeks.audit import report as terminal_report
 from edgeks.audit.footprint import footprint
+from edgeks.audit.footprint_json import to_json
 from edgeks.audit.html_report import html_page
+from edgeks.audit.sizes import in_kb, in_mb
 from edgeks.target import load_target
 
 HOSTILE = (
@@ -144,7 +145,7 @@ def test_a_report_of_which_little_is_known(opened):
 @needs_browser
 def test_the_report_of_a_file(opened, tmp_path):
     model = graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx")
-    page = opened(terminal_report.to_json(footprint(model, load_target("rpi-zero-2w"))))
+    page = opened(to_json(footprint(model, load_target("rpi-zero-2w"))))
     assert page.complaints() == []
     assert texts(page, "h1")[0].startswith("✓ fits rpi-zero-2w: flash 0.0")
     assert len(texts(page, ".map .labels > div")) == 1
@@ -199,8 +200,8 @@ def test_figures_are_rounded_as_in_the_terminal(opened):
         layer["weight_bytes"] = size
     report["diff"] = {"old": "", "rows": [{"what": "", "old_bytes": size, "new_bytes": size} for size in sizes[:40]]}
     page = opened(report)
-    assert column(page, 8) == [terminal_report._kb(size) for size in sizes]
-    assert texts(page, "#diff td:nth-child(2)") == [terminal_report._mb(size) for size in sizes[:40]]
+    assert column(page, 8) == [in_kb(size) for size in sizes]
+    assert texts(page, "#diff td:nth-child(2)") == [in_mb(size) for size in sizes[:40]]
 
 
 @needs_browser
@@ -278,7 +279,7 @@ def test_the_timeline_names_the_op_and_starts_at_the_peak(opened):
     report = reports.report()
     activations = report["activations"]
     page = opened(report)
-    assert f"peak {terminal_report._mb(activations['peak_bytes'])}" in texts(page, ".peak-label")[0]
+    assert f"peak {in_mb(activations['peak_bytes'])}" in texts(page, ".peak-label")[0]
     page.run("document.querySelector('.chart .plot').focus()")
     page.key("ArrowRight")
     (said,) = texts(page, "#timeline .readout")

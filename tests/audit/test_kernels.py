@@ -126,7 +126,7 @@ def test_a_kernel_times_its_scale_is_that_kernel(scale_first, tmp_path):
     assert rows(path) == {"codes": (("one", "two"), "int8", KERNEL_BYTES)}
     result = footprint(path)
     assert result.arena.folded_bytes == 4 * KERNEL_BYTES  # one float kernel, whatever number of layers reads it
-    assert result.ram_bytes == result.flash.constant_bytes + 4 * KERNEL_BYTES + result.arena.peak.peak_bytes
+    assert result.ram[0].predicted.run_peak.heap_bytes >= 4 * KERNEL_BYTES
 
 
 def test_layers_that_are_quantised_on_the_fly_read_their_codes_directly(tmp_path):

@@ -13,7 +13,6 @@ from onnx import TensorProto, helper
 
 from edgeks.audit.onnxruntime_arena import Arena, Plan
 from edgeks.audit.onnxruntime_ram import predict_onnxruntime
-from edgeks.audit.runtime_models import RULES
 from edgeks.bench.memory import measure_ram
 from edgeks.onnx_file import read_model_file
 from edgeks.runtime_profile import PROFILES
@@ -242,12 +241,3 @@ def test_planned_tensors_are_in_the_block(requests):
         if not keep:
             plan.free(held.pop(0)[0])
     assert plan.size >= most
-
-
-def test_every_rule_of_onnxruntime_names_a_test_of_this_file():
-    rows = [rule for rule in RULES if rule.runtime == "onnxruntime"]
-    assert rows
-    for rule in rows:
-        path, _, name = rule.test.partition("::")
-        assert path == "audit/test_onnxruntime_ram.py"
-        assert callable(globals()[name])

@@ -10,7 +10,7 @@ function showFlash() {
   const parts = [
     ["unique", "weights, each once", flash.unique_bytes],
     ["duplicates", "byte-equal copies", flash.constant_bytes - flash.unique_bytes],
-    ["graph", "graph: structure and names", flash.graph_bytes],
+    ["graph", "graph: structure and names", flash.graph_bytes - (flash.metadata_bytes ?? 0)],
     ["metadata", "metadata", flash.metadata_bytes ?? 0],
   ];
   const whole = Math.max(1, flash.file_bytes, sum(parts.map(([, , size]) => size)));
