@@ -134,6 +134,8 @@ def _unpacked_kernel(graphs: tuple[Graph, ...], delegate: XnnpackPlan) -> int:
             for index, operator in enumerate(graph.operators)
             if operator.op_type == "CONV_2D"
             and (number, index) not in delegate.taken
+            and min(operator.inputs[:2], default=-1) >= 0
+            and len(operator.inputs) > 1
             and graph.tensors[operator.inputs[0]].kind == "INT8"
         ),
         default=0,
@@ -209,7 +211,9 @@ def _held_kernels(model: schema.ModelT, graphs: tuple[Graph, ...], delegate: Xnn
     for number, graph in enumerate(graphs):
         taken = _of(delegate, number)
         for index, read in enumerate(graph.operators):
-            if read.op_type in KEPT and index not in taken and graph.tensors[read.inputs[0]].constant:
+            if read.op_type not in KEPT or index in taken or min(*read.inputs, *read.outputs, 0, 0) < 0:
+                continue
+            if read.inputs and read.outputs and graph.tensors[read.inputs[0]].constant:
                 buffer = int(model.subgraphs[number].tensors[read.inputs[0]].buffer)
                 copies[buffer].append(graph.tensors[read.outputs[0]].size_bytes)
     held = [
