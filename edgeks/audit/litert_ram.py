@@ -121,7 +121,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
         loaded=loaded,
         run_peak=run_peak,
         kernels=_held_kernels(model, graphs, delegate),
-        notes=tuple(dict.fromkeys((*arena.notes, *delegate.notes, *_notes(machine)))),
+        notes=tuple(dict.fromkeys((*arena.notes, *delegate.notes, *_notes(machine, session.threads)))),
     )
 
 
@@ -142,17 +142,20 @@ def _unpacked_kernel(graphs: tuple[Graph, ...], delegate: XnnpackPlan) -> int:
     )
 
 
-NO_DELEGATE = XnnpackPlan(frozenset(), 0, 0, 0, 0, 0, (), ())
+NO_DELEGATE = XnnpackPlan(frozenset(), (), 0, 0, 0, 0, (), ())
 
 
 def _of(delegate: XnnpackPlan, number: int) -> Collection[int]:
     return {operator for graph, operator in delegate.taken if graph == number}
 
 
-def _notes(machine: Machine) -> tuple[str, ...]:
-    if machine == "x86-64":
-        return ()
-    return ("what the runtime takes for itself was measured on x86-64; on arm64 it takes about 1 MB less",)
+def _notes(machine: Machine, threads: int) -> tuple[str, ...]:
+    found = []
+    if threads > 1:
+        found.append("what more than one thread takes for itself is not counted")
+    if machine != "x86-64":
+        found.append("what the runtime takes for itself was measured on x86-64; on arm64 it takes about 1 MB less")
+    return tuple(found)
 
 
 def _sizes(model: schema.ModelT) -> list[int]:

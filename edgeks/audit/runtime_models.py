@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`says`: the rule in words. `test`: the test, in tests/, that holds it against a measurement."""
+    """`says`: the rule in words. `test`: the test that holds it against a measurement."""
 
     name: str
     runtime: str
@@ -21,51 +21,94 @@ RULES: tuple[Rule, ...] = (
         "litert",
         "Activations lie in one arena per graph, where TFLite's planner puts them: tensors that live all "
         "the time first, then the largest, each in the smallest gap, at multiples of 64 bytes.",
-        "audit/test_tflite_arena.py::test_random_graphs_lie_where_the_plan_says",
+        "tests/audit/test_tflite_arena.py::test_random_graphs_lie_where_the_plan_says",
     ),
     Rule(
         "tflite-loop-arenas",
         "litert",
         "The graphs that WHILE and IF run have arenas of their own; what a body reads from outside has no room there.",
-        "audit/test_tflite_arena.py::test_a_while_has_arenas_of_its_own",
+        "tests/audit/test_tflite_arena.py::test_a_while_has_arenas_of_its_own",
     ),
     Rule(
         "tflite-im2col",
         "litert",
         "Built-in kernels unroll the input of every convolution other than 1x1 with stride 1 (im2col) in the arena; "
         "with several threads a float one keeps a transposed copy of its kernel instead.",
-        "audit/test_tflite_arena.py::test_threads_move_float_convolutions_to_eigen",
+        "tests/audit/test_tflite_arena.py::test_threads_move_float_convolutions_to_eigen",
     ),
     Rule(
         "tflite-dequantised-kernels",
         "litert",
         "A kernel stored as int8 for a float operator is dequantised once, into memory that stays.",
-        "audit/test_tflite_arena.py::test_a_kernel_stored_as_int8_for_a_float_operator_is_dequantised_into_the_persistent_arena",
+        "tests/audit/test_tflite_arena.py::test_a_kernel_stored_as_int8_for_a_float_operator_is_dequantised_into_the_persistent_arena",
     ),
     Rule(
         "litert-mapped-file",
         "litert",
         "The file is mapped; once it has run, every page of it that an operator reads is resident.",
-        "audit/test_litert_ram.py::test_parts_are_as_measured",
+        "tests/audit/test_litert_ram.py::test_parts_are_as_measured",
     ),
     Rule(
         "litert-kernels-in-place",
         "litert",
         "Built-in and reference kernels read the kernels in the mapped file: no copy, however many layers read one.",
-        "audit/test_litert_ram.py::test_kernels_read_in_place_have_no_copies",
+        "tests/audit/test_litert_ram.py::test_kernels_read_in_place_have_no_copies",
     ),
     Rule(
         "ruy-packs-products",
         "litert",
         "Integer products of built-in kernels (on arm64 float ones, too) pack both operands in a block that grows to "
         "the largest product and stays.",
-        "audit/test_litert_ram.py::test_parts_are_as_measured",
+        "tests/audit/test_litert_ram.py::test_parts_are_as_measured",
     ),
     Rule(
         "tflite-runtime-int8",
         "tflite-runtime",
         "tflite-runtime 2.14 leaves int8 operators to the built-in kernels; each int8 convolution clears room for two "
         "of its kernels while it runs.",
-        "audit/test_litert_ram.py::test_tflite_runtime_is_as_measured",
+        "tests/audit/test_litert_ram.py::test_tflite_runtime_is_as_measured",
+    ),
+    Rule(
+        "xnnpack-operators",
+        "litert, tflite-runtime",
+        "XNNPACK takes the operators, types and forms in edgeks/audit/xnnpack_operators.py; the others run on the "
+        "built-in kernels, and cut what it takes into pieces. tflite-runtime 2.14 gives it float32 only.",
+        "tests/audit/test_xnnpack_operators.py::test_the_delegate_takes_what_it_is_said_to_take",
+    ),
+    Rule(
+        "xnnpack-packing",
+        "litert, tflite-runtime",
+        "Every operator that XNNPACK takes holds a packed copy of its kernel, with bias and scales, rounded up to the "
+        "tiles of its matrix kernels. Layers that share a kernel hold a copy each.",
+        "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
+    ),
+    Rule(
+        "xnnpack-large-depthwise",
+        "litert, tflite-runtime",
+        "A depthwise kernel of more than 25 taps is packed as one matrix per channel, padded to a tile of output "
+        "channels: 16 times its size with AVX-512.",
+        "tests/audit/test_xnnpack.py::test_a_large_depthwise_kernel_is_padded_to_a_tile_per_channel",
+    ),
+    Rule(
+        "xnnpack-tables",
+        "litert, tflite-runtime",
+        "A convolution other than 1×1 holds a table of pointers, 8 bytes per tap and pixel of its output (depthwise: "
+        "less, where neighbours share columns). Poolings and resizing hold such tables too.",
+        "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
+    ),
+    Rule(
+        "xnnpack-workspace",
+        "litert, tflite-runtime",
+        "Values between the operators of a piece lie in one workspace, the largest first, each in the smallest gap "
+        "that is free while it lives; elementwise operators write over their input. All pieces share it. Inputs and "
+        "outputs of a piece lie in TFLite's arena.",
+        "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
+    ),
+    Rule(
+        "xnnpack-dequantised",
+        "litert, tflite-runtime",
+        "Constants behind DEQUANTIZE become float32 on the heap when the delegate is made, and are packed from there; "
+        "LiteRT packs a float16 kernel without that.",
+        "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
     ),
 )

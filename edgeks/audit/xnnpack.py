@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from ai_edge_litert import schema_py_generated as schema
 
@@ -19,6 +20,7 @@ from edgeks.audit.xnnpack_partition import Delegated, Piece, delegate
 
 # Bytes of an operator's objects: measured, with what XNNPACK holds of the values that it reads and writes.
 OPERATOR_BYTES: dict[DelegateVersion, int] = {"litert": 2600, "tflite-runtime": 5000}
+MAX_PLANNED = 4000  # values of a piece; with more, the time to place them would be felt
 PAST_END_BYTES = 32  # of the workspace: kernels may read past its end
 CLAMPS = frozenset({"RELU", "RELU6", "RELU_N1_TO_1"})
 CLAMPED = frozenset({"ADD", "SUB", "MUL", "DIV", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}) | {
@@ -57,14 +59,15 @@ class KernelCopies:
 class XnnpackPlan:
     """What the delegate takes of a file, and the bytes that it allocates for it.
 
-    taken: (number of the subgraph, number of the operator) of each. packed_bytes: kernels, with biases and scales.
+    taken: (number of the subgraph, number of the operator) of each. pieces: (number of the subgraph, piece), in the
+    order in which they run. packed_bytes: kernels, with biases and scales.
     workspace_bytes: values between delegated operators, and their scratch. heap_bytes: kernels dequantised before they
     are packed, tables of pointers into the inputs of convolutions and poolings, operator objects. first_run_bytes: the
     part of the last two that becomes resident with the first inference only (tflite-runtime; LiteRT has all at load).
     """
 
     taken: frozenset[tuple[int, int]]
-    pieces: int
+    pieces: tuple[tuple[int, Piece], ...]
     packed_bytes: int
     workspace_bytes: int
     heap_bytes: int
@@ -76,17 +79,19 @@ class XnnpackPlan:
 def plan_xnnpack(model: schema.ModelT, machine: Machine, threads: int, version: DelegateVersion) -> XnnpackPlan:
     """Objects of a .tflite file, as `read_tflite` checks them → what the delegate takes and allocates.
 
-    `threads` changes nothing that counts: the packed kernels, the tables and the workspace are shared by all.
+    `threads` changes little: each quantises a tile of rows of its own where the input of a matrix is quantised on the
+    fly; all share the packed kernels, the tables and the values.
     """
     taken = set[tuple[int, int]]()
-    pieces = packed = workspace = heap = tables = 0
+    packed = workspace = heap = tables = 0
     copies: dict[int, _Copies] = defaultdict(_Copies)
+    pieces: list[tuple[int, Piece]] = []
     notes: list[str] = []
     for index in range(len(model.subgraphs)):
         graph = read_graph(model, index, version)
         delegated = delegate(graph)
         taken.update((index, node) for node in delegated.taken)
-        pieces += len(delegated.pieces)
+        pieces += [(index, piece) for piece in delegated.pieces]
         heap += _dequantised(delegated, copies)
         for piece in delegated.pieces:
             planned = _Workspace(graph, delegated, piece)
@@ -102,7 +107,9 @@ def plan_xnnpack(model: schema.ModelT, machine: Machine, threads: int, version: 
                 packed += held.packed_bytes
                 tables += held.heap_bytes
                 heap += OPERATOR_BYTES[version]
-                planned.run(node, held.scratch_bytes)
+                planned.run(node, held.scratch_bytes * (threads if node.name != "BATCH_MATMUL" else 1))
+                if node.name == "FULLY_CONNECTED" and any(not s > 0 for s in graph.tensors[node.inputs[1]].scales):
+                    notes.append("FULLY_CONNECTED: a scale of its kernel is not positive; LiteRT refuses the file")
                 if held.packed_bytes:
                     found = copies[_stored_buffer(graph, node.inputs[1])]
                     found.layers += 1
@@ -111,7 +118,14 @@ def plan_xnnpack(model: schema.ModelT, machine: Machine, threads: int, version: 
     first_run = workspace + tables if version == "tflite-runtime" else 0
     kernels = tuple(found.of(buffer) for buffer, found in copies.items())
     return XnnpackPlan(
-        frozenset(taken), pieces, packed, workspace, heap + tables, first_run, kernels, tuple(dict.fromkeys(notes))
+        frozenset(taken),
+        tuple(pieces),
+        packed,
+        workspace,
+        heap + tables,
+        first_run,
+        kernels,
+        tuple(dict.fromkeys(notes)),
     )
 
 
@@ -140,9 +154,10 @@ def _dequantised(delegated: Delegated, copies: dict[int, _Copies]) -> int:
 
 def _stored_buffer(graph: Graph, tensor: int) -> int:
     """Buffer of a constant, behind the DEQUANTIZE that it may go through."""
-    made_by = {output: node for node in graph.nodes if node.name == "DEQUANTIZE" for output in node.outputs}
-    while not graph.tensors[tensor].is_constant and tensor in made_by:
-        tensor = made_by[tensor].inputs[0]
+    seen = set[int]()
+    while tensor not in seen and (maker := graph.made_by.get(tensor)) is not None and maker.name == "DEQUANTIZE":
+        seen.add(tensor)
+        tensor = maker.inputs[0]
     return graph.tensors[tensor].buffer
 
 
@@ -217,7 +232,7 @@ class _Workspace:
             return False
         reader, amounts = self._reader[node.outputs[0]], self._graph.content(node.inputs[1]) or []
         spatial = len(amounts) == 8 and not any(amounts[place] for place in (0, 1, 6, 7))
-        convolution = reader.name in ("CONV_2D", "DEPTHWISE_CONV_2D")
+        convolution = reader.name in ("CONV_2D", "DEPTHWISE_CONV_2D") and arithmetic(self._graph, reader) != "qd8"
         if not (spatial and convolution and reader.option("padding") == schema.Padding.VALID):
             return False
         self._root[node.outputs[0]] = self._root.get(node.inputs[0], node.inputs[0])
@@ -237,7 +252,7 @@ class _Workspace:
 
     def _clamps(self, tensor: int) -> bool:
         """Whether a tensor is made only to be clamped, which the operator ahead then does itself."""
-        maker = next((n for n in self._graph.nodes if tensor in n.outputs), None)
+        maker = self._graph.made_by.get(tensor)
         return maker is not None and maker.name in CLAMPED and self._readers[tensor] == 1
 
     def _overwrites(self, node: Node, source: int, tensor: int) -> bool:
@@ -246,15 +261,27 @@ class _Workspace:
         return node.name in names and alone and _bytes(self._graph, source) == _bytes(self._graph, tensor)
 
     def bytes(self) -> int:
-        """Of the workspace: the largest value first, each at the lowest place that is free while it lives."""
+        """Of the workspace: the largest value first, each in the smallest gap that is free while it lives."""
+        values = sorted((*self._values.values(), *self._scratch), key=lambda value: -value.size)
+        if len(values) > MAX_PLANNED:
+            return _most_alive(values) + PAST_END_BYTES
         placed: list[tuple[_Value, int]] = []
         top = 0
-        for value in sorted((*self._values.values(), *self._scratch), key=lambda value: -value.size):
+        for value in values:
             alive = sorted((at, at + v.size) for v, at in placed if v.first <= value.last and value.first <= v.last)
             start = _smallest_gap(alive, value.size, from_start=self._graph.version == "litert")
             placed.append((value, start))
             top = max(top, start + value.size)
         return top + PAST_END_BYTES if top else 0
+
+
+def _most_alive(values: list[_Value]) -> int:
+    """Bytes of the values that live at one step: what no plan can do without."""
+    change: dict[int, int] = defaultdict(int)
+    for value in values:
+        change[value.first] += value.size
+        change[value.last + 1] -= value.size
+    return max(accumulate(change[step] for step in sorted(change)))
 
 
 # Numbers of values that are no tensors of the file: below those, and far apart.

@@ -59,6 +59,7 @@ class Graph:
     tensors: tuple[Tensor, ...]
     nodes: tuple[Node, ...]
     version: DelegateVersion
+    made_by: dict[int, Node]
     static: set[int] = field(default_factory=set)
     halves: set[int] = field(default_factory=set)  # those of `static` that stay float16, and are packed from there
 
@@ -84,7 +85,8 @@ def read_graph(model: schema.ModelT, index: int, version: DelegateVersion) -> Gr
         inputs, outputs = tuple(whole_numbers(operator.inputs)), tuple(whole_numbers(operator.outputs))
         nodes.append(Node(name, inputs, outputs, operator.builtinOptions, int(code.version)))
     tensors = tuple(_tensor(model, tensor) for tensor in stored.tensors)
-    return Graph(model, stored, tensors, tuple(nodes), version)
+    made_by = {output: node for node in nodes for output in node.outputs}
+    return Graph(model, stored, tensors, tuple(nodes), version, made_by)
 
 
 def _tensor(model: schema.ModelT, stored: schema.TensorT) -> Tensor:

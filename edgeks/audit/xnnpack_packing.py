@@ -145,10 +145,10 @@ def _convolution(graph: Graph, node: Node, tiles: Tiles) -> Allocation:
     columns = (shape[3] if depthwise else shape[0]) // max(groups, 1)
     if depth == columns == 1 and groups > 1 and taps <= MAX_DEPTHWISE_TAPS and kind != "qd8":
         channels, sizes = tiles.depthwise[kind]
-        tile = next(size for size in sizes if size >= taps)
-        packed = rounded(groups, channels) * (tile * ELEMENT_BYTES[kind] + CHANNEL_BYTES[kind])
+        held = next(size for size in sizes if size >= taps)
+        packed = rounded(groups, channels) * (held * ELEMENT_BYTES[kind] + CHANNEL_BYTES[kind])
         table = _table(shape[1:3], y.shape[1:3], node.option("strideW", 1), node.option("dilationWFactor", 1))
-        return Allocation(rounded(packed), (tile - taps + table) * POINTER_BYTES)
+        return Allocation(rounded(packed), (held - taps + table) * POINTER_BYTES)
     if is_dense(graph, node):
         tile = tiles.dense[kind]
         return Allocation(_packed(kind, tile, groups, columns, depth), 0, _quantised_rows(kind, tile, pixels, depth))
@@ -186,7 +186,9 @@ def _transposed(graph: Graph, node: Node, tiles: Tiles) -> Allocation:
         table = taps * rounded(pixels, tile.rows)
         return Allocation(_packed(kind, tile, 1, shape[0], shape[3], taps), table * POINTER_BYTES)
     per_column = taps * rounded(shape[3], tile.depth) * ELEMENT_BYTES[kind] + phases * CHANNEL_BYTES[kind]
-    return Allocation(rounded(rounded(shape[0], tile.columns) * per_column), taps * pixels * POINTER_BYTES)
+    apart = graph.version == "tflite-runtime" and shape[1:3] == steps  # no two pixels read one input: no table there
+    table = 0 if apart else taps * pixels
+    return Allocation(rounded(rounded(shape[0], tile.columns) * per_column), table * POINTER_BYTES)
 
 
 def _matrix(graph: Graph, node: Node, tiles: Tiles) -> Allocation:

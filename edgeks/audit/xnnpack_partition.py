@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import pairwise
 
 from ai_edge_litert import schema_py_generated as schema
 
@@ -26,12 +28,20 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Delegated:
-    """`taken`: operators that the delegate takes; `ahead`: those of them that it computes while it is made."""
+    """`taken`: operators that the delegate takes; `ahead`: those of them that it computes while it is made.
+
+    `steps`: what runs after another from then on: pieces, and the numbers of the operators that are left.
+    """
 
     graph: Graph
     taken: frozenset[int]
     ahead: frozenset[int]
-    pieces: tuple[Piece, ...]
+    steps: tuple[Piece | int, ...]
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """In the order in which they run."""
+        return tuple(step for step in self.steps if isinstance(step, Piece))
 
 
 def delegate(graph: Graph) -> Delegated:
@@ -55,7 +65,7 @@ def delegate(graph: Graph) -> Delegated:
         else:
             ahead -= {maker[tensor] for tensor in node.inputs if tensor in maker}
     taken |= ahead
-    return Delegated(graph, frozenset(taken), frozenset(ahead), tuple(_pieces(graph, taken)))
+    return Delegated(graph, frozenset(taken), frozenset(ahead), tuple(_steps(graph, taken)))
 
 
 def _dequantises_constant(graph: Graph, node: Node) -> bool:
@@ -72,34 +82,41 @@ def _packs_half(reader: Node, tensor: int) -> bool:
     return reader.name in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D") and reader.inputs[0] != tensor
 
 
-def _pieces(graph: Graph, taken: set[int]) -> Iterable[Piece]:
-    """Nodes that can run together, as many as there are at a time, of one kind (taken or not) after the other."""
-    ready = set(range(len(graph.tensors))) - {output for node in graph.nodes for output in node.outputs}
-    side_effects = [i for i, node in enumerate(graph.nodes) if _may_have_side_effects(graph, node)]
-    after = dict(zip(side_effects[1:], side_effects, strict=False))
-    waiting = list(range(len(graph.nodes)))
-    done = set[int]()
-    while waiting:
-        kind: bool | None = None
-        members: list[int] = []
-        progress = True
-        while progress:
-            progress, still = False, []
-            for index in waiting:
-                node = graph.nodes[index]
-                free = all(tensor < 0 or tensor in ready for tensor in node.inputs)
-                if not free or after.get(index, index) not in done | {index} or kind not in (None, index in taken):
-                    still.append(index)
-                    continue
-                kind, progress = index in taken, True
-                members.append(index)
-                done.add(index)
-                ready.update(node.outputs)
-            waiting = still
-        if not members:
-            return  # a cycle: no runtime opens it
+def _steps(graph: Graph, taken: set[int]) -> Iterable[Piece | int]:
+    """Nodes that can run together, as many as there are at a time, of one kind (taken or not) after the other.
+
+    A node waits for what makes its inputs; one that may have side effects for the one before it.
+    """
+    makers = {output: index for index, node in enumerate(graph.nodes) for output in node.outputs if output >= 0}
+    waits = [{makers[tensor] for tensor in node.inputs if tensor in makers} for node in graph.nodes]
+    side_effects = [index for index, node in enumerate(graph.nodes) if _may_have_side_effects(graph, node)]
+    for before, index in pairwise(side_effects):
+        waits[index].add(before)
+    followers: dict[int, list[int]] = {}
+    for index, needed in enumerate(waits):
+        for before in needed:
+            followers.setdefault(before, []).append(index)
+    readers: dict[int, set[int]] = {}
+    for index, node in enumerate(graph.nodes):
+        for tensor in node.inputs:
+            readers.setdefault(tensor, set()).add(index)
+    ready: dict[bool, list[int]] = {True: [], False: []}
+    for index, needed in enumerate(waits):
+        if not needed:
+            heappush(ready[index in taken], index)
+    while ready[True] or ready[False]:
+        kind = min((heap[0], kind) for kind, heap in ready.items() if heap)[1]
+        members = []
+        while ready[kind]:
+            members.append(done := heappop(ready[kind]))
+            for index in followers.get(done, []):
+                waits[index].discard(done)
+                if not waits[index]:
+                    heappush(ready[index in taken], index)
         if kind:
-            yield _piece(graph, members)
+            yield _piece(graph, members, readers)
+        else:
+            yield from members
 
 
 def _may_have_side_effects(graph: Graph, node: Node) -> bool:
@@ -107,11 +124,11 @@ def _may_have_side_effects(graph: Graph, node: Node) -> bool:
     return node.name in ("IF", "WHILE", "CALL_ONCE") or any(t.type == schema.TensorType.RESOURCE for t in tensors)
 
 
-def _piece(graph: Graph, members: list[int]) -> Piece:
+def _piece(graph: Graph, members: list[int], readers: dict[int, set[int]]) -> Piece:
     inside = set(members)
     made = {tensor for index in members for tensor in graph.nodes[index].outputs}
     read = {tensor for index in members for tensor in graph.nodes[index].inputs if tensor >= 0}
     wanted = set(whole_numbers(graph.stored.outputs))
-    wanted.update(tensor for i, node in enumerate(graph.nodes) if i not in inside for tensor in node.inputs)
+    wanted.update(tensor for tensor in made if readers.get(tensor, inside) - inside)
     inputs = frozenset(tensor for tensor in read - made if not graph.known(tensor))
     return Piece(tuple(members), inputs, frozenset((made & wanted) - graph.static))
