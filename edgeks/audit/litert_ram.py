@@ -121,7 +121,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
         loaded=loaded,
         run_peak=run_peak,
         kernels=_held_kernels(model, graphs, delegate),
-        notes=tuple(dict.fromkeys((*arena.notes, *delegate.notes, *_notes(machine)))),
+        notes=tuple(dict.fromkeys((*arena.notes, *delegate.notes, *_notes(machine, session.threads)))),
     )
 
 
@@ -134,6 +134,8 @@ def _unpacked_kernel(graphs: tuple[Graph, ...], delegate: XnnpackPlan) -> int:
             for index, operator in enumerate(graph.operators)
             if operator.op_type == "CONV_2D"
             and (number, index) not in delegate.taken
+            and min(operator.inputs[:2], default=-1) >= 0
+            and len(operator.inputs) > 1
             and graph.tensors[operator.inputs[0]].kind == "INT8"
         ),
         default=0,
@@ -147,10 +149,13 @@ def _of(delegate: XnnpackPlan, number: int) -> Collection[int]:
     return {operator for graph, operator in delegate.taken if graph == number}
 
 
-def _notes(machine: Machine) -> tuple[str, ...]:
-    if machine == "x86-64":
-        return ()
-    return ("what the runtime takes for itself was measured on x86-64; on arm64 it takes about 1 MB less",)
+def _notes(machine: Machine, threads: int) -> tuple[str, ...]:
+    found = []
+    if threads > 1:
+        found.append("what more than one thread takes for itself is not counted")
+    if machine != "x86-64":
+        found.append("what the runtime takes for itself was measured on x86-64; on arm64 it takes about 1 MB less")
+    return tuple(found)
 
 
 def _sizes(model: schema.ModelT) -> list[int]:
@@ -209,7 +214,9 @@ def _held_kernels(model: schema.ModelT, graphs: tuple[Graph, ...], delegate: Xnn
     for number, graph in enumerate(graphs):
         taken = _of(delegate, number)
         for index, read in enumerate(graph.operators):
-            if read.op_type in KEPT and index not in taken and graph.tensors[read.inputs[0]].constant:
+            if read.op_type not in KEPT or index in taken or min(*read.inputs, *read.outputs, 0, 0) < 0:
+                continue
+            if read.inputs and read.outputs and graph.tensors[read.inputs[0]].constant:
                 buffer = int(model.subgraphs[number].tensors[read.inputs[0]].buffer)
                 copies[buffer].append(graph.tensors[read.outputs[0]].size_bytes)
     held = [

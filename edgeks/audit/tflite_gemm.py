@@ -59,6 +59,8 @@ def products(graph: Graph, taken: Iterable[int] = ()) -> list[Product]:
 
 def _product(graph: Graph, operator: Operator) -> Product | None:
     def tensor(index: int) -> Tensor:
+        if operator.inputs[index] < 0:
+            raise LookupError("left out")
         return graph.tensors[operator.inputs[index]]
 
     if operator.op_type == "CONV_2D":
@@ -149,7 +151,7 @@ def _packed(product: Product, machine: Machine) -> list[int]:
 def _blocks(product: Product) -> int:
     """Eigen's evaluateProductBlockingSizesHeuristic for one thread → bytes of the blocks of both operands."""
     rows, depth, columns = product.rows, product.depth, product.columns
-    if min(rows, columns) <= 1:  # a matrix by a vector needs no block
+    if min(rows, columns) <= 1 or not depth:  # a matrix by a vector needs no block
         return 0
     if max(rows, depth, columns) >= SMALL:
         kept = TILE_ROWS * TILE_COLUMNS * 4

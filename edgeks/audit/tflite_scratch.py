@@ -66,7 +66,11 @@ def temporaries(prepared: Prepared) -> tuple[Temporary, ...]:
         return ()
     try:
         return tuple(rule(prepared))
-    except (LookupError, ZeroDivisionError):  # no such operator runs: it lacks an input, or has a shape of no meaning
+    except (
+        LookupError,
+        ValueError,
+        ZeroDivisionError,
+    ):  # no runtime opens it: it lacks an input, or has a strange shape
         return ()
 
 

@@ -1,5 +1,8 @@
 """RAM of .tflite files as predicted, held against what a fresh process takes."""
 
+import contextlib
+import random
+
 import numpy as np
 import pytest
 from test_tflite_arena import FLOAT32, INT8, INT32, SAME, Graph, rolled
@@ -9,6 +12,7 @@ from edgeks.audit.litert_ram import predict_litert
 from edgeks.audit.tflite_gemm import products, ruy_block
 from edgeks.audit.tflite_tensors import read_graphs
 from edgeks.bench.memory import measure_ram
+from edgeks.errors import ModelFileError
 from edgeks.runtime_profile import PROFILES
 from edgeks.tflite_file import read_tflite
 
@@ -153,3 +157,21 @@ def test_a_strange_operator_is_said_and_counted_as_far_as_it_is_known(tmp_path, 
     prediction = predicted(graph.write(tmp_path / "net.tflite", [x], [z]), profile)
     assert any("UNIDIRECTIONAL_SEQUENCE_RNN" in note for note in prediction.notes)
     assert prediction.run_peak.arena_bytes >= 2 * 4 * 4 * 25
+
+
+def test_a_damaged_file_that_can_be_read_is_predicted(tmp_path):
+    """Whatever the reader lets through: nothing is raised, sizes stay sizes."""
+    good = rolled(tmp_path / "net.tflite", True).read_bytes()
+    path, rng, read = tmp_path / "damaged.tflite", random.Random(0), 0
+    for _ in range(200):
+        content = bytearray(good)
+        for _ in range(rng.randint(1, 4)):
+            content[rng.randrange(len(content))] = rng.choice((0, 1, 127, 128, 255))
+        path.write_bytes(content)
+        with contextlib.suppress(ModelFileError):
+            model = read_tflite(path)
+            read += 1
+            for profile in PROFILES["tflite"]:
+                prediction = predict_litert(model, len(content), profile, "x86-64")
+                assert min(prediction.run_peak.total_bytes, prediction.loaded.total_bytes) > 0
+    assert read > 20
