@@ -40,12 +40,10 @@ class Arena:
     def allocate(self, size: int) -> int:
         """Bytes → address of memory that will be written from end to end."""
         wanted = max(_up(size, CHUNK), CHUNK)
-        found = self._find(wanted)
-        if found is None:
+        index = bisect_left(self._free, (wanted, -1))
+        if index == len(self._free):
             self._extend(wanted)
-            found = self._find(wanted)
-        assert found is not None
-        held, address = found
+        held, address = self._free[index]
         self._take(held, address)
         if held >= 2 * wanted or held - wanted >= MAX_DEAD_BYTES:
             self._give(held - wanted, address + wanted)
@@ -72,10 +70,6 @@ class Arena:
         """Pages written so far, in bytes, and the table that finds the chunk of an address: what is resident."""
         self._written = list(_merged((low // PAGE * PAGE, _up(high, PAGE)) for low, high in self._written))
         return sum(high - low for low, high in self._written) + self._regions // CHUNK * HANDLE
-
-    def _find(self, wanted: int) -> tuple[int, int] | None:
-        index = bisect_left(self._free, (wanted, -1))
-        return self._free[index] if index < len(self._free) else None
 
     def _extend(self, wanted: int) -> None:
         grown = self._next_region < wanted

@@ -13,6 +13,7 @@ from edgeks.audit.onnxruntime_arena import Arena, Plan
 from edgeks.audit.onnxruntime_graph import RuntimeStep
 
 BODY_RUNS = 2  # later runs of a body that are looked at: the first one plans
+MAX_REPEATED_DEPTH = 3  # below it a body is looked at once: the work would grow threefold with every depth
 
 
 @dataclass
@@ -28,8 +29,11 @@ class Frame:
         self.owner: dict[str, str] = {}
         self.last_use: dict[str, int] = {}
         self._plan_reuse()
+        self.ended: list[list[str]] = [[] for _ in self.steps]
+        for name, last in self.last_use.items():
+            self.ended[last].append(name)
 
-    def run(self, arena: Arena, plan: Plan | None = None) -> Plan:
+    def run(self, arena: Arena, plan: Plan | None = None, depth: int = 0) -> Plan:
         """One inference; without a plan it is the first one, and the plan for all others is returned."""
         made = plan or Plan()
         block = arena.allocate(plan.size) if plan is not None and plan.size else None
@@ -46,10 +50,13 @@ class Frame:
                     planned.add(buffer.name)
             scratch = [arena.allocate(size) for size in step.scratch if size]
             for path, _ in step.bodies:
-                self._run_body(self.bodies[path], arena)
+                body = self.bodies[path]
+                body_plan = body.run(arena, depth=depth + 1)
+                for _ in range(BODY_RUNS if depth < MAX_REPEATED_DEPTH else 0):
+                    body.run(arena, body_plan, depth + 1)
             for address in reversed(scratch):
                 arena.free(address)
-            for name in [name for name, last in self.last_use.items() if last == index]:
+            for name in self.ended[index]:
                 if name in self.outputs:
                     continue
                 if name in held:
@@ -61,12 +68,6 @@ class Frame:
         if block is not None:
             arena.free(block)
         return made
-
-    @staticmethod
-    def _run_body(body: Frame, arena: Arena) -> None:
-        plan = body.run(arena)
-        for _ in range(BODY_RUNS):
-            body.run(arena, plan)
 
     def _plan_reuse(self) -> None:
         uses: dict[str, int] = {}

@@ -36,7 +36,7 @@ IN_PLACE = frozenset(
 # What computes in the channel blocks of the convolutions before it.
 BLOCKED_UNARY = frozenset(
     {"Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Gelu", "BatchNormalization"}
-    | {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "Upsample"}
+    | {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize"}
 )  # fmt: skip
 BLOCKED_NARY = frozenset({"Add", "Sum", "Mul", "Concat"})
 CHANNELS_LAST = frozenset(
@@ -110,7 +110,7 @@ class Lowering:
         if self.runs("GeluFusion", 2):
             runtime = _with_gelus(runtime)
         plain = list(self._fused(runtime, outputs, liveness))
-        return _in_order(_Layouts(self, liveness, plain, outputs).steps, [step.node for step in steps])
+        return _in_order(_Layouts(self, liveness, plain, outputs).steps(), [step.node for step in steps])
 
     def _fused(self, steps: list[RuntimeStep], outputs: set[str], liveness: GraphLiveness) -> Iterator[RuntimeStep]:
         """Fold and merge what follows a convolution or a Gemm and is its only reader."""
@@ -127,7 +127,9 @@ class Lowering:
                 after = steps[reader[written]]
                 if len(after.reads) != 1 or len(after.writes) != 1:
                     break
-                folds = after.op_type in FOLDED_INTO_CONV and step.op_type == "Conv" and liveness.constant_kernel(step.node)
+                folds = (
+                    after.op_type in FOLDED_INTO_CONV and step.op_type == "Conv" and liveness.constant_kernel(step.node)
+                )
                 if folds and self.runs(FOLDED_INTO_CONV[after.op_type], 1):
                     step = replace(step, writes=after.writes, folded=True)
                 elif after.op_type in ACTIVATIONS and self.runs(f"{step.op_type}ActivationFusion", 2):
@@ -219,9 +221,14 @@ class _Layouts:
         self._blocked: dict[str, str] = {}  # name → form of the step that wrote it in blocks
         self._copies: set[str] = set()  # of tensors that exist in the other layout as well
         self._maker: dict[str, int] = {}
-        self.steps: list[RuntimeStep] = []
+        self._steps: list[RuntimeStep] = []
+        self._gone: set[int] = set()  # of them, those that merged into a later one
         for step in steps:
             self._add(step)
+
+    def steps(self) -> list[RuntimeStep]:
+        """All steps, those that change a layout among them."""
+        return [step for index, step in enumerate(self._steps) if index not in self._gone]
 
     def _add(self, step: RuntimeStep) -> None:
         form = self._form(step)
@@ -259,10 +266,12 @@ class _Layouts:
         if not self._nchwc or step.form != "float":
             return None
         if step.op_type == "Conv":
-            return "blocked" if self._liveness.constant_kernel(step.node) and _fits_blocks(step, self._liveness) else None
+            return (
+                "blocked" if self._liveness.constant_kernel(step.node) and _fits_blocks(step, self._liveness) else None
+            )
         blocked = bool(from_blocks) and all(form == "blocked" for form in from_blocks)
         if step.op_type in BLOCKED_UNARY and blocked and len(from_blocks) == 1:
-            return "blocked"
+            return "blocked" if step.op_type != "Resize" or _resizes_blocks(step.node) else None
         alike = len({self._size(name) for name in step.reads}) == 1 or step.op_type == "Concat"
         return "blocked" if step.op_type in BLOCKED_NARY and blocked and len(from_blocks) > 1 and alike else None
 
@@ -273,7 +282,7 @@ class _Layouts:
             index = self._maker.get(name)
             if index is None or self._uses[name] != 1 or name in self._outputs or len(step.writes) != 1:
                 continue
-            maker = self.steps[index]
+            maker = self._steps[index]
             if maker.op_type not in kinds or maker.form != "blocked" or maker.bodies:
                 continue
             if step.op_type in ACTIVATIONS:
@@ -283,8 +292,7 @@ class _Layouts:
                 merged = replace(maker, reads=(*maker.reads, other), writes=step.writes, in_place=(other,))
             else:
                 continue
-            del self.steps[index]
-            self._maker = {key: at - (at > index) for key, at in self._maker.items() if at != index}
+            self._gone.add(index)
             self._append(merged)
             written = step.writes[0].name
             self._blocked[written] = "blocked"
@@ -295,8 +303,8 @@ class _Layouts:
 
     def _append(self, step: RuntimeStep) -> None:
         for buffer in step.writes:
-            self._maker[buffer.name] = len(self.steps)
-        self.steps.append(step)
+            self._maker[buffer.name] = len(self._steps)
+        self._steps.append(step)
 
     def _plain(self, name: str) -> str:
         """The name under which a tensor exists without blocks, made where it does not yet."""
@@ -339,6 +347,17 @@ def _fits_blocks(step: RuntimeStep, liveness: GraphLiveness) -> bool:
     if groups * outputs % BLOCK:
         return False
     return (inputs == 1 and outputs == 1) or (inputs % BLOCK == 0 and outputs % BLOCK == 0)
+
+
+def _resizes_blocks(node: NodeProto) -> bool:
+    """The two kinds of resizing that there are for blocks (TransformResize in nchwc_transformer.cc)."""
+    texts: dict[str, str] = {
+        attribute.name: attribute.s.decode(errors="replace") for attribute in node.attribute if attribute.s
+    }
+    coordinates = texts.get("coordinate_transformation_mode", "half_pixel")
+    if texts.get("mode", "nearest") == "nearest":
+        return coordinates == "asymmetric" and texts.get("nearest_mode", "round_prefer_floor") == "floor"
+    return texts["mode"] == "linear" and coordinates in ("asymmetric", "align_corners", "half_pixel")
 
 
 def _few_channels(step: RuntimeStep, liveness: GraphLiveness) -> bool:

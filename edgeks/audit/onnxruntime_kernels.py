@@ -73,9 +73,7 @@ def _pack_integer_conv(step: RuntimeStep, weight: Weight, signed_input: bool, ma
     return Packing(True, groups * _integer_packed_bytes(outputs, inputs * taps))
 
 
-def scratch(
-    step: RuntimeStep, liveness: GraphLiveness, packing: Packing | None, threads: int
-) -> tuple[int, ...]:
+def scratch(step: RuntimeStep, liveness: GraphLiveness, packing: Packing | None, threads: int) -> tuple[int, ...]:
     """Buffers that a step takes while it runs, in bytes and in their order."""
     if step.form in ("integer", "channels-last") and step.op_type in ("Conv", "QLinearConv"):
         return _integer_conv_scratch(step, liveness, packing)
@@ -90,14 +88,12 @@ def scratch(
     return ()
 
 
-def _integer_conv_scratch(
-    step: RuntimeStep, liveness: GraphLiveness, packing: Packing | None
-) -> tuple[int, ...]:
+def _integer_conv_scratch(step: RuntimeStep, liveness: GraphLiveness, packing: Packing | None) -> tuple[int, ...]:
     kernel = liveness.kernel_shape(step.node)
     read, written = _image(step, liveness, 0), _image(step, liveness, None)
     if kernel is None or len(kernel) < 3 or read is None or written is None:
         return ()
-    groups, inputs, outputs, taps = convolution(step.node, kernel)
+    _, inputs, outputs, taps = convolution(step.node, kernel)
     private = packing is not None and packing.private
     depthwise = inputs == 1 and outputs == 1
     sizes = []

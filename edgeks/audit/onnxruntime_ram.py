@@ -24,12 +24,13 @@ from edgeks.onnx_file import BITS, Constant, ModelFile, node_label, subgraphs
 from edgeks.target import Session
 
 # Measured on x86-64 with ONNX Runtime 1.31.1, Python 3.11, numpy 2: bytes. Anonymous memory of a session, and of each
-# node of the file (also of one that is fused away); code of the runtime that is read from its file, and for each type of
-# op; and what the first inference adds to either.
+# node of the file (also of one that is fused away); code of the runtime that is read from its file, and that of a type
+# of op; and what the first inference adds to either.
 BASELINE = 52_500_000
 SESSION, NODE = 1_900_000, 5_300
 CODE, CODE_OF_OP_TYPE = 7_550_000, 55_000
 FIRST_RUN, RUN_CODE, RUN_CODE_OF_OP_TYPE = 570_000, 550_000, 20_000
+LOAD_PEAK_NOTE = "the peak while loading is rough (± 30 %)"
 MMAP_THRESHOLD_MAX = 32 << 20
 PAGE = 4096
 
@@ -70,8 +71,18 @@ def predict_onnxruntime(
         loaded=loaded,
         run_peak=run,
         kernels=weights.kernels(),
-        notes=(*activations.notes, "the peak while loading is rough (± 30 %)"),
+        notes=(*activations.notes, LOAD_PEAK_NOTE, *_notes(model, lowering)),
     )
+
+
+def _notes(model: ModelFile, lowering: Lowering) -> Iterator[str]:
+    """What the rules do not cover of a file and a session."""
+    if not lowering.integers and any(node.op_type == "DequantizeLinear" for node in _nodes(model.proto.graph)):
+        yield "below the level extended every kernel is dequantised at each inference: the arena is an upper bound"
+    if lowering.session.threads > 1:
+        yield "measured with one thread: each further one adds its stack and, in float convolutions, a buffer of 64 kB"
+    if lowering.machine != "x86-64":
+        yield "the runtime's own memory was measured on x86-64"
 
 
 def _frame(liveness: GraphLiveness, lowering: Lowering, weights: _Weights, threads: int) -> Frame:
@@ -116,12 +127,11 @@ class _Weights:
         if label not in self._weight_of:
             return None
         constant, reader = self._weight_of[label]
-        assert reader.weight is not None
         held = self._held.setdefault(constant, {})
         via = [node for node in reader.via if node.op_type != "Identity"]
         # Two chains of the same ops with the same other inputs are one chain to ONNX Runtime.
         name = "".join(f"{node.op_type}({','.join(node.input[1:])})" for node in via)
-        codes = step.form in ("integer", "channels-last") or reader.zero_point is not None and not via
+        codes = step.form in ("integer", "channels-last") or (reader.zero_point is not None and not via)
         computed = not codes and any(node.op_type != "DequantizeLinear" for node in via)
         at_run_time = not codes and not computed and bool(via)
         elements = math.prod(constant.shape)

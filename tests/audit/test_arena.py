@@ -29,6 +29,18 @@ def test_chain_needs_input_plus_two(tmp_path):
     assert [tensor.name for tensor in arena.peak.alive] == ["b0", "c0", "x", "y"]
 
 
+def test_timeline_has_the_live_bytes_of_every_step(tmp_path):
+    timeline = arena_of(graphs.fp32_shared(layers=1), tmp_path).timeline
+    assert [moment.op_type for moment in timeline.moments] == [
+        "Conv", "BatchNormalization", "Relu", "GlobalAveragePool", "Gemm",
+    ]  # fmt: skip
+    x_and_y = FLOATS + 5 * 4
+    expected = [x_and_y + FLOATS, *[x_and_y + 2 * FLOATS] * 2, x_and_y + FLOATS + 8 * 4, x_and_y + 8 * 4]
+    assert [moment.live_bytes for moment in timeline.moments] == expected
+    assert timeline.peak == 1
+    assert timeline.peak_bytes == max(expected)
+
+
 def test_a_residual_waits(tmp_path):
     nodes = [
         helper.make_node("Relu", ["x"], ["a"], "a"),
