@@ -124,6 +124,11 @@ class GraphLiveness:
         self._sizes = sizes.get(graph_path, {})
         self._nodes = list(graph.node)  # held, so that id() of a node stays its identity
         self._producer = {name: node for node in self._nodes for name in node.output if name}
+        # The named node that computes a tensor, seen through quantisation, which has no name in compact files.
+        self._made_by: dict[str, str] = {}
+        for node in self._nodes:
+            named = node.name or (self._made_by.get(node.input[0], "") if node.input else "")
+            self._made_by.update((name, named) for name in node.output if name)
         self._outputs = {value.name for value in graph.output}
         self._consumers: dict[str, list[NodeProto]] = defaultdict(list)
         self._reads_of: dict[int, list[str]] = {}
@@ -338,6 +343,7 @@ class GraphLiveness:
             maker = self._producer.get(name)
             made_by = f"made by {maker.op_type} {node_label(maker)!r}" if maker is not None else "a graph input"
             raise UnknownSize(f"the file does not say the size of {name!r}, {made_by}")
+<<<<<<< HEAD
         return self._sizes[name]
 
     def _named(self, name: str) -> Activation:
@@ -349,3 +355,6 @@ class GraphLiveness:
         while node is not None and not node.name and node.input:
             node = self._producer.get(node.input[0])
         return node.name if node is not None else ""
+=======
+        return replace(self._sizes[name], made_by=self._made_by.get(name, ""))
+>>>>>>> 9b2987e4976d5d332a1d5d61c7690e9bbe7b1a5f
