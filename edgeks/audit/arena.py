@@ -343,18 +343,7 @@ class GraphLiveness:
             maker = self._producer.get(name)
             made_by = f"made by {maker.op_type} {node_label(maker)!r}" if maker is not None else "a graph input"
             raise UnknownSize(f"the file does not say the size of {name!r}, {made_by}")
-<<<<<<< HEAD
         return self._sizes[name]
 
     def _named(self, name: str) -> Activation:
-        return replace(self.size(name), made_by=self._made_by(name))
-
-    def _made_by(self, name: str) -> str:
-        """The named node that computes `name`, seen through quantisation, which has no name in compact files."""
-        node = self._producer.get(name)
-        while node is not None and not node.name and node.input:
-            node = self._producer.get(node.input[0])
-        return node.name if node is not None else ""
-=======
-        return replace(self._sizes[name], made_by=self._made_by.get(name, ""))
->>>>>>> 9b2987e4976d5d332a1d5d61c7690e9bbe7b1a5f
+        return replace(self.size(name), made_by=self._made_by.get(name, ""))
