@@ -18,8 +18,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from edgeks.audit.onnx_compute import PRODUCTS, measure_compute
-from edgeks.audit.tflite_compute import measure_tflite_compute
+from edgeks.audit.onnx.compute import PRODUCTS, measure_compute
+from edgeks.audit.tflite.compute import measure_tflite_compute
 from edgeks.onnx_file import read_model_file
 from edgeks.tflite_file import read_tflite
 

@@ -33,7 +33,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from edgeks.audit.kernels import list_kernels
+from edgeks.audit.onnx.kernels import list_kernels
 from edgeks.bench.runner import cpu_name
 from edgeks.checkpoint import Checkpoint, load_checkpoint
 from edgeks.exporter import export

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeks.audit.footprint import footprint
-    from edgeks.audit.proof import prove_exactly_once
+    from edgeks.audit.onnx.proof import prove_exactly_once
     from edgeks.bench.local import bench as bench_file
     from edgeks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from edgeks.exporter import export
@@ -50,7 +50,7 @@ _PUBLIC = {
     "plan_sharing": ("edgeks.sharing.torch", "plan_sharing"),
     "positive_scales": ("edgeks.models.positive_scales", "positive_scales"),
     "prepare_qat": ("edgeks.quant", "prepare_qat"),
-    "prove_exactly_once": ("edgeks.audit.proof", "prove_exactly_once"),
+    "prove_exactly_once": ("edgeks.audit.onnx.proof", "prove_exactly_once"),
     "run_recipe": ("edgeks.pipeline", "run_recipe"),
     "save_checkpoint": ("edgeks.checkpoint", "save_checkpoint"),
     "train_checkpoint": ("edgeks.pipeline", "train_checkpoint"),

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeks.audit.proof import Proof, prove_exactly_once
-from edgeks.audit.tflite_proof import prove_tflite
+from edgeks.audit.onnx.proof import Proof, prove_exactly_once
+from edgeks.audit.tflite.proof import prove_tflite
 from edgeks.formats import onnx as onnx_format
 from edgeks.formats.tflite import runtime as litert
 from edgeks.formats.tflite.lower import write_tflite

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgeks.artefact import REFERENCES, prove_artefact, run_artefact, write_artefact
 from edgeks.atomic_write import atomic_write
-from edgeks.audit.proof import Proof
+from edgeks.audit.onnx.proof import Proof
 from edgeks.errors import ConfigError, DataError, OutputError, SharingBroken
 from edgeks.export_checks import doubts, layers_outside, not_trained, require_no_tiles, require_parity
 from edgeks.export_io import Io, as_pixels, interface_of, quantise_io, require_io

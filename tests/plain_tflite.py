@@ -1,6 +1,6 @@
 """What a .tflite file holds, read with TFLite's schema and numpy alone: nothing here comes from edgeks.
 
-A proof that shares no code with what it is about: the exporter's own one (edgeks/audit/tflite_proof.py) reads by
+A proof that shares no code with what it is about: the exporter's own one (edgeks/audit/tflite/proof.py) reads by
 edgeks' reader.
 """
 

@@ -10,18 +10,18 @@ from typing import Literal
 
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.audit.arena import Arena, Peak, measure_arena
 from edgeks.audit.budgets import BudgetCheck, Budgets
 from edgeks.audit.compute import Compute, LatencyBound, latency_bound
 from edgeks.audit.flash import Flash, measure_flash
-from edgeks.audit.litert_ram import predict_litert
-from edgeks.audit.onnx_compute import measure_compute
-from edgeks.audit.onnxruntime_ram import predict_onnxruntime
+from edgeks.audit.onnx.arena import Arena, Peak, measure_arena
+from edgeks.audit.onnx.compute import measure_compute
+from edgeks.audit.onnxruntime.ram import predict_onnxruntime
 from edgeks.audit.ram import Machine, RamPrediction
 from edgeks.audit.suggestions import Suggestion, suggest
-from edgeks.audit.tflite_arena import plan_arena
-from edgeks.audit.tflite_compute import measure_tflite_compute
-from edgeks.audit.tflite_flash import measure_tflite_flash
+from edgeks.audit.tflite.arena import plan_arena
+from edgeks.audit.tflite.compute import measure_tflite_compute
+from edgeks.audit.tflite.flash import measure_tflite_flash
+from edgeks.audit.tflite.ram import predict_litert
 from edgeks.audit.timeline import Moment
 from edgeks.errors import BudgetExceeded, ConfigError
 from edgeks.onnx_file import ModelFile, read_model_file

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from edgeks.audit.arena import Arena
 from edgeks.audit.compute import Compute
 from edgeks.audit.diff import Diff
 from edgeks.audit.flash import Flash
 from edgeks.audit.footprint import Footprint, ProfileRam
+from edgeks.audit.onnx.arena import Arena
 from edgeks.audit.ram import RamParts
 
 SCHEMA = "edgeks.footprint/2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -233,7 +234,7 @@ def _bytes_table(flash: Flash) -> Table:
 
 
 def _diff_table(changed: Diff) -> Table:
-    table = _table(f"since {changed.old}", "what", "before", "now", "change")
+    table = _table(f"since {_printable(Path(changed.old).name)}", "what", "before", "now", "change")
     for row in changed.rows:
         style = "" if row.change else "dim"
         _add_row(table, row.what, *(_figure(row, value) for value in (row.old, row.new)), _change(row), style=style)

@@ -21,80 +21,80 @@ RULES: tuple[Rule, ...] = (
         "litert",
         "Activations lie in one arena per graph, where TFLite's planner puts them: tensors that live all "
         "the time first, then the largest, each in the smallest gap, at multiples of 64 bytes.",
-        "tests/audit/test_tflite_arena.py::test_random_graphs_lie_where_the_plan_says",
+        "tests/audit/tflite/test_tflite_arena.py::test_random_graphs_lie_where_the_plan_says",
     ),
     Rule(
         "tflite-loop-arenas",
         "litert",
         "The graphs that WHILE and IF run have arenas of their own; what a body reads from outside has no room there.",
-        "tests/audit/test_tflite_arena.py::test_a_while_has_arenas_of_its_own",
+        "tests/audit/tflite/test_tflite_arena.py::test_a_while_has_arenas_of_its_own",
     ),
     Rule(
         "tflite-im2col",
         "litert",
         "Built-in kernels unroll the input of every convolution other than 1x1 with stride 1 (im2col) in the arena; "
         "with several threads a float one keeps a transposed copy of its kernel instead.",
-        "tests/audit/test_tflite_arena.py::test_threads_move_float_convolutions_to_eigen",
+        "tests/audit/tflite/test_tflite_arena.py::test_threads_move_float_convolutions_to_eigen",
     ),
     Rule(
         "tflite-dequantised-kernels",
         "litert",
         "A kernel stored as int8 for a float operator is dequantised once, into memory that stays.",
-        "tests/audit/test_tflite_arena.py::test_a_kernel_stored_as_int8_for_a_float_operator_is_dequantised_into_the_persistent_arena",
+        "tests/audit/tflite/test_tflite_arena.py::test_a_kernel_stored_as_int8_for_a_float_operator_is_dequantised_into_the_persistent_arena",
     ),
     Rule(
         "litert-mapped-file",
         "litert",
         "The file is mapped; once it has run, every page of it that an operator reads is resident.",
-        "tests/audit/test_litert_ram.py::test_parts_are_as_measured",
+        "tests/audit/tflite/test_litert_ram.py::test_parts_are_as_measured",
     ),
     Rule(
         "litert-kernels-in-place",
         "litert",
         "Built-in and reference kernels read the kernels in the mapped file: no copy, however many layers read one.",
-        "tests/audit/test_litert_ram.py::test_kernels_read_in_place_have_no_copies",
+        "tests/audit/tflite/test_litert_ram.py::test_kernels_read_in_place_have_no_copies",
     ),
     Rule(
         "ruy-packs-products",
         "litert",
         "Integer products of built-in kernels (on arm64 float ones, too) pack both operands in a block that grows to "
         "the largest product and stays.",
-        "tests/audit/test_litert_ram.py::test_parts_are_as_measured",
+        "tests/audit/tflite/test_litert_ram.py::test_parts_are_as_measured",
     ),
     Rule(
         "tflite-runtime-int8",
         "tflite-runtime",
         "tflite-runtime 2.14 leaves int8 operators to the built-in kernels; each int8 convolution clears room for two "
         "of its kernels while it runs.",
-        "tests/audit/test_litert_ram.py::test_tflite_runtime_is_as_measured",
+        "tests/audit/tflite/test_litert_ram.py::test_tflite_runtime_is_as_measured",
     ),
     Rule(
         "xnnpack-operators",
         "litert, tflite-runtime",
-        "XNNPACK takes the operators, types and forms in edgeks/audit/xnnpack_operators.py; the others run on the "
+        "XNNPACK takes the operators, types and forms in edgeks/audit/xnnpack/operators.py; the others run on the "
         "built-in kernels, and cut what it takes into pieces. tflite-runtime 2.14 gives it float32 only.",
-        "tests/audit/test_xnnpack_operators.py::test_the_delegate_takes_what_it_is_said_to_take",
+        "tests/audit/xnnpack/test_xnnpack_operators.py::test_the_delegate_takes_what_it_is_said_to_take",
     ),
     Rule(
         "xnnpack-packing",
         "litert, tflite-runtime",
         "Every operator that XNNPACK takes holds a packed copy of its kernel, with bias and scales, rounded up to the "
         "tiles of its matrix kernels. Layers that share a kernel hold a copy each.",
-        "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
+        "tests/audit/xnnpack/test_xnnpack.py::test_allocations_are_as_measured",
     ),
     Rule(
         "xnnpack-large-depthwise",
         "litert, tflite-runtime",
         "A depthwise kernel of more than 25 taps is packed as one matrix per channel, padded to a tile of output "
         "channels: 16 times its size with AVX-512.",
-        "tests/audit/test_xnnpack.py::test_a_large_depthwise_kernel_is_padded_to_a_tile_per_channel",
+        "tests/audit/xnnpack/test_xnnpack.py::test_a_large_depthwise_kernel_is_padded_to_a_tile_per_channel",
     ),
     Rule(
         "xnnpack-tables",
         "litert, tflite-runtime",
         "A convolution other than 1×1 holds a table of pointers, 8 bytes per tap and pixel of its output (depthwise: "
         "less, where neighbours share columns). Poolings and resizing hold such tables too.",
-        "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
+        "tests/audit/xnnpack/test_xnnpack.py::test_allocations_are_as_measured",
     ),
     Rule(
         "xnnpack-workspace",
@@ -102,47 +102,47 @@ RULES: tuple[Rule, ...] = (
         "Values between the operators of a piece lie in one workspace, the largest first, each in the smallest gap "
         "that is free while it lives; elementwise operators write over their input. All pieces share it. Inputs and "
         "outputs of a piece lie in TFLite's arena.",
-        "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
+        "tests/audit/xnnpack/test_xnnpack.py::test_allocations_are_as_measured",
     ),
     Rule(
         "xnnpack-dequantised",
         "litert, tflite-runtime",
         "Constants behind DEQUANTIZE become float32 on the heap when the delegate is made, and are packed from there; "
         "LiteRT packs a float16 kernel without that.",
-        "tests/audit/test_xnnpack.py::test_allocations_are_as_measured",
+        "tests/audit/xnnpack/test_xnnpack.py::test_allocations_are_as_measured",
     ),
     Rule(
         "ort-folding",
         "onnxruntime",
         "BatchNormalization (or a constant Mul or Add) after a Conv is folded into a kernel of that node's own, unless "
         "ConvBNFusion, ConvMulFusion and ConvAddFusion are disabled: a kernel that L layers share is held L times.",
-        "tests/audit/test_onnxruntime_ram.py::test_default_holds_a_copy_per_layer_and_unfolded_one",
+        "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_default_holds_a_copy_per_layer_and_unfolded_one",
     ),
     Rule(
         "ort-int8-packing",
         "onnxruntime",
         "QLinearConv packs s8 weights with zero point 0 for each node; with another zero point, or u8 weights, nodes "
         "share one packed copy. The original goes; session.disable_prepacking keeps it and packs nothing.",
-        "tests/audit/test_onnxruntime_ram.py::test_a_kernel_with_zero_point_0_is_packed_for_every_node",
+        "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_a_kernel_with_zero_point_0_is_packed_for_every_node",
     ),
     Rule(
         "ort-external-data",
         "onnxruntime",
         "Kernels in external data are mapped, but one that is folded, blocked or packed is a copy like any other.",
-        "tests/audit/test_onnxruntime_ram.py::test_kernels_in_external_data_are_copied_too",
+        "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_kernels_in_external_data_are_copied_too",
     ),
     Rule(
         "ort-arena",
         "onnxruntime",
         "The arena doubles its regions and keeps them; the first inference allocates tensor by tensor and every later "
         "one a planned block, and the pages that either wrote stay. A table of 1/32 of each region comes on top.",
-        "tests/audit/test_onnxruntime_ram.py::test_peak_is_within_a_tenth_or_a_megabyte",
+        "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_peak_is_within_a_tenth_or_a_megabyte",
     ),
     Rule(
         "ort-library",
         "onnxruntime",
         "A session takes 1.9 MB and 5.3 kB for every node of the file, 7.6 MB of the runtime's code is read, and the "
         "first inference adds 1.1 MB.",
-        "tests/audit/test_onnxruntime_ram.py::test_peak_is_within_a_tenth_or_a_megabyte",
+        "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_peak_is_within_a_tenth_or_a_megabyte",
     ),
 )

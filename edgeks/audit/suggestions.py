@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeks.audit.arena import Arena
 from edgeks.audit.compute import Compute
 from edgeks.audit.flash import Flash
+from edgeks.audit.onnx.arena import Arena
 from edgeks.audit.ram import RamPrediction
 from edgeks.audit.sizes import in_kb, in_mb
 from edgeks.audit.timeline import Timeline
@@ -61,7 +61,7 @@ def _activations(arena: Arena, batch: int) -> Iterator[Suggestion]:
     peak, timeline = arena.peak, arena.timeline
     if peak is None:
         return
-    yield from _in_place(timeline) if timeline else ()
+    yield from _in_place(timeline) if timeline and timeline.moments else ()
     if batch > 1:
         saved = peak.peak_bytes - peak.peak_bytes // batch
         yield Suggestion(

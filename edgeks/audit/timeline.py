@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeks.audit.shapes import Activation
+from edgeks.audit.onnx.shapes import Activation
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from tflite_by_hand import SAME, VALID, TfliteGraph
 from torch import nn
 
 from edgeks.audit.compute import Axis, latency_bound, same_padding
-from edgeks.audit.kernels import WEIGHT_INPUTS
-from edgeks.audit.onnx_compute import PARAMETER_INPUTS, PRODUCTS, measure_compute
-from edgeks.audit.tflite_compute import measure_tflite_compute
+from edgeks.audit.onnx.compute import PARAMETER_INPUTS, PRODUCTS, measure_compute
+from edgeks.audit.onnx.kernels import WEIGHT_INPUTS
+from edgeks.audit.tflite.compute import measure_tflite_compute
 from edgeks.models import zoo
 from edgeks.onnx_file import read_model_file
 from edgeks.target import load_target

@@ -148,7 +148,7 @@ def test_what_changed(path, tmp_path):
     assert rows["kernels"].change == new.flash.kernels - old.flash.kernels
     assert changed.groups_gained and not changed.groups_lost
     text = text_of(new, changed=changed)
-    assert "newly shared" in text and "since /" in text
+    assert "newly shared" in text and "since old.onnx" in text
     assert max(map(len, text.splitlines())) <= 100
     same = diff(new, new)
     assert all(row.change in (0, None) for row in same.rows) and not same.groups_gained
@@ -205,7 +205,7 @@ def test_json_has_exactly_the_documented_keys(build, tmp_path):
 def test_it_starts_without_torch_and_onnxruntime(path):
     code = (
         "import sys; from pathlib import Path; from edgeks.audit.footprint_json import to_json; "
-        "from edgeks.audit.footprint import footprint; import edgeks.audit.proof; "
+        "from edgeks.audit.footprint import footprint; import edgeks.audit.onnx.proof; "
         f"to_json(footprint(Path({str(path)!r}))); "
         "print([name for name in ('torch', 'onnxruntime', 'onnx_ir') if name in sys.modules])"
     )

@@ -4,8 +4,8 @@ import dataclasses
 
 import small_graphs as graphs
 
-from edgeks.audit.arena import Arena, Peak
 from edgeks.audit.footprint import footprint
+from edgeks.audit.onnx.arena import Arena, Peak
 from edgeks.audit.suggestions import suggest
 from edgeks.audit.timeline import Moment, Timeline
 

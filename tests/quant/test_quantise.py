@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from edgeks.audit.footprint import footprint
-from edgeks.audit.proof import prove_exactly_once
+from edgeks.audit.onnx.proof import prove_exactly_once
 from edgeks.checkpoint import Checkpoint
 from edgeks.errors import ConfigError, GraphError, SharingBroken
 from edgeks.exporter import export

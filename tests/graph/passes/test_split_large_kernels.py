@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx_text import constant, graph_of, node_of, normal, ops, run_graph
 
-from edgeks.audit.proof import prove_exactly_once
+from edgeks.audit.onnx.proof import prove_exactly_once
 from edgeks.formats.onnx import write_onnx
 from edgeks.graph.float_graph import float_graph
 from edgeks.graph.kernels import readers

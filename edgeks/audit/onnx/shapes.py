@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
-from edgeks.audit.shape_constants import fold_shapes
+from edgeks.audit.onnx.shape_constants import fold_shapes
 from edgeks.onnx_file import BITS, ModelFile, subgraphs
 
 # Inference needs the values of small constants (shapes, axes, pads); larger ones become inputs of the twin.

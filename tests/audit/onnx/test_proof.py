@@ -6,7 +6,7 @@ import pytest
 import small_graphs as graphs
 from onnx import helper
 
-from edgeks.audit.proof import prove_exactly_once
+from edgeks.audit.onnx.proof import prove_exactly_once
 from edgeks.errors import ModelFileError, SharingBroken
 from edgeks.sharing.plan import SharingGroup, SharingPlan
 

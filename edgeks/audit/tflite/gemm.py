@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgeks.audit.ram import Machine
-from edgeks.audit.tflite_scratch import is_hybrid
-from edgeks.audit.tflite_tensors import Graph, Operator, Tensor
-from edgeks.audit.xnnpack_graph import DelegateVersion
+from edgeks.audit.tflite.scratch import is_hybrid
+from edgeks.audit.tflite.tensors import Graph, Operator, Tensor
+from edgeks.audit.xnnpack.graph import DelegateVersion
 
 ALIGNMENT = 64  # of every block that ruy's allocator hands out
 AGAINST_ALIASING = 1024  # ruy adds this to every packed matrix, to move it within its block

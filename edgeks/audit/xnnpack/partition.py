@@ -12,8 +12,8 @@ from itertools import pairwise
 
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.audit.xnnpack_graph import FLOAT16, FLOAT32, INT8, Graph, Node
-from edgeks.audit.xnnpack_operators import takes
+from edgeks.audit.xnnpack.graph import FLOAT16, FLOAT32, INT8, Graph, Node
+from edgeks.audit.xnnpack.operators import takes
 from edgeks.tflite_file import whole_numbers
 
 

@@ -9,8 +9,8 @@ from ai_edge_litert import schema_py_generated as schema
 from tflite_graph import OPTIONS, TfliteGraph
 from tflite_runtime_env import PYTHON, needs_tflite_runtime
 
-from edgeks.audit.xnnpack_graph import read_graph
-from edgeks.audit.xnnpack_partition import delegate
+from edgeks.audit.xnnpack.graph import read_graph
+from edgeks.audit.xnnpack.partition import delegate
 from edgeks.formats.tflite.delegation import partition
 from edgeks.formats.tflite.runtime import open_interpreter
 from edgeks.target import LiteRtSession

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from edgeks.audit.arena import GraphLiveness
-from edgeks.audit.onnxruntime_graph import RuntimeStep, convolution
+from edgeks.audit.onnx.arena import GraphLiveness
+from edgeks.audit.onnxruntime.graph import RuntimeStep, convolution
 from edgeks.audit.ram import Machine
 
 PACKED_COLUMNS = 16

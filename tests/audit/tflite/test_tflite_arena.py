@@ -9,8 +9,8 @@ from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeks.audit import tflite_arena
-from edgeks.audit.tflite_arena import plan_arena
+from edgeks.audit.tflite import arena as tflite_arena
+from edgeks.audit.tflite.arena import plan_arena
 from edgeks.formats.tflite.runtime import open_interpreter
 from edgeks.target import LiteRtSession
 from edgeks.tflite_file import pack, read_tflite

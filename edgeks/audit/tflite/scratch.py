@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeks.audit.tflite_tensors import BITS, Operator, Tensor
+from edgeks.audit.tflite.tensors import BITS, Operator, Tensor
 
 Kernels = Literal["builtin", "reference"]
 # arena: free again after the operator; persistent: in an arena of its own, as long as the model is open; heap: a block

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.audit.xnnpack_graph import FLOAT16, FLOAT32, INT2, INT4, INT8, INT32, UINT8, Graph, Node, Tensor
+from edgeks.audit.xnnpack.graph import FLOAT16, FLOAT32, INT2, INT4, INT8, INT32, UINT8, Graph, Node, Tensor
 from edgeks.tflite_file import whole_numbers
 
 FLOATS = {FLOAT32, FLOAT16}

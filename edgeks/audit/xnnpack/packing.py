@@ -15,7 +15,7 @@ from typing import Literal
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.audit.ram import Machine
-from edgeks.audit.xnnpack_graph import FLOAT32, INT2, INT4, INT8, UINT8, Graph, Node
+from edgeks.audit.xnnpack.graph import FLOAT32, INT2, INT4, INT8, UINT8, Graph, Node
 
 POINTER_BYTES = 8
 ALIGNMENT = 64

@@ -2,8 +2,8 @@
 
 The file is mapped, and every page of it that holds something an operator reads is resident after the first inference.
 Built-in and reference kernels read the kernels in place; XNNPACK holds a packed copy per operator
-(`edgeks.audit.xnnpack`). Activations lie in the arenas (`edgeks.audit.tflite_arena`) and in XNNPACK's workspace;
-products of built-in kernels pack both operands in a block of their own (`edgeks.audit.tflite_gemm`).
+(`edgeks.audit.xnnpack.plan`). Activations lie in the arenas (`edgeks.audit.tflite.arena`) and in XNNPACK's workspace;
+products of built-in kernels pack both operands in a block of their own (`edgeks.audit.tflite.gemm`).
 
 What a runtime takes for itself was measured on x86-64 (`Cost`), on networks of 13 to 136 operators.
 """
@@ -18,13 +18,13 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
-from edgeks.audit.tflite_arena import TfliteArena, plan_arena
-from edgeks.audit.tflite_gemm import RuyBlock, eigen_bytes, products, ruy_block
-from edgeks.audit.tflite_prepare import KEPT
-from edgeks.audit.tflite_scratch import Kernels
-from edgeks.audit.tflite_tensors import Graph, read_graphs
-from edgeks.audit.xnnpack import XnnpackPlan, plan_xnnpack
-from edgeks.audit.xnnpack_graph import DelegateVersion
+from edgeks.audit.tflite.arena import TfliteArena, plan_arena
+from edgeks.audit.tflite.gemm import RuyBlock, eigen_bytes, products, ruy_block
+from edgeks.audit.tflite.prepare import KEPT
+from edgeks.audit.tflite.scratch import Kernels
+from edgeks.audit.tflite.tensors import Graph, read_graphs
+from edgeks.audit.xnnpack.graph import DelegateVersion
+from edgeks.audit.xnnpack.plan import XnnpackPlan, plan_xnnpack
 from edgeks.runtime_profile import Profile
 from edgeks.target import LiteRtSession
 from edgeks.tflite_file import tensor_name, whole_numbers

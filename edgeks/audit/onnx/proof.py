@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgeks.audit.kernels import Kernel, Reader, kernels_of, readers_of
+from edgeks.audit.onnx.kernels import Kernel, Reader, kernels_of, readers_of
 from edgeks.errors import SharingBroken
 from edgeks.onnx_file import Constant, ModelFile, read_model_file
 from edgeks.sharing.equality import copy_sets

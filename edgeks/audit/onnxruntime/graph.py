@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 
 from onnx import GraphProto, NodeProto
 
-from edgeks.audit.arena import GraphLiveness, Step
+from edgeks.audit.onnx.arena import GraphLiveness, Step
 from edgeks.audit.ram import Machine
 from edgeks.onnx_file import node_label
 from edgeks.target import Session

@@ -12,14 +12,14 @@ from dataclasses import replace
 
 from onnx import GraphProto, NodeProto
 
-from edgeks.audit.arena import GraphLiveness, UnknownSize
-from edgeks.audit.kernels import Reader, readers_of
-from edgeks.audit.onnxruntime_arena import Arena
-from edgeks.audit.onnxruntime_frame import Frame
-from edgeks.audit.onnxruntime_graph import BLOCK, Lowering, RuntimeStep
-from edgeks.audit.onnxruntime_kernels import Packing, Weight, pack, scratch
+from edgeks.audit.onnx.arena import GraphLiveness, UnknownSize
+from edgeks.audit.onnx.kernels import Reader, readers_of
+from edgeks.audit.onnx.shapes import infer_activations
+from edgeks.audit.onnxruntime.arena import Arena
+from edgeks.audit.onnxruntime.frame import Frame
+from edgeks.audit.onnxruntime.graph import BLOCK, Lowering, RuntimeStep
+from edgeks.audit.onnxruntime.kernels import Packing, Weight, pack, scratch
 from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
-from edgeks.audit.shapes import infer_activations
 from edgeks.onnx_file import BITS, Constant, ModelFile, node_label, subgraphs
 from edgeks.target import Session
 

@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from edgeks.audit.proof import Proof, ProvenKernel
+from edgeks.audit.onnx.proof import Proof, ProvenKernel
 from edgeks.errors import SharingBroken
 from edgeks.sharing.equality import copy_sets
 from edgeks.sharing.plan import SharingGroup, SharingPlan

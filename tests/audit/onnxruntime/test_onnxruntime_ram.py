@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edgeks.audit.onnxruntime_arena import Arena, Plan
-from edgeks.audit.onnxruntime_ram import predict_onnxruntime
+from edgeks.audit.onnxruntime.arena import Arena, Plan
+from edgeks.audit.onnxruntime.ram import predict_onnxruntime
 from edgeks.bench.memory import measure_ram
 from edgeks.onnx_file import read_model_file
 from edgeks.runtime_profile import PROFILES

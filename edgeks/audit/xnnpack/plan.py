@@ -14,9 +14,9 @@ from itertools import accumulate
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.audit.ram import Machine
-from edgeks.audit.xnnpack_graph import FLOAT16, INT8, INT64, UINT8, DelegateVersion, Graph, Node, read_graph
-from edgeks.audit.xnnpack_packing import allocation, arithmetic, is_dense, rounded
-from edgeks.audit.xnnpack_partition import Delegated, Piece, delegate
+from edgeks.audit.xnnpack.graph import FLOAT16, INT8, INT64, UINT8, DelegateVersion, Graph, Node, read_graph
+from edgeks.audit.xnnpack.packing import allocation, arithmetic, is_dense, rounded
+from edgeks.audit.xnnpack.partition import Delegated, Piece, delegate
 
 # Bytes of an operator's objects: measured, with what XNNPACK holds of the values that it reads and writes.
 OPERATOR_BYTES: dict[DelegateVersion, int] = {"litert": 2600, "tflite-runtime": 5000}

@@ -10,8 +10,8 @@ from typing import Any
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from edgeks.audit.compute import Axis, Compute, Counted, LayerCost, ReadConstant, same_padding, sum_up, without_padding
-from edgeks.audit.kernels import GRAPH_OUTPUT, TRANSPARENT_OPS, Reader, readers_of
-from edgeks.audit.shapes import Activation, infer_activations
+from edgeks.audit.onnx.kernels import GRAPH_OUTPUT, TRANSPARENT_OPS, Reader, readers_of
+from edgeks.audit.onnx.shapes import Activation, infer_activations
 from edgeks.onnx_file import BITS, Constant, ModelFile, node_label, subgraphs
 from edgeks.target import Precision
 

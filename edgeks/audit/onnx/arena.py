@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 from onnx import GraphProto, NodeProto
 
-from edgeks.audit.shapes import Activation, infer_activations
+from edgeks.audit.onnx.shapes import Activation, infer_activations
 from edgeks.audit.timeline import Moment, Timeline
 from edgeks.onnx_file import ModelFile, node_label, subgraphs
 

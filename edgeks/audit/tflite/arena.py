@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.audit.libstdcxx_order import std_sort, unordered_set_order
-from edgeks.audit.shapes import Activation
-from edgeks.audit.tflite_prepare import PreparedGraph, called_graphs, prepare
-from edgeks.audit.tflite_scratch import WITHOUT_RULE, Kernels
-from edgeks.audit.tflite_tensors import Graph, read_graphs
+from edgeks.audit.onnx.shapes import Activation
+from edgeks.audit.tflite.libstdcxx_order import std_sort, unordered_set_order
+from edgeks.audit.tflite.prepare import PreparedGraph, called_graphs, prepare
+from edgeks.audit.tflite.scratch import WITHOUT_RULE, Kernels
+from edgeks.audit.tflite.tensors import Graph, read_graphs
 from edgeks.audit.timeline import Moment, Timeline
 
 ALIGNMENT = 64

@@ -6,7 +6,7 @@ import small_graphs as graphs
 from onnx import TensorProto, helper
 
 from edgeks.audit.footprint import footprint
-from edgeks.audit.kernels import WEIGHT_INPUTS, list_kernels
+from edgeks.audit.onnx.kernels import WEIGHT_INPUTS, list_kernels
 
 KERNEL_BYTES = 8 * 8 * 9
 

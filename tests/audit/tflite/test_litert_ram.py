@@ -8,9 +8,9 @@ import pytest
 from test_tflite_arena import FLOAT32, INT8, INT32, SAME, Graph, rolled
 from tflite_runtime_env import PYTHON, needs_tflite_runtime
 
-from edgeks.audit.litert_ram import predict_litert
-from edgeks.audit.tflite_gemm import products, ruy_block
-from edgeks.audit.tflite_tensors import read_graphs
+from edgeks.audit.tflite.gemm import products, ruy_block
+from edgeks.audit.tflite.ram import predict_litert
+from edgeks.audit.tflite.tensors import read_graphs
 from edgeks.bench.memory import measure_ram
 from edgeks.errors import ModelFileError
 from edgeks.runtime_profile import PROFILES

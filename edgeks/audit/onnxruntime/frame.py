@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeks.audit.onnxruntime_arena import Arena, Plan
-from edgeks.audit.onnxruntime_graph import RuntimeStep
+from edgeks.audit.onnxruntime.arena import Arena, Plan
+from edgeks.audit.onnxruntime.graph import RuntimeStep
 
 BODY_RUNS = 2  # later runs of a body that are looked at: the first one plans
 MAX_REPEATED_DEPTH = 3  # below it a body is looked at once: the work would grow threefold with every depth

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.audit.shapes import Activation
+from edgeks.audit.onnx.shapes import Activation
 from edgeks.tflite_file import OPERATOR_NAMES, TYPE_NAMES, operator_code, tensor_name, whole_numbers
 
 BITS = {
@@ -44,7 +44,7 @@ class Tensor:
         return -(-self.elements * BITS.get(self.kind, 0) // 8)
 
     def activation(self, made_by: str = "") -> Activation:
-        """The tensor in the terms of `edgeks.audit.shapes`."""
+        """The tensor in the terms of `edgeks.audit.onnx.shapes`."""
         return Activation(self.name, self.shape, self.kind.lower(), self.size_bytes, made_by)
 
 

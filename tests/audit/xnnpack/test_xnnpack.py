@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from tflite_graph import OPTIONS, TfliteGraph
 from tflite_runtime_env import PYTHON, needs_tflite_runtime
 
-from edgeks.audit.xnnpack import plan_xnnpack
+from edgeks.audit.xnnpack.plan import plan_xnnpack
 from edgeks.tflite_file import read_tflite, whole_numbers
 
 # Opens each file twice, so that what the runtime allocates once for all of them does not count, and says what the heap
