@@ -13,12 +13,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgeks.audit.diff import diff as footprint_diff
     from edgeks.audit.footprint import footprint
     from edgeks.audit.onnx.proof import prove_exactly_once
     from edgeks.bench.local import bench as bench_file
+    from edgeks.bench.memory import measure_ram
     from edgeks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from edgeks.checkpoint_footprint import checkpoint_footprint
     from edgeks.exporter import export
     from edgeks.graph.onnx_network import OnnxNetwork, load_onnx
+    from edgeks.measured_footprint import with_measurements
     from edgeks.models.positive_scales import positive_scales
     from edgeks.pipeline import run_recipe, train_checkpoint
     from edgeks.quant import prepare_qat
@@ -40,13 +44,16 @@ _PUBLIC = {
     "SharingPlan": ("edgeks.sharing.plan", "SharingPlan"),
     "apply_plan": ("edgeks.sharing.torch", "apply_plan"),
     "bench_file": ("edgeks.bench.local", "bench"),
+    "checkpoint_footprint": ("edgeks.checkpoint_footprint", "checkpoint_footprint"),
     "discover": ("edgeks.sharing.torch", "discover"),
     "export": ("edgeks.exporter", "export"),
     "footprint": ("edgeks.audit.footprint", "footprint"),
+    "footprint_diff": ("edgeks.audit.diff", "diff"),
     "load_checkpoint": ("edgeks.checkpoint", "load_checkpoint"),
     "load_onnx": ("edgeks.graph.onnx_network", "load_onnx"),
     "load_recipe": ("edgeks.recipe", "load_recipe"),
     "load_target": ("edgeks.target", "load_target"),
+    "measure_ram": ("edgeks.bench.memory", "measure_ram"),
     "plan_sharing": ("edgeks.sharing.torch", "plan_sharing"),
     "positive_scales": ("edgeks.models.positive_scales", "positive_scales"),
     "prepare_qat": ("edgeks.quant", "prepare_qat"),
@@ -55,6 +62,7 @@ _PUBLIC = {
     "save_checkpoint": ("edgeks.checkpoint", "save_checkpoint"),
     "train_checkpoint": ("edgeks.pipeline", "train_checkpoint"),
     "share_checkpoint": ("edgeks.share", "share"),
+    "with_measurements": ("edgeks.measured_footprint", "with_measurements"),
     "untied": ("edgeks.sharing.torch", "untied"),
 }
 
@@ -66,13 +74,16 @@ __all__ = [
     "SharingPlan",
     "apply_plan",
     "bench_file",
+    "checkpoint_footprint",
     "discover",
     "export",
     "footprint",
+    "footprint_diff",
     "load_checkpoint",
     "load_onnx",
     "load_recipe",
     "load_target",
+    "measure_ram",
     "plan_sharing",
     "positive_scales",
     "prepare_qat",
@@ -82,6 +93,7 @@ __all__ = [
     "share_checkpoint",
     "train_checkpoint",
     "untied",
+    "with_measurements",
 ]
 
 

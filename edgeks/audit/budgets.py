@@ -23,13 +23,10 @@ class Budgets:
     @classmethod
     def of(cls, target: Target | None, flash: int | None, ram: int | None) -> Budgets | None:
         """A target's budgets, with `flash` and `ram` in their place where given; None where nothing is limited."""
-        if target is None:
-            return None if flash is None and ram is None else cls("the budget", flash, ram)
-        return cls(
-            target.name,
-            target.flash_budget_bytes if flash is None else flash,
-            target.ram_budget_bytes if ram is None else ram,
-        )
+        if target is not None:
+            flash = target.flash_budget_bytes if flash is None else flash
+            ram = target.ram_budget_bytes if ram is None else ram
+        return None if flash is None and ram is None else cls(target.name if target else "the budget", flash, ram)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,10 @@ def _profile(ram: Sequence[tuple[Profile, RamPrediction | None]]) -> Iterator[Su
     if first is None or not worth:
         return
     best, least = min(worth, key=lambda row: _needed(row[1]))
-    text = f"run it as {best.name} ({best.description}): RAM {in_mb(_needed(least))}, not {in_mb(_needed(first))}"
+    threads = "" if best.session.threads == now.session.threads else f", {best.session.threads} thread"
+    text = (
+        f"run it as {best.name} ({best.description}{threads}): RAM {in_mb(_needed(least))}, not {in_mb(_needed(first))}"
+    )
     copies, fewer = (sum(kernel.copies for kernel in found.kernels if kernel.layers > 1) for found in (first, least))
     if copies > fewer:
         text += f"; {now.name} holds {copies} copies of shared kernels, {best.name} {fewer}"

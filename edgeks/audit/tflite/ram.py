@@ -81,7 +81,8 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
     kernels: Kernels = "reference" if session.kernels == "reference" else "builtin"
     delegate = plan_xnnpack(model, machine, session.threads, version) if session.kernels == "xnnpack" else NO_DELEGATE
     graphs = read_graphs(model)
-    arena = plan_arena(model, kernels, session.threads, delegate.taken)
+    # On arm64 ruy multiplies, however many threads there are; the kernels transposed for Eigen are of x86-64 only.
+    arena = plan_arena(model, kernels, session.threads if machine == "x86-64" else 1, delegate.taken)
     multiplied = [product for number, graph in enumerate(graphs) for product in products(graph, _of(delegate, number))]
     ruy = ruy_block(multiplied, machine, version) if kernels == "builtin" else RuyBlock(0, 0)
     in_eigen = eigen_bytes(multiplied, machine) if kernels == "builtin" else 0
