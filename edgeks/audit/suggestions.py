@@ -17,6 +17,7 @@ from edgeks.target import LiteRtSession
 
 MOST = 3
 LEAST_BYTES = 1000  # what saves less is not worth a line
+ERROR_BYTES, ERROR_SHARE = 1_000_000, 0.1  # how far a prediction may be off: profiles that are closer are alike
 # Plain loops, which run the same everywhere: to check other kernels against, not to ship.
 TOO_SLOW = (LiteRtSession(1, "reference"),)
 Kind = Literal["profile", "in_place", "smaller_batch", "smaller_input", "form", "merge_copies"]
@@ -53,7 +54,9 @@ def _profile(ram: Sequence[tuple[Profile, RamPrediction | None]]) -> Iterator[Su
     copies, fewer = (sum(kernel.copies for kernel in found.kernels if kernel.layers > 1) for found in (first, least))
     if copies > fewer:
         text += f"; {now.name} holds {copies} copies of shared kernels, {best.name} {fewer}"
-    yield Suggestion("profile", text, _needed(first) - _needed(least))
+    saved = _needed(first) - _needed(least)
+    if saved > max(ERROR_BYTES, ERROR_SHARE * _needed(first)):
+        yield Suggestion("profile", text, saved)
 
 
 def _needed(found: RamPrediction) -> int:

@@ -71,7 +71,7 @@ function showRam() {
     ...PARTS.map(part),
     { title: "loaded", number: true, cell: ({ loaded, measured }) => both(loaded?.total_bytes, measured?.loaded_bytes) },
     { title: "load peak", number: true, cell: ({ load_peak_bytes: size, measured }) => both(size, measured?.load_peak_bytes) },
-    { title: "shared kernels held", number: true, cell: ({ kernels }) => heldText(kernels) },
+    { title: "kernels held", number: true, cell: ({ kernels }) => heldText(kernels) },
     { title: "before the file", number: true, cell: ({ baseline_bytes: size, measured }) => both(size, measured?.baseline_bytes) },
   ];
   const held = profiles.filter(({ kernels }) => kernels?.length).map(({ profile, kernels }) => table([label(profile, 40)], [
@@ -83,5 +83,5 @@ function showRam() {
   ], kernels));
   section("ram", "RAM", "at run peak, above a process that has imported the runtime", legend, bars,
     el("h3", {}, "Per profile"), table("", columns, profiles, 20),
-    held.length ? el("details", {}, el("summary", {}, "Copies of shared kernels that each runtime holds"), el("div", { class: "columns" }, held)) : null);
+    held.length ? el("details", {}, el("summary", {}, "Copies of kernels that each runtime holds"), el("div", { class: "columns" }, held)) : null);
 }
