@@ -22,6 +22,7 @@ HEADINGS = (
     "file bytes",
     "unshared file",
     "ratio",
+    "RAM, predicted",
     "peak activations",
     "p50",
 )
@@ -41,6 +42,7 @@ class SummaryRow:
     layers: int
     file_bytes: int
     unshared_file_bytes: int | None
+    ram_bytes: int | None
     peak_activation_bytes: int | None
     p50_ms: float | None
 
@@ -59,6 +61,7 @@ class SummaryRow:
             f"{self.file_bytes:,}",
             "–" if self.unshared_file_bytes is None else f"{self.unshared_file_bytes:,}",
             "–" if self.ratio is None else f"{self.ratio:.2f} ×",
+            "–" if self.ram_bytes is None else f"{self.ram_bytes / 1e6:.1f} MB",
             "–" if self.peak_activation_bytes is None else f"{self.peak_activation_bytes:,} B",
             "–" if self.p50_ms is None else f"{self.p50_ms:.3f} ms",
         )
@@ -101,7 +104,8 @@ class Summary:
             "Kernels stored: one per sharing group and one per unshared layer, proven on the written file. SQNR:",
             "outputs against torch on real samples (int8_qat: against the fake-quantised network). Ratio: the same",
             "network exported with a kernel per layer, over",
-            f"this file. p50: {self.runtime} on {self.cpu}; no board is involved.",
+            "this file. RAM: predicted for the target, while the file is opened or run, above a process that has imported",
+            f"the runtime. p50: {self.runtime} on {self.cpu}; no board is involved.",
             "",
         ]
         return "\n".join(lines)
@@ -129,7 +133,7 @@ def summarise(recipe: Recipe, runs: RunFolder, metrics: dict[str, float], shared
         ledger = runs.read_json(f"{artefact}.ledger.json")
         accuracy = runs.read_json(f"{name}.accuracy.json")
         bench = runs.read_json(f"{name}.bench.json")
-        arena = runs.read_json(f"{name}.footprint.json")["activations"]
+        footprint = runs.read_json(f"{name}.footprint.json")
         groups, unshared = ledger["plan"]["groups"], ledger["plan"]["unshared"]
         cpu = bench["facts"].get("cpu") or cpu
         runtime = f"{bench['facts'].get('runtime', runtime)} {bench['facts'].get('runtime_version', '')}".strip()
@@ -145,7 +149,8 @@ def summarise(recipe: Recipe, runs: RunFolder, metrics: dict[str, float], shared
                 layers=sum(len(kernel["layers"]) for kernel in groups + unshared),
                 file_bytes=(runs.path / artefact).stat().st_size,
                 unshared_file_bytes=_size(runs.path / f"unshared_{artefact}") if shared else None,
-                peak_activation_bytes=arena["peak_bytes"],
+                ram_bytes=_needed(footprint["ram"][0]),
+                peak_activation_bytes=footprint["activations"]["peak_bytes"],
                 p50_ms=bench["latency"]["p50_ms"],
             )
         )
@@ -159,6 +164,13 @@ def summarise(recipe: Recipe, runs: RunFolder, metrics: dict[str, float], shared
         cpu=cpu,
         rows=tuple(rows),
     )
+
+
+def _needed(profile: dict[str, Any]) -> int | None:
+    """RAM under one profile of a footprint: the larger of load peak and run peak; None where it is not predicted."""
+    if profile["run_peak"] is None:
+        return None
+    return max(int(profile["run_peak"]["total_bytes"]), int(profile["load_peak_bytes"] or 0))
 
 
 def _size(path: Path) -> int | None:

@@ -103,7 +103,7 @@ def test_the_trained_network_as_tflite(tmp_path):
     for row in summary.rows:
         assert row.kernels_stored == row.sharing_groups + row.unshared_layers == 4
         assert row.file_bytes == (folder / row.artefact).stat().st_size < row.unshared_file_bytes
-        assert row.peak_activation_bytes is None and row.p50_ms > 0
+        assert 0 < row.peak_activation_bytes < row.ram_bytes < 20_000_000 and row.p50_ms > 0
         assert row.accuracy == pytest.approx(load_checkpoint(folder / "model.pt").metrics["test_accuracy"], abs=0.02)
     assert summary.runtime.startswith("litert 2")
     assert f"p50: {summary.runtime} on" in (folder / "summary.md").read_text()
