@@ -252,7 +252,8 @@ class _Run:
             file = f"{name}.{what}.json"
             self._stage(f"{what} {name}", {**inputs, **more}, (file,), lambda: self._runs.write_json(file, result()))
 
-        measure("footprint", {"schema": footprint_json.SCHEMA}, lambda: footprint_json.to_json(footprint(artefact, target)))
+        schema = {"schema": footprint_json.SCHEMA}
+        measure("footprint", schema, lambda: footprint_json.to_json(footprint(artefact, target)))
         measure("accuracy", {"data": self._data}, lambda: _accuracy(artefact, target, self._dataset))
         measure(
             "bench",

@@ -104,8 +104,8 @@ class Summary:
             "Kernels stored: one per sharing group and one per unshared layer, proven on the written file. SQNR:",
             "outputs against torch on real samples (int8_qat: against the fake-quantised network). Ratio: the same",
             "network exported with a kernel per layer, over",
-            "this file. RAM: predicted for the target, while the file is opened or run, above a process that has imported",
-            f"the runtime. p50: {self.runtime} on {self.cpu}; no board is involved.",
+            "this file. RAM: predicted for the target, while the file is opened or run, above a process that",
+            f"has imported the runtime. p50: {self.runtime} on {self.cpu}; no board is involved.",
             "",
         ]
         return "\n".join(lines)
