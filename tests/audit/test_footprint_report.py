@@ -173,7 +173,10 @@ def test_what_open_sizes_leave_unknown_is_said_and_summed_up(tmp_path):
     assert "RAM cannot be predicted: the file leaves sizes open of input 'x': 1×8×height×6; python -m onnxrun" in text
     assert "more than" in text.partition("RAM by")[0]
     assert text.count("the file does not say its shapes") == 1
-    assert "note: Conv 'blocks.0.conv', Conv 'blocks.1.conv' and 2 more: the file does not say its shapes; counted as 0" in text
+    assert (
+        "note: Conv 'blocks.0.conv', Conv 'blocks.1.conv' and 2 more: the file does not say its shapes; counted as 0"
+        in text
+    )
     assert sum("the file does not say its shapes" in note for note in result.compute.unknown) == 4
 
 
