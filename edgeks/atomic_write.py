@@ -27,7 +27,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if path.exists() and not path.is_file():  # renaming over /dev/null would replace the device
             raise OutputError(f"{path}: is a device or a pipe; name a file")
         if not path.parent.is_dir():
-            raise OutputError(f"{path}: the folder {path.parent} does not exist; create it or choose another -o")
+            raise OutputError(f"{path}: the folder {path.parent} does not exist; create it or name another")
         _sweep(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".part", dir=path.parent)
         os.close(handle)

@@ -19,6 +19,21 @@ class Profile:
     runtime: str
     session: Session | LiteRtSession
 
+    @property
+    def options(self) -> str:
+        """What to pass to the runtime for it, as its Python interface calls it."""
+        if isinstance(self.session, LiteRtSession):
+            resolver = RESOLVERS[self.session.kernels]
+            return f"experimental_op_resolver_type=OpResolverType.{resolver}" if resolver else "no options"
+        level = self.session.graph_optimization
+        options = [] if level == "all" else [f"graph_optimization_level={level}"]
+        if self.session.disabled_optimizers:
+            options.append(f"disabled_optimizers={list(self.session.disabled_optimizers)}")
+        options += [f"add_session_config_entry{entry}" for entry in self.session.config]
+        return ", ".join(options) or "no options"
+
+
+RESOLVERS = {"xnnpack": "", "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "reference": "BUILTIN_REF"}
 
 PROFILES: dict[Format, tuple[Profile, ...]] = {
     "onnx": (

@@ -244,9 +244,14 @@ def is_constant(model: schema.ModelT, tensor: schema.TensorT) -> bool:
     return data is not None and len(data) > 0
 
 
+def is_dense(tensor: schema.TensorT) -> bool:
+    """Whether the content is an array of the tensor's shape: of a type that numpy has, and not stored sparse."""
+    return tensor.type in NUMPY_TYPES and tensor.sparsity is None
+
+
 def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray[Any, Any] | None:
-    """Content of a constant tensor in its own shape and type; None for one that is computed, or that numpy has not."""
-    if not is_constant(model, tensor) or tensor.type not in NUMPY_TYPES:
+    """Content of a constant tensor in its own shape and type; None where it is computed, or not `is_dense`."""
+    if not is_constant(model, tensor) or not is_dense(tensor):
         return None
     return shaped(np.asarray(model.buffers[tensor.buffer].data, np.uint8), tensor)
 
@@ -324,7 +329,8 @@ def _check_constant(model: schema.ModelT, tensor: schema.TensorT) -> None:
     if data is None or len(data) == 0 or tensor.type not in NUMPY_TYPES:
         return
     expected = math.prod(int(length) for length in shape) * np.dtype(NUMPY_TYPES[tensor.type]).itemsize
-    if any(length < 0 for length in shape) or expected != len(data):
+    fits = len(data) == expected if tensor.sparsity is None else len(data) <= expected
+    if any(length < 0 for length in shape) or not fits:
         raise ValueError(f"tensor {tensor.name!r} of shape {[int(n) for n in shape]} has {len(data)} bytes")
 
 

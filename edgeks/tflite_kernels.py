@@ -18,8 +18,8 @@ KERNEL_INPUT = 1  # of each of them
 class KernelOperator:
     """An operator that reads a kernel, under the name of the tensor that it computes.
 
-    `tensor` is the constant, behind the DEQUANTIZE or TRANSPOSE that it may go through; `output_axis` is its axis of
-    the operator's output channels.
+    `tensor` is the constant, behind the DENSIFY, DEQUANTIZE or TRANSPOSE that it may go through; `output_axis` is its
+    axis of the operator's output channels.
     """
 
     layer: str
@@ -67,7 +67,7 @@ def _constant(
             if order is None or not -rank <= axis < rank or sorted(order.ravel()) != list(range(rank)):
                 return None
             axis = int(order.ravel()[axis])
-        elif name != "DEQUANTIZE" or not inputs:
+        elif name not in ("DEQUANTIZE", "DENSIFY") or not inputs:
             return None
         index = inputs[0]
     if index < 0 or not is_constant(model, graph.tensors[index]):

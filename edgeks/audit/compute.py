@@ -78,6 +78,11 @@ class Compute:
         return sum(layer.macs for layer in self.layers)
 
     @property
+    def incomplete(self) -> bool:
+        """Whether there are layers whose shapes the file does not say: `macs` has none of theirs."""
+        return any(layer.output_shape is None for layer in self.layers)
+
+    @property
     def gflops(self) -> float:
         """10⁹ operations as the papers count them: 2 for a multiply-accumulate, nothing else."""
         return 2 * self.macs / GIGA

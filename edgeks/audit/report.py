@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -14,10 +14,13 @@ from edgeks.audit.budgets import BudgetCheck
 from edgeks.audit.diff import Diff, DiffRow
 from edgeks.audit.flash import CopySet, Flash
 from edgeks.audit.footprint import Footprint, ProfileRam
+from edgeks.audit.onnx.shapes import OPEN_SIZES
 from edgeks.audit.sizes import in_kb, in_mb
 
 WIDTH = 100
 ROWS_SHOWN = 8
+NAMED = 2  # ops that one note is about
+LABEL_WIDTH = 48  # of an op's name within a sentence
 MIN_WIDTH = {column: len("000.0 kB") for column in ("bytes", "stored", "saved", "wasted")} | {"share": 7, "type": 7}
 NAME_WIDTH = 28
 PARTS = ("mapped", "heap", "packed", "arena", "library")
@@ -38,7 +41,7 @@ def render(footprint: Footprint, console: Console, changed: Diff | None = None) 
         if table.title == "RAM by runtime profile":
             for line in _below_ram(footprint):
                 say(line)
-    for note in dict.fromkeys(_notes(footprint)):
+    for note in _summed_up(_notes(footprint)):
         say(Text(_printable(f"note: {note}"), style="dim"))
 
 
@@ -79,9 +82,11 @@ def _answer(footprint: Footprint) -> Text:
     text.append(f"; peak activations {in_mb(peak.peak_bytes) if peak else 'unknown'}")
     if peak and peak.node:
         name = peak.node if peak.op_type in peak.node else f"{peak.op_type} {peak.node}"
-        text.append(f" at {_printable(name)}")
+        text.append(f" at {_printable(name if len(name) <= LABEL_WIDTH else f'{name[: LABEL_WIDTH - 1]}…')}")
     compute = footprint.compute
-    text.append(f"; {_count(compute.macs)} MACs, {compute.parameters:,} parameters")
+    macs = "unknown" if compute.incomplete and not compute.macs else _count(compute.macs)
+    text.append(f"; {'more than ' if compute.incomplete and compute.macs else ''}{macs} MACs")
+    text.append(f", {compute.parameters:,} parameters")
     bound = footprint.latency_bound
     if bound is not None:
         text.append(f"; at the very least {1e3 * bound.seconds:.2g} ms (bound by {bound.limited_by})")
@@ -190,11 +195,22 @@ def _below_ram(footprint: Footprint) -> Iterator[Text]:
     for row in footprint.ram:
         if row.failed:
             yield Text(_printable(f"{row.profile.name} not measured: {row.failed}"), style="yellow")
-    if footprint.ram[0].predicted:
+    if footprint.ram[0].predicted is None:
+        yield Text(_printable(f"RAM cannot be predicted: {_why_unknown(footprint)}"), style="yellow")
+    else:
         base = footprint.ram[0].predicted.baseline_bytes
         yield Text(
             f"MB above the process with the runtime imported ({in_mb(base)}), on {footprint.machine}", style="dim"
         )
+
+
+def _why_unknown(footprint: Footprint) -> str:
+    open_sizes = next((note for note in footprint.arena.notes if note.startswith(OPEN_SIZES)), None)
+    if open_sizes:
+        return (
+            f"{open_sizes}; python -m onnxruntime.tools.make_dynamic_shape_fixed writes sizes into a copy of the file"
+        )
+    return next((note.partition(": ")[2] for note in footprint.arena.notes if "unknown" in note), "see the notes")
 
 
 def _activation_tables(footprint: Footprint) -> Iterator[Table]:
@@ -263,6 +279,17 @@ def _notes(footprint: Footprint) -> Iterator[str]:
     yield from footprint.compute.unknown
     first = footprint.ram[0].predicted
     yield from first.notes if first else ()
+
+
+def _summed_up(notes: Iterable[str]) -> Iterator[str]:
+    """What is true of several ops ("Conv 'a': …", "Conv 'b': …") in one line; each on its own with --json."""
+    subjects: dict[str, list[str]] = {}
+    for note in dict.fromkeys(notes):
+        of, mark, what = note.partition("': ")
+        subjects.setdefault(what if mark else note, []).append(f"{of}'" if mark else "")
+    for what, named in subjects.items():
+        more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+        yield f"{', '.join(named[:NAMED])}{more}: {what}" if named[0] else what
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -16,8 +16,10 @@ from edgeks.runtime_profile import Profile
 from edgeks.target import LiteRtSession
 
 MOST = 3
-LEAST_BYTES = 1000  # what saves less is not worth a line
+LEAST_BYTES = 1000  # what saves less is not worth a line,
+LEAST_SHARE = 0.01  # nor what saves less than this of what it is about: RAM, or the file
 ERROR_BYTES, ERROR_SHARE = 1_000_000, 0.1  # how far a prediction may be off: profiles that are closer are alike
+NEARLY = 1.02  # of two profiles that take as much, the one with fewer options
 # Plain loops, which run the same everywhere: to check other kernels against, not to ship.
 TOO_SLOW = (LiteRtSession(1, "reference"),)
 Kind = Literal["profile", "in_place", "smaller_batch", "smaller_input", "form", "merge_copies"]
@@ -25,7 +27,7 @@ Kind = Literal["profile", "in_place", "smaller_batch", "smaller_input", "form", 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """`saved_bytes`: of RAM at the run peak, by the same rules as the prediction; of merge_copies, of the file."""
+    """`saved_bytes`: of RAM, by the same rules as the prediction; of form and merge_copies, of the file."""
 
     kind: Kind
     text: str
@@ -36,21 +38,33 @@ def suggest(
     flash: Flash, arena: Arena, compute: Compute, ram: Sequence[tuple[Profile, RamPrediction | None]], batch: int
 ) -> tuple[Suggestion, ...]:
     """The three that save the most, given what is known of a file; `ram` has the profile that counts first."""
-    found = [*_profile(ram), *_activations(arena, batch), *_form(arena, compute), *_copies(flash)]
-    worth = [suggestion for suggestion in found if suggestion.saved_bytes >= LEAST_BYTES]
-    return tuple(sorted(worth, key=lambda suggestion: -suggestion.saved_bytes)[:MOST])
+    first = ram[0][1]
+    peak = arena.peak.peak_bytes if arena.peak else 0
+    whole_of = (
+        (flash.file_bytes, [*_form(compute), *_copies(flash)]),
+        (_needed(first) if first else peak, [*_profile(ram), *_activations(arena, batch)]),
+    )
+    found = [
+        suggestion
+        for whole, some in whole_of
+        for suggestion in some
+        if suggestion.saved_bytes >= max(LEAST_BYTES, LEAST_SHARE * whole)
+    ]
+    return tuple(sorted(found, key=lambda suggestion: -suggestion.saved_bytes)[:MOST])
 
 
 def _profile(ram: Sequence[tuple[Profile, RamPrediction | None]]) -> Iterator[Suggestion]:
     (now, first), *others = ram
-    worth = [(profile, found) for profile, found in others if found is not None and profile.session not in TOO_SLOW]
+    worth = [
+        (profile, found)
+        for profile, found in others
+        if found is not None and profile.runtime == now.runtime and profile.session not in TOO_SLOW
+    ]
     if first is None or not worth:
         return
-    best, least = min(worth, key=lambda row: _needed(row[1]))
-    threads = "" if best.session.threads == now.session.threads else f", {best.session.threads} thread"
-    text = (
-        f"run it as {best.name} ({best.description}{threads}): RAM {in_mb(_needed(least))}, not {in_mb(_needed(first))}"
-    )
+    least_bytes = min(_needed(found) for _, found in worth)
+    best, least = next(row for row in worth if _needed(row[1]) <= NEARLY * least_bytes)
+    text = f"run it as {best.name} ({best.options}): predicted RAM {in_mb(_needed(least))}, not {in_mb(_needed(first))}"
     copies, fewer = (sum(kernel.copies for kernel in found.kernels if kernel.layers > 1) for found in (first, least))
     if copies > fewer:
         text += f"; {now.name} holds {copies} copies of shared kernels, {best.name} {fewer}"
@@ -73,7 +87,8 @@ def _activations(arena: Arena, batch: int) -> Iterator[Suggestion]:
         yield Suggestion(
             "smaller_batch", f"export it for a batch of 1, not {batch}: activations {in_mb(saved)} less", saved
         )
-    maps = [tensor for tensor in peak.alive if len(tensor.shape) == 4 and min(tensor.shape[1:]) > 1]
+    images = (tensor for tensor in peak.alive if len(tensor.shape) == 4 and tensor.shape[0] == batch)
+    maps = [tensor for tensor in images if min(tensor.shape[1:]) > 1]
     if maps:
         saved = sum(tensor.size_bytes for tensor in maps) * 3 // 4
         text = f"feed images (or tiles) of half the height and width: about {in_mb(saved)} less at the peak"
@@ -91,13 +106,13 @@ def _in_place(timeline: Timeline) -> Iterator[Suggestion]:
     yield Suggestion("in_place", text, saved)
 
 
-def _form(arena: Arena, compute: Compute) -> Iterator[Suggestion]:
+def _form(compute: Compute) -> Iterator[Suggestion]:
+    """Of the file only: what int8 takes in RAM depends on what the runtime packs, and may be more."""
     in_float = sum(layer.macs for layer in compute.layers if layer.precision == "fp32")
-    alive = arena.peak.alive if arena.peak else ()
-    activations = sum(tensor.size_bytes for tensor in alive if tensor.dtype == "float32")
-    saved = (compute.weight_bytes + activations) * 3 // 4
+    saved = compute.weight_bytes - compute.parameters
     if in_float > 0.9 * compute.macs:
-        yield Suggestion("form", f"export it with --int8: kernels and activations about {in_mb(saved)} less", saved)
+        text = f"export it as int8: about {in_mb(saved)} less in the file (what it takes in RAM, its own audit tells)"
+        yield Suggestion("form", text, saved)
 
 
 def _copies(flash: Flash) -> Iterator[Suggestion]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, say
 from edgeks.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 CHECKPOINTS = (".pt", ".pth", ".pt2", ".safetensors")
 
@@ -56,12 +53,19 @@ def footprint(
     from edgeks.measured_footprint import with_measurements
     from edgeks.target import load_target
 
-    flash_budget = parse_size(flash, "--flash") if flash else None
-    ram_budget = parse_size(ram, "--ram") if ram else None
+    flash_budget = None if flash is None else parse_size(flash, "--flash")
+    ram_budget = None if ram is None else parse_size(ram, "--ram")
     chosen = load_target(target) if target else None
+    _refuse_what_would_be_ignored(
+        model,
+        {"--arch": arch, "--input": input_shape, "--trust": trust},
+        {"--measure": measure, "--diff": diff, "--html": html},
+    )
+    if python and not measure:
+        raise ConfigError(f"--python {python}: is what --measure runs the file with; add --measure")
+    if html and html.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--html {html}: names the page to write; legal: a name that ends in .html")
     if model.suffix.lower() in CHECKPOINTS:
-        if measure or diff or html:
-            raise ConfigError(f"{model}: --measure, --diff and --html are for a file: `edgeks export` makes one")
         from edgeks.checkpoint import load_checkpoint
         from edgeks.checkpoint_footprint import checkpoint_footprint
         from edgeks.samples import parse_input_shape
@@ -106,6 +110,21 @@ def footprint(
         if html:
             say(f"{html}: written")
     result.require_fit()
+
+
+def _refuse_what_would_be_ignored(model: Path, checkpoint: dict[str, object], file: dict[str, object]) -> None:
+    """Options that are about a checkpoint only, and about a model file only, by name.
+
+    Raises:
+        ConfigError: one of them is given with the other.
+    """
+    is_checkpoint = model.suffix.lower() in CHECKPOINTS
+    given = [name for name, value in (file if is_checkpoint else checkpoint).items() if value]
+    if given and is_checkpoint:
+        raise ConfigError(f"{model}: {' and '.join(given)}: for a model file only: `edgeks export` makes one")
+    if given:
+        legal = ", ".join(CHECKPOINTS)
+        raise ConfigError(f"{model}: {' and '.join(given)}: for a checkpoint only ({legal}), not for a model file")
 
 
 def bench(

@@ -164,6 +164,27 @@ def test_no_budget_and_unknown_need_are_no_failure(path, tmp_path):
     assert "flash fits rpi-zero-2w" in text_of(result) and "RAM unknown, limit 1 B" in text_of(result)
 
 
+def test_what_open_sizes_leave_unknown_is_said_and_summed_up(tmp_path):
+    proto = graphs.fp32_shared()
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    result = footprint(graphs.save(proto, tmp_path / "open.onnx"))
+    assert result.compute.incomplete
+    text = " ".join(text_of(result).split())
+    assert "RAM cannot be predicted: the file leaves sizes open of input 'x': 1×8×height×6; python -m onnxrun" in text
+    assert "more than" in text.partition("RAM by")[0]
+    assert text.count("the file does not say its shapes") == 1
+    assert (
+        "note: Conv 'blocks.0.conv', Conv 'blocks.1.conv' and 2 more: the file does not say its shapes; counted as 0"
+        in text
+    )
+    assert sum("the file does not say its shapes" in note for note in result.compute.unknown) == 4
+
+
+def test_a_name_in_a_sentence_is_cut_short(tmp_path):
+    text = " ".join(text_of(footprint(graphs.save(long_names(), tmp_path / "net.onnx"))).split())
+    assert len(text.partition(" at ")[2].partition(";")[0]) <= 48
+
+
 def test_scaled_copies_are_called_lost_sharing(tmp_path):
     result = footprint(graphs.save(graphs.public_chain(), tmp_path / "net.onnx"))
     assert "sharing lost: 4 stored kernels are 1 up to a factor per channel" in " ".join(text_of(result).split())

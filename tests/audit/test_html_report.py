@@ -11,6 +11,7 @@ import pytest
 import small_graphs as graphs
 from headless_browser import Browser, needs_browser
 
+from edgeks.audit.diff import diff
 from edgeks.audit.footprint import footprint
 from edgeks.audit.footprint_json import to_json
 from edgeks.audit.html_report import html_page
@@ -167,7 +168,7 @@ def test_the_report_of_a_file(opened, tmp_path):
             {"fits": True, "budgets": [{"resource": "ram", "needed_bytes": None, "fits": None}]},
             "? not known to fit rpi-zero-2w: RAM unknown, limit 2 MB",
         ),
-        ({"target": None, "fits": None, "budgets": []}, "2.34 MB in flash, RAM 3.77 MB at run peak"),
+        ({"target": None, "fits": None, "budgets": []}, "2.34 MB in flash, RAM 3.66 MB at run peak"),
     ],
 )
 def test_the_answer_comes_first(opened, changes, answer):
@@ -177,18 +178,42 @@ def test_the_answer_comes_first(opened, changes, answer):
 
 
 @needs_browser
-def test_what_changed_since_another_file(opened):
-    rows = [
-        {"what": "file", "old_bytes": 400_000, "new_bytes": 300_000},
-        {"what": "RAM", "old_bytes": None, "new_bytes": 5},
-        {"what": "activations", "old_bytes": 7, "new_bytes": 7},
-    ]
-    page = opened(reports.report() | {"diff": {"old": "old.onnx", "rows": rows}})
-    assert texts(page, "#diff tbody tr") == [
-        "file\t0.40 MB\t0.30 MB\t−0.10 MB\t−25.0 %",
-        "RAM\tunknown\t5 B\t–\t",
-        "activations\t7 B\t7 B\tnone\t",
-    ]
+def test_what_changed_since_another_file(opened, tmp_path):
+    old = footprint(graphs.save(graphs.public_chain(), tmp_path / "old.onnx"))
+    new = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
+    changed = diff(old, new)
+    page = opened(to_json(new, changed))
+    rows = {line.split("\t")[0]: line.split("\t")[1:] for line in texts(page, "#diff tbody tr")}
+    assert list(rows) == [row.what for row in changed.rows]
+    before, after = old.flash.file_bytes, new.flash.file_bytes
+    assert rows["file"][:3] == [in_mb(before), in_mb(after), f"−{in_mb(before - after)}"]
+    assert rows["file"][3] == f"−{100 * (before - after) / before:.1f} %"
+    assert rows["kernels"][:3] == [str(old.flash.kernels), str(new.flash.kernels), f"−{old.flash.kernels - 2}"]
+    assert rows["layers"][2:] == ["none", ""]
+    assert texts(page, "#diff li") == [f"newly shared: {group}" for group in changed.groups_gained]
+    proto = graphs.fp32_shared()
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    unknown = footprint(graphs.save(proto, tmp_path / "open.onnx"))
+    page = opened(to_json(unknown, diff(unknown, new)))
+    row = next(line for line in texts(page, "#diff tbody tr") if line.startswith("RAM ort-default"))
+    assert row.split("\t")[1::2] == ["unknown", "–"]
+
+
+@needs_browser
+def test_what_cannot_be_predicted_may_still_be_measured(opened, tmp_path):
+    proto = graphs.fp32_shared()
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    report = to_json(footprint(graphs.save(proto, tmp_path / "open.onnx")))
+    page = opened(report)
+    assert texts(page, "#ram .axis span") == []
+    assert texts(page, "header dd")[4].startswith("more than ")
+    notes = texts(page, "#notes li")
+    assert sum("the file does not say its shapes" in note for note in notes) == 1 and len(set(notes)) == len(notes)
+    report["ram"][0]["measured"] = reports.report()["ram"][0]["measured"] | {"error_bytes": None, "error_ratio": None}
+    page = opened(report)
+    peak = in_mb(report["ram"][0]["measured"]["run_peak_bytes"])
+    assert texts(page, "h1") == [f"4.1 kB in flash, RAM {peak} at run peak"]
+    assert f"unknown predicted, {peak} measured" in texts(page, "#ram .result")
 
 
 @needs_browser
@@ -198,7 +223,10 @@ def test_figures_are_rounded_as_in_the_terminal(opened):
     report = reports.report(layers=len(sizes))
     for layer, size in zip(report["compute"]["layers"], sizes, strict=True):
         layer["weight_bytes"] = size
-    report["diff"] = {"old": "", "rows": [{"what": "", "old_bytes": size, "new_bytes": size} for size in sizes[:40]]}
+    report["diff"] = {
+        "old": "",
+        "rows": [{"what": "", "unit": "bytes", "old": size, "new": size, "change": 0} for size in sizes[:40]],
+    }
     page = opened(report)
     assert column(page, 8) == [in_kb(size) for size in sizes]
     assert texts(page, "#diff td:nth-child(2)") == [in_mb(size) for size in sizes[:40]]
@@ -304,7 +332,7 @@ def test_a_hostile_name_is_only_text(opened, hostile):
         row["op_type"] = hostile
     report["suggestions"][0]["text"] = hostile
     report["activations"]["notes"] = [hostile]
-    report["diff"] = {"old": hostile, "rows": [{"what": hostile, "old_bytes": 1, "new_bytes": 2}]}
+    report["diff"] = {"old": hostile, "rows": [{"what": hostile, "unit": "bytes", "old": 1, "new": 2, "change": 1}]}
     page = opened(report)
     click(page, ".map svg:last-child")
     click(page, "#layers th:nth-child(2) button")

@@ -43,6 +43,33 @@ def test_a_batch_is_said_to_cost(tmp_path):
     assert "smaller_batch" not in {each.kind for each in suggestions(result, arena, batch=1)}
 
 
+def test_a_profile_comes_with_its_options_and_a_trifle_is_not_suggested(tmp_path):
+    result = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
+    (default, ram), (unfolded, _), (no_prepacking, _) = ((row.profile, row.predicted) for row in result.ram)
+
+    def first(*rows):
+        found = suggest(result.flash, Arena(None, ()), result.compute, [(default, taking(50_000_000)), *rows], 1)
+        return next((each for each in found if each.kind == "profile"), None)
+
+    def taking(size):
+        heap = dataclasses.replace(ram.run_peak, heap_bytes=size - ram.run_peak.total_bytes + ram.run_peak.heap_bytes)
+        return dataclasses.replace(ram, run_peak=heap, load_peak_bytes=0)
+
+    alike = first((unfolded, taking(30_000_000)), (no_prepacking, taking(29_900_000)))
+    assert alike.saved_bytes == 20_000_000 and "ort-unfolded (disabled_optimizers=['ConvBNFusion'" in alike.text
+    assert (
+        "add_session_config_entry('session.disable_prepacking', '1')" in first((no_prepacking, taking(9_000_000))).text
+    )
+    assert first((unfolded, taking(49_900_000))) is None  # 0.2 %
+    assert first((dataclasses.replace(unfolded, runtime="another"), taking(1_000_000))) is None
+
+
+def test_int8_is_said_to_lower_the_file_by_what_is_float_in_it(tmp_path):
+    result = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
+    form = kinds(result)["form"]
+    assert form.saved_bytes == 3 * result.compute.parameters and "less in the file" in form.text
+
+
 def test_an_integer_file_is_not_told_to_become_one(tmp_path):
     floats = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
     integers = footprint(graphs.save(graphs.qdq(), tmp_path / "int8.onnx"))

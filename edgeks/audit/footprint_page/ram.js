@@ -8,11 +8,7 @@ const PART_SAYS = {
   library: "library: the runtime's own",
 };
 
-// The report gives the error, predicted minus measured, so the measured peak is on the same footing as the prediction.
-function measuredPeak({ run_peak: predicted, measured }) {
-  if (!measured || measured.failed || predicted?.total_bytes == null) return null;
-  return measured.error_bytes == null ? measured.run_peak_bytes : predicted.total_bytes - measured.error_bytes;
-}
+const measuredPeak = ({ measured }) => (measured && !measured.failed ? (measured.run_peak_bytes ?? null) : null);
 
 function niceStep(most, count) {
   const rough = most / count, power = 10 ** Math.floor(Math.log10(rough));
@@ -24,6 +20,7 @@ function errorText({ error_ratio: part, error_bytes: size }) {
 }
 
 function heldText(kernels) {
+  kernels = kernels?.filter(({ layers }) => layers > 1);
   if (!kernels?.length) return "–";
   const copies = sum(kernels.map((kernel) => kernel.copies));
   const size = sum(kernels.map((kernel) => kernel.copies * (kernel.copy_bytes ?? 0)));
@@ -59,7 +56,7 @@ function showRam() {
   if (limit != null && limit <= most) legend.append(el("li", {}, "┆ budget"));
   const axis = el("div", { class: "axis" });
   const step = niceStep(most, 6);
-  for (let size = 0; size <= 0.97 * most; size += step) axis.append(styled(el("span", {}, size ? mb(size) : "0"), { left: percent(size / most) }));
+  for (let size = 0; highest > 1 && size <= 0.97 * most; size += step) axis.append(styled(el("span", {}, size ? mb(size) : "0"), { left: percent(size / most) }));
   const bars = el("div", { class: "profiles" }, profiles.flatMap((profile) => profileRow(profile, most, limit)), el("div", { class: "blank" }), axis);
 
   const both = (predicted, measured) => [mb(predicted), measured == null ? null : el("small", {}, `measured ${mb(measured)}`)];

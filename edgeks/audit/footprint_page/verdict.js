@@ -17,6 +17,14 @@ function budgetText({ resource, profile, needed_bytes: needed, budget_bytes: bud
   return [together(`${short(needed / 1e6)} of ${short(budget / 1e6)} MB`), over];
 }
 
+const peakOf = (profile) => (profile.measured && !profile.measured.failed ? profile.measured.run_peak_bytes : profile.run_peak?.total_bytes);
+
+// Layers of unknown shapes are not in the total.
+function macsText({ macs, layers }) {
+  if (!layers?.some((layer) => layer.output_shape === null)) return quantity(macs);
+  return macs ? `more than ${quantity(macs)}` : "unknown";
+}
+
 function verdict() {
   const budgets = report.budgets ?? [];
   if (budgets.length) {
@@ -29,7 +37,7 @@ function verdict() {
     return el("h1", { id: "verdict" }, el("span", { class: tone }, head), `${target}: `, budgets.map((budget, index) => [index ? ", " : "", budgetText(budget)]));
   }
   const parts = [`${mb(flash.file_bytes)} in flash`];
-  if (profiles.length) parts.push(`RAM ${mb(profiles[0].run_peak?.total_bytes)} at run peak`);
+  if (profiles.length) parts.push(`RAM ${mb(peakOf(profiles[0]))} at run peak`);
   else parts.push(`peak activations ${mb(activations.peak_bytes)}`);
   return el("h1", { id: "verdict" }, parts.join(", "));
 }
@@ -58,10 +66,10 @@ function showVerdict(page) {
   const saved = flash.saved_bytes ? `sharing saves ${mb(flash.saved_bytes)}` : "none is shared";
   const figures = [
     figure("Flash", mb(flash.file_bytes), `${ratio(flash.unique_bytes / Math.max(1, flash.file_bytes))} of it weights, each once`),
-    first ? figure("RAM at run peak", mb(first.run_peak?.total_bytes), [label(first.profile, 28), ", above the runtime"]) : null,
+    first ? figure("RAM at run peak", mb(peakOf(first)), [label(first.profile, 28), ", above the runtime"]) : null,
     figure("Activations at the peak", mb(activations.peak_bytes), activations.node ? label(activations.node, 32) : null),
     figure("Kernels", flash.kernels.toLocaleString("en-US"), `for ${plural(flash.layers, "layer")}; ${saved}`),
-    compute ? figure("Multiply-accumulates", quantity(compute.macs), compute.gflops == null ? null : `${compute.gflops < 1 ? compute.gflops.toPrecision(2) : fixed(compute.gflops, 2)} GFLOPs (2 × MACs)`) : null,
+    compute ? figure("Multiply-accumulates", macsText(compute), compute.gflops == null || !compute.macs ? null : `${compute.gflops < 1 ? compute.gflops.toPrecision(2) : fixed(compute.gflops, 2)} GFLOPs (2 × MACs)`) : null,
     compute ? figure("Parameters", quantity(compute.parameters), compute.parameters_unshared == null ? null : `${quantity(compute.parameters_unshared)} without sharing`) : null,
     compute?.latency_bound_ms != null ? figure("Latency, lower bound", `${compute.latency_bound_ms.toPrecision(3)} ms`, "from bandwidth and MAC rate") : null,
   ];

@@ -17,6 +17,7 @@ MAX_INLINE_ELEMENTS = 1024
 # Sizes that depend on sizes that depend on …: a Reshape behind a Reshape takes one more round.
 MAX_ROUNDS = 64
 DEFAULT_DOMAINS = ("", "ai.onnx")
+OPEN_SIZES = "the file leaves sizes open of input "  # how that note begins
 
 # ONNX Runtime's own ops, which onnx has no shape rule for → the standard op with the same output shape, and its inputs.
 TWINS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -88,6 +89,13 @@ def infer_activations(model: ModelFile) -> Activations:
             activation = _activation(value)
             if activation:
                 found[value.name] = activation
+    made = {output for node in model.proto.graph.node for output in node.output}
+    for tensor in twin.graph.initializer:
+        if tensor.name in made:  # folded above: in the file, a node computes it
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            activation = _activation(value)
+            if activation:
+                by_graph[""][tensor.name] = activation
     return Activations(by_graph, tuple(notes))
 
 
@@ -133,6 +141,9 @@ def _fix_batch(twin: ModelProto) -> Iterator[str]:
             batch_names.add(dims[0].dim_param)
             yield f"symbolic batch {dims[0].dim_param or '?'!r} of input {value.name!r} taken as 1"
             dims[0].dim_value = 1
+        if value.name not in initializers and not all(dim.HasField("dim_value") for dim in dims):
+            sizes = "×".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
+            yield f"{OPEN_SIZES}{value.name!r}: {sizes}"
     for _, inner in _graphs(graph, ""):
         for value in (*inner.input, *inner.output, *inner.value_info):
             for dim in value.type.tensor_type.shape.dim:

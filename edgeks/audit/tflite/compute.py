@@ -31,7 +31,7 @@ PARAMETER_INPUTS: dict[str, tuple[int, ...]] = {
     "GATHER": (0,), "EMBEDDING_LOOKUP": (1,), "GATHER_ND": (0,),
 }  # fmt: skip
 LOOKUPS = frozenset({"GATHER", "GATHER_ND", "EMBEDDING_LOOKUP"})
-TRANSPARENT = frozenset({"DEQUANTIZE", "TRANSPOSE", "RESHAPE", "CAST"})
+TRANSPARENT = frozenset({"DEQUANTIZE", "DENSIFY", "TRANSPOSE", "RESHAPE", "CAST"})
 ELEMENTWISE = frozenset(
     {"ADD", "SUB", "MUL", "DIV", "SQUARED_DIFFERENCE", "POW", "SQRT", "RSQRT", "EXP", "LOG", "TANH", "LOGISTIC"}
     | {"SOFTMAX", "LOG_SOFTMAX", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "PRELU", "ELU", "GELU"}

@@ -20,6 +20,7 @@ from edgeks.tflite_file import (
     NUMPY_TYPES,
     OPERATOR_NAMES,
     TYPE_NAMES,
+    is_dense,
     operator_code,
     shaped,
     tensor_name,
@@ -54,8 +55,8 @@ class StoredBuffer:
 def measure_tflite_flash(model: schema.ModelT, file_bytes: int, path: Path | None = None) -> Flash:
     """Objects of a .tflite file → Flash, by reading what may be a copy of something else; `path` is what is compressed.
 
-    Scales and zero points are no buffers: they count as graph. Kernels of types that numpy does not know (int4) are
-    compared byte for byte only, and so are very large ones (as of `edgeks.audit.flash.measure_flash`).
+    Scales and zero points are no buffers: they count as graph. Kernels that are sparse, or of types that numpy does not
+    know (int4), are compared byte for byte only, and so are very large ones (as of `edgeks.audit.flash.measure_flash`).
     """
     buffers = _buffers(model)
     operators: dict[int, list[KernelOperator]] = defaultdict(list)
@@ -132,9 +133,9 @@ def _wasted(alike: list[StoredBuffer]) -> tuple[tuple[str, ...], tuple[int, ...]
 
 
 def _stored_kernel(kernel: StoredBuffer, operator: KernelOperator) -> StoredKernel:
-    """The kernel with its output channels on axis 0 and its zero points subtracted; bytes where numpy has no type."""
+    """The kernel with its output channels on axis 0 and its zero points subtracted; bytes where it is no array."""
     tensor, axis = operator.tensor, operator.output_axis
-    if tensor.type not in NUMPY_TYPES:
+    if not is_dense(tensor):
         return StoredKernel(kernel.load, kernel.content.shape, kernel.content.dtype)
     shape, dtype = tuple(whole_numbers(tensor.shape)), np.dtype(NUMPY_TYPES[tensor.type])
     zero_points = np.array(whole_numbers(None if tensor.quantization is None else tensor.quantization.zeroPoint))
@@ -169,7 +170,7 @@ def _metadata_bytes(model: schema.ModelT, constants: set[int]) -> int:
 
 
 def _bytes_per_op(model: schema.ModelT, buffers: list[StoredBuffer]) -> tuple[OpBytes, ...]:
-    """A constant that goes through DEQUANTIZE belongs to the first operator that reads the result."""
+    """A constant that goes through DEQUANTIZE or DENSIFY belongs to the first operator that reads the result."""
     nodes: dict[str, int] = defaultdict(int)
     readers: dict[int, str] = {}
     for name, read in _reads(model, {buffer.index for buffer in buffers}):
@@ -184,14 +185,14 @@ def _bytes_per_op(model: schema.ModelT, buffers: list[StoredBuffer]) -> tuple[Op
 
 
 def _reads(model: schema.ModelT, stored: set[int]) -> Iterator[tuple[str, list[int]]]:
-    """Of each operator but DEQUANTIZE its name, and the stored buffers that it reads, perhaps through DEQUANTIZE."""
+    """Of each operator but these two its name, and the stored buffers that it reads, perhaps through them."""
     for graph in model.subgraphs:
         source = {index: int(tensor.buffer) for index, tensor in enumerate(graph.tensors) if tensor.buffer in stored}
         for operator in graph.operators if graph.operators is not None else []:
             code = operator_code(model, operator)
             name = OPERATOR_NAMES.get(code, f"operator {code}")
             read = [source[index] for index in whole_numbers(operator.inputs) if index in source]
-            if name == "DEQUANTIZE" and read:
+            if name in ("DEQUANTIZE", "DENSIFY") and read:
                 source |= dict.fromkeys(whole_numbers(operator.outputs), read[0])
                 continue
             yield name, read

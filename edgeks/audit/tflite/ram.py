@@ -122,7 +122,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
         loaded=loaded,
         run_peak=run_peak,
         kernels=_held_kernels(model, graphs, delegate),
-        notes=tuple(dict.fromkeys((*arena.notes, *delegate.notes, *_notes(machine, session.threads)))),
+        notes=tuple(dict.fromkeys((*arena.notes, *delegate.notes, *_notes(model, machine, session.threads)))),
     )
 
 
@@ -150,8 +150,15 @@ def _of(delegate: XnnpackPlan, number: int) -> Collection[int]:
     return {operator for graph, operator in delegate.taken if graph == number}
 
 
-def _notes(machine: Machine, threads: int) -> tuple[str, ...]:
+def _notes(model: schema.ModelT, machine: Machine, threads: int) -> tuple[str, ...]:
     found = []
+    tensors = model.subgraphs[0].tensors
+    for tensor in (tensors[index] for index in whole_numbers(model.subgraphs[0].inputs)):
+        if -1 in whole_numbers(tensor.shapeSignature):
+            shape = "×".join(map(str, whole_numbers(tensor.shape)))
+            found.append(f"input {tensor_name(tensor)!r} is of an open size, taken as {shape}, as the file declares it")
+    if any(tensor.sparsity is not None for graph in model.subgraphs for tensor in graph.tensors):
+        found.append("RAM is rough (± 20 %) where a file has sparse kernels")
     if threads > 1:
         found.append("what more than one thread takes for itself is not counted")
     if machine != "x86-64":

@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from edgeks.tflite_file import NUMPY_TYPES, constant, operator_code, tensor_name
+from edgeks.tflite_file import constant, is_dense, operator_code, tensor_name
 from edgeks.tflite_kernels import kernel_operators
 
 
@@ -54,7 +54,7 @@ def kernel_tensors(model: schema.ModelT) -> list[KernelTensor]:
         readers = () if known is None else known.readers
         axis = read.output_axis if known is None else known.axis
         found[id(read.tensor)] = KernelTensor(read.tensor, axis, (*readers, read.operator))
-    return [kernel for kernel in found.values() if kernel.tensor.type in NUMPY_TYPES]
+    return [kernel for kernel in found.values() if is_dense(kernel.tensor)]
 
 
 def stored_kernels(model: schema.ModelT) -> list[StoredKernel]:

@@ -53,6 +53,21 @@ def test_a_residual_waits(tmp_path):
     assert arena.peak.node == "c"
 
 
+def test_sizes_that_the_graph_computes_are_known(tmp_path):
+    """Shape → Gather → Concat → Reshape, as torch's legacy exporter and Paddle write a flatten."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], "a"),
+        helper.make_node("Shape", ["a"], ["shape"], "shape"),
+        helper.make_node("Gather", ["shape", "zero"], ["batch"], "batch"),
+        helper.make_node("Concat", ["batch", "rest"], ["sizes"], "sizes", axis=0),
+        helper.make_node("Reshape", ["a", "sizes"], ["y"], "flatten"),
+    ]
+    constants = [graphs.initializer("zero", np.array([0])), graphs.initializer("rest", np.array([-1]))]
+    arena = net(nodes, tmp_path, constants, output_shape=(1, 288))
+    assert arena.notes == ()
+    assert arena.peak.peak_bytes == 2 * FLOATS + 4 * 8 + 8  # x, a (which y takes over), shape, batch
+
+
 def test_symbolic_batch_is_one_and_said(tmp_path):
     fixed = arena_of(graphs.fp32_shared(), tmp_path)
     symbolic = arena_of(graphs.fp32_shared(batch="batch"), tmp_path)

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import zlib
 
+import foreign_tflite
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from networks import SharedConvs, small_checkpoint
 from rich.console import Console
 from tflite_graph import TfliteGraph
@@ -17,7 +19,8 @@ from edgeks.audit.footprint import footprint
 from edgeks.audit.report import render
 from edgeks.errors import BudgetExceeded, ModelFileError
 from edgeks.exporter import export
-from edgeks.target import load_target
+from edgeks.formats.tflite.runtime import open_interpreter
+from edgeks.target import LiteRtSession, load_target
 from edgeks.tflite_file import metadata, pack, read_tflite
 
 MAPS = (1, 6, 6, 8)
@@ -179,3 +182,50 @@ def test_from_the_command_line(tmp_path):
         done = run(tmp_path / name)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert done.stderr.startswith("error: ")
+
+
+def test_a_sparse_kernel_is_a_kernel(tmp_path):
+    """As MediaPipe's detectors store theirs: the values that are not 0, and where they belong; DENSIFY unpacks them."""
+    graph, codes = foreign_tflite.Graph(), schema.BuiltinOperator
+    shape, floats = (1, 6, 6, 8), schema.TensorType.FLOAT32
+    x, y = (graph.tensor(name, shape, floats) for name in ("x", "y"))
+    stored = graph.tensor("stored", (8, 1, 1, 8), floats, np.ones(8, np.float32))
+    graph.graph.tensors[stored].sparsity = diagonal(8)
+    unpacked = graph.tensor("unpacked", (8, 1, 1, 8), floats)
+    bias = graph.tensor("bias", (8,), floats, np.zeros(8, np.float32))
+    graph.operator(codes.DENSIFY, [stored], [unpacked], schema.BuiltinOptions.DensifyOptions, schema.DensifyOptionsT())
+    options = schema.Conv2DOptionsT()
+    options.strideH = options.strideW = 1
+    graph.operator(codes.CONV_2D, [x, unpacked, bias], [y], schema.BuiltinOptions.Conv2DOptions, options)
+    path = graph.write(tmp_path / "sparse.tflite", [x], [y])
+    session = LiteRtSession(1, "reference")
+    image = np.random.default_rng(0).random(shape, np.float32)
+    interpreter = open_interpreter(path, session)
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
+    interpreter.invoke()
+    assert np.array_equal(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]), image)
+
+    found = footprint(path)
+    assert (found.flash.kernels, found.flash.layers, found.flash.constant_bytes) == (1, 1, 64)
+    assert found.compute.macs == 6 * 6 * 8 * 8
+    assert found.ram[0].predicted and "sparse kernels" in " ".join(found.ram[0].predicted.notes)
+    graph.model.buffers[graph.graph.tensors[stored].buffer].data = np.zeros(65 * 4, np.uint8)
+    with pytest.raises(ModelFileError, match="has 260 bytes"):
+        footprint(graph.write(path, [x], [y]))
+
+
+def diagonal(size):
+    """Sparsity of a `size`×1×1×`size` kernel with one value in each row: 0 in the first column, 1 in the second, …"""
+    sparsity = schema.SparsityParametersT()
+    sparsity.traversalOrder, sparsity.dimMetadata = [0, 1, 2, 3], []
+    for length in (size, 1, 1):
+        dense = schema.DimensionMetadataT()
+        dense.format, dense.denseSize = schema.DimensionType.DENSE, length
+        sparsity.dimMetadata.append(dense)
+    last = schema.DimensionMetadataT()
+    last.format = schema.DimensionType.SPARSE_CSR
+    last.arraySegmentsType = last.arrayIndicesType = schema.SparseIndexVector.Uint8Vector
+    last.arraySegments, last.arrayIndices = schema.Uint8VectorT(), schema.Uint8VectorT()
+    last.arraySegments.values, last.arrayIndices.values = list(range(size + 1)), list(range(size))
+    sparsity.dimMetadata.append(last)
+    return sparsity
