@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 from onnx import GraphProto, NodeProto
 
+from edgeks.audit.onnx.pointwise import POINTWISE
 from edgeks.audit.onnx.shapes import Activation, infer_activations
 from edgeks.audit.timeline import Moment, Timeline
 from edgeks.onnx_file import ModelFile, node_label, subgraphs
@@ -168,12 +169,13 @@ class GraphLiveness:
             alive |= set(step.writes)
             inner = self._inner_peak(step)
             total = held + (inner.peak_bytes if inner else 0)
-            moments.append(Moment(node_label(step.node), step.node.op_type, total))
+            dying = {name for name in (*step.reads, *step.writes) if last_use[name] == index} - always
+            in_place = self._in_place_bytes(step, dying, always)
+            moments.append(Moment(node_label(step.node), step.node.op_type, total, in_place))
             if peak_index < 0 or total > moments[peak_index].live_bytes:
                 peak_index, inner_at_peak = index, inner
-            dead = {name for name in (*step.reads, *step.writes) if last_use[name] == index} - always
-            held -= sum(self.size(name).size_bytes for name in dead & alive)
-            alive -= dead
+            held -= sum(self.size(name).size_bytes for name in dying & alive)
+            alive -= dying
         if peak_index < 0:
             tensors = tuple(self._named(name) for name in always)
             return Peak(sum(tensor.size_bytes for tensor in tensors), "", "", tensors), ()
@@ -183,6 +185,13 @@ class GraphLiveness:
         ordered = tuple(sorted(tensors, key=lambda tensor: (-tensor.size_bytes, tensor.name)))
         top = moments[peak_index]
         return Peak(top.live_bytes, top.node, top.op_type, ordered), tuple(moments)
+
+    def _in_place_bytes(self, step: Step, dying: set[str], always: set[str]) -> int:
+        """What a pointwise op would save by writing over an input of its output's size that nothing reads after it."""
+        if step.node.op_type not in POINTWISE or len(step.writes) != 1 or step.writes[0] in always:
+            return 0
+        size = self.size(step.writes[0]).size_bytes
+        return size if any(self.size(name).size_bytes == size for name in dying.intersection(step.reads)) else 0
 
     def inputs(self) -> tuple[str, ...]:
         """Names of the graph's inputs that are no constants."""

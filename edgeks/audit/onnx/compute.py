@@ -11,6 +11,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from edgeks.audit.compute import Axis, Compute, Counted, LayerCost, ReadConstant, same_padding, sum_up, without_padding
 from edgeks.audit.onnx.kernels import GRAPH_OUTPUT, TRANSPARENT_OPS, Reader, readers_of
+from edgeks.audit.onnx.pointwise import POINTWISE
 from edgeks.audit.onnx.shapes import Activation, infer_activations
 from edgeks.onnx_file import BITS, Constant, ModelFile, node_label, subgraphs
 from edgeks.target import Precision
@@ -57,12 +58,7 @@ PARAMETER_INPUTS: dict[str, frozenset[int]] = {
 NORMALISATIONS = frozenset(op for op in PARAMETER_INPUTS if op.endswith("Normalization"))
 NUMBERS = frozenset({"bool", "int64", "string", "uint64", "int32", "uint32"})
 LOOKUPS = frozenset({"Gather", "GatherElements", "GatherND"})
-ELEMENTWISE = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Exp", "Log", "Erf", "Tanh", "Sigmoid", "Softmax", "Relu", "LeakyRelu"}
-    | {"PRelu", "Elu", "Selu", "Celu", "Clip", "HardSigmoid", "HardSwish", "Mish", "Softplus", "Softsign", "Swish"}
-    | {"Abs", "Neg", "Reciprocal", "Max", "Min", "Sum", "Mean", "Where", "Gelu", "FastGelu", "QuickGelu", "BiasGelu"}
-    | {"QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", *NORMALISATIONS}
-)
+ELEMENTWISE = POINTWISE | NORMALISATIONS | {"Softmax", "QLinearSoftmax"}
 CLAMPS = frozenset({"Relu", "Clip"})
 ATTRIBUTES = frozenset(
     {"strides", "dilations", "pads", "auto_pad", "channels_last", "transA", "transB", "transBatchA"}
