@@ -2,9 +2,9 @@
 
 Every graph has two arenas. In the first, a tensor lives from the operator that makes it to the last that reads it,
 graph inputs all the time, and graph outputs to the end. Tensors that live all the time are placed first, then the
-others, largest first, each in the smallest gap that holds it beside those alive with it, at multiples of 64 bytes. In the second, the
-persistent one, are variables and what is computed once and kept. Operators that copy or work element by element may
-take over the buffer of what they read (IN_PLACE).
+others, largest first, each in the smallest gap that holds it beside those alive with it, at multiples of 64 bytes. In
+the second, the persistent one, are variables and what is computed once and kept. Operators that copy or work element by
+element may take over the buffer of what they read (IN_PLACE).
 
 Graphs that WHILE, IF and CALL_ONCE run have arenas of their own, which stay allocated beside the first graph's. What a
 body of WHILE, or a branch of IF, reads from outside has no room of its own.
