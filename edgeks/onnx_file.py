@@ -150,7 +150,12 @@ def checked_model(path: Path, proto: ModelProto) -> ModelFile:
 
 def node_label(node: NodeProto) -> str:
     """The node's name, or for a nameless node what it computes."""
-    return node.name or f"{node.op_type} → {next(iter(node.output), '')}"
+    return node.name or f"{node.op_type} → {first_output(node)}"
+
+
+def first_output(node: NodeProto) -> str:
+    """The first output that has a name: one that is not wanted, such as the sequence of an LSTM, has none."""
+    return next(filter(None, node.output), "")
 
 
 def subgraphs(node: NodeProto, graph_path: str) -> Iterator[tuple[str, GraphProto]]:
@@ -262,6 +267,10 @@ def _read_graph(
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and (len(node.input) < 2 or len(node.output) != 1):
             raise ModelFileError(
                 f"{path}: {node.op_type} {node_label(node)!r} needs two inputs or three, and one output"
+            )
+        if not any(node.output):
+            raise ModelFileError(
+                f"{path}: {node.op_type} {node.name!r} has no output; the file is damaged, export it again"
             )
         for name in filter(None, node.output):
             if name in known:

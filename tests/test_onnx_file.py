@@ -47,6 +47,13 @@ def test_missing_file_and_folder(tmp_path):
     refused(tmp_path, "folder")
 
 
+def test_a_node_without_outputs(tmp_path):
+    for outputs in ([], [""]):
+        proto = graphs.fp32_shared()
+        proto.graph.node.insert(1, helper.make_node("Relu", ["x"], outputs, "lost"))
+        refused(graphs.save(proto, tmp_path / "net.onnx"), "'lost'", "no output")
+
+
 def test_truncated_anywhere(tmp_path):
     whole = graphs.qdq().SerializeToString()
     path = tmp_path / "net.onnx"

@@ -33,7 +33,7 @@ RULES: tuple[Rule, ...] = (
         "tflite-im2col",
         "litert",
         "Built-in kernels unroll the input of every convolution other than 1x1 with stride 1 (im2col) in the arena; "
-        "with several threads a float one keeps a transposed copy of its kernel instead.",
+        "with several threads a float one without dilation keeps a transposed copy of its kernel instead.",
         "tests/audit/tflite/test_tflite_arena.py::test_threads_move_float_convolutions_to_eigen",
     ),
     Rule(
@@ -114,15 +114,17 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "ort-folding",
         "onnxruntime",
-        "BatchNormalization (or a constant Mul or Add) after a Conv is folded into a kernel of that node's own, unless "
-        "ConvBNFusion, ConvMulFusion and ConvAddFusion are disabled: a kernel that L layers share is held L times.",
+        "BatchNormalization (or Mul by a constant of a channel each) after a Conv is folded into a kernel of that "
+        "node's own, unless ConvBNFusion and ConvMulFusion are disabled: a kernel that L layers share is held L times. "
+        "An Add changes the bias only.",
         "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_default_holds_a_copy_per_layer_and_unfolded_one",
     ),
     Rule(
         "ort-int8-packing",
         "onnxruntime",
-        "QLinearConv packs s8 weights with zero point 0 for each node; with another zero point, or u8 weights, nodes "
-        "share one packed copy. The original goes; session.disable_prepacking keeps it and packs nothing.",
+        "QLinearConv packs s8 weights with zero point 0 for each node, where it reads a multiple of 4 channels and "
+        "writes a multiple of 16 (depthwise: a multiple of 16); other nodes, with another zero point or u8 weights as "
+        "well, share one packed copy. The original goes; session.disable_prepacking keeps it and packs nothing.",
         "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_a_kernel_with_zero_point_0_is_packed_for_every_node",
     ),
     Rule(
@@ -141,8 +143,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "ort-library",
         "onnxruntime",
-        "A session takes 1.9 MB and 5.3 kB for every node of the file, 7.6 MB of the runtime's code is read, and the "
-        "first inference adds 1.1 MB.",
+        "A session takes 1.9 MB and 5.3 kB for every node of the file; 7.6 MB of the runtime's code is read, and 55 kB "
+        "for every type of op; the first inference adds 1.1 MB, and 20 kB for every type of op.",
         "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_peak_is_within_a_tenth_or_a_megabyte",
     ),
 )

@@ -9,9 +9,12 @@ from typing import Literal
 from edgeks.audit.compute import Compute
 from edgeks.audit.flash import Flash
 from edgeks.audit.onnx.arena import Arena
+from edgeks.audit.onnxruntime.graph import IN_PLACE as ORT_IN_PLACE
 from edgeks.audit.ram import RamPrediction
 from edgeks.audit.sizes import in_kb, in_mb
 from edgeks.audit.timeline import Timeline
+from edgeks.audit.xnnpack.plan import IN_PLACE as XNNPACK_IN_PLACE
+from edgeks.audit.xnnpack.plan import IN_PLACE_LATER as XNNPACK_IN_PLACE_LATER
 from edgeks.runtime_profile import Profile
 from edgeks.target import LiteRtSession
 
@@ -38,11 +41,11 @@ def suggest(
     flash: Flash, arena: Arena, compute: Compute, ram: Sequence[tuple[Profile, RamPrediction | None]], batch: int
 ) -> tuple[Suggestion, ...]:
     """The three that save the most, given what is known of a file; `ram` has the profile that counts first."""
-    first = ram[0][1]
+    (now, first), *_ = ram
     peak = arena.peak.peak_bytes if arena.peak else 0
     whole_of = (
         (flash.file_bytes, [*_form(compute), *_copies(flash)]),
-        (_needed(first) if first else peak, [*_profile(ram), *_activations(arena, batch)]),
+        (_needed(first) if first else peak, [*_profile(ram), *_activations(arena, batch, now)]),
     )
     found = [
         suggestion
@@ -77,33 +80,42 @@ def _needed(found: RamPrediction) -> int:
     return max(found.run_peak.total_bytes, found.load_peak_bytes or 0)
 
 
-def _activations(arena: Arena, batch: int) -> Iterator[Suggestion]:
+def _activations(arena: Arena, batch: int, profile: Profile) -> Iterator[Suggestion]:
     peak, timeline = arena.peak, arena.timeline
     if peak is None:
         return
-    yield from _in_place(timeline) if timeline and timeline.moments else ()
+    yield from _in_place(timeline, profile) if timeline and timeline.moments else ()
     if batch > 1:
         saved = peak.peak_bytes - peak.peak_bytes // batch
         yield Suggestion(
             "smaller_batch", f"export it for a batch of 1, not {batch}: activations {in_mb(saved)} less", saved
         )
-    images = (tensor for tensor in peak.alive if len(tensor.shape) == 4 and tensor.shape[0] == batch)
-    maps = [tensor for tensor in images if min(tensor.shape[1:]) > 1]
+    # Of the batch: a kernel that is dequantised is alive as well, and no smaller for a smaller image.
+    maps = [t for t in peak.alive if len(t.shape) == 4 and t.shape[0] == batch and min(t.shape[1:]) > 1]
     if maps:
         saved = sum(tensor.size_bytes for tensor in maps) * 3 // 4
         text = f"feed images (or tiles) of half the height and width: about {in_mb(saved)} less at the peak"
         yield Suggestion("smaller_input", text, saved)
 
 
-def _in_place(timeline: Timeline) -> Iterator[Suggestion]:
-    """The op at the peak computed in place, where it may be: down to the next highest moment at most."""
-    top = timeline.moments[timeline.peak]
-    if not top.in_place_bytes:
-        return
-    rest = max((m.live_bytes for index, m in enumerate(timeline.moments) if index != timeline.peak), default=0)
-    saved = top.live_bytes - max(rest, top.live_bytes - top.in_place_bytes)
-    text = f"{top.op_type} {top.node!r} in place of its input: activations {in_kb(saved)} less at the peak"
-    yield Suggestion("in_place", text, saved)
+def _in_place(timeline: Timeline, profile: Profile) -> Iterator[Suggestion]:
+    """Ops computed in place of an input, those at the peak first: what the runtime does of itself saves nothing."""
+    done = _done_in_place(profile)
+    left = [m.live_bytes - (0 if m.op_type in done else m.in_place_bytes) for m in timeline.moments]
+    top, rest = timeline.moments[timeline.peak], max(left)
+    others = sum(m.live_bytes > rest for m in timeline.moments) - 1
+    what = f"{top.op_type} {top.node!r}" + (f" and {others} more" if others else "")
+    saved = top.live_bytes - rest
+    yield Suggestion("in_place", f"{what} in place of the input: activations {in_kb(saved)} less at the peak", saved)
+
+
+def _done_in_place(profile: Profile) -> frozenset[str]:
+    """Ops that the runtime writes over their input already; what the TFLite planner does so is not in a timeline."""
+    if not isinstance(profile.session, LiteRtSession):
+        return ORT_IN_PLACE
+    if profile.session.kernels != "xnnpack":
+        return frozenset()
+    return XNNPACK_IN_PLACE | XNNPACK_IN_PLACE_LATER if profile.runtime == "litert" else XNNPACK_IN_PLACE
 
 
 def _form(compute: Compute) -> Iterator[Suggestion]:

@@ -11,8 +11,9 @@ from edgeks.audit.onnx.shapes import Activation
 class Moment:
     """One operator, by the name of what it computes, and the bytes of all activations alive while it runs.
 
-    `in_place_bytes`: how many of them would go if an element by element operator wrote over the input that nothing
-    reads after it; 0 where there is none, or where it does so already.
+    `in_place_bytes`: how many of them would go if an element by element operator wrote over an input of its output's
+    size that nothing reads after it; 0 where there is none, or where the plan has it do so. Inputs and outputs of the
+    graph are never written over.
     """
 
     node: str

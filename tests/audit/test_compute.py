@@ -114,6 +114,14 @@ def test_products_of_two_activations_and_recurrent_networks(tmp_path):
     assert (found.macs, found.parameters) == (7 * 2 * (20 * 8 + 20 * 5), 20 * 8 + 20 * 5 + 40)
 
 
+def test_a_recurrent_network_whose_sequence_is_not_wanted(tmp_path):
+    """An output that is left out has an empty name, and others after it have one."""
+    constants = [graphs.initializer("w", floats(1, 20, 8)), graphs.initializer("r", floats(1, 20, 5))]
+    lstm = helper.make_node("LSTM", ["x", "w", "r"], ["", "y"], "lstm", hidden_size=5)
+    found = onnx_compute(graphs.model([lstm], constants, 7, None, input_shape=(2, 8)), tmp_path)
+    assert (found.macs, found.parameters) == (7 * 2 * (20 * 8 + 20 * 5), 20 * 8 + 20 * 5)
+
+
 def test_what_is_not_counted_is_named(tmp_path):
     found = one_node(tmp_path, "Einsum", {"w": floats(8, 5)}, (3, 8), equation="ij,jk->ik")
     assert found.unknown == ("Einsum 'node': edgeks does not count its multiply-accumulates",)

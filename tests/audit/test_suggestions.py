@@ -6,6 +6,7 @@ import small_graphs as graphs
 
 from edgeks.audit.footprint import footprint
 from edgeks.audit.onnx.arena import Arena, Peak
+from edgeks.audit.onnx.shapes import Activation
 from edgeks.audit.suggestions import suggest
 from edgeks.audit.timeline import Moment, Timeline
 
@@ -33,6 +34,33 @@ def test_in_place_saves_down_to_the_next_moment_at_most(tmp_path):
         first = suggestions(result, arena)[0]
         assert (first.kind, first.saved_bytes) == ("in_place", saved)
         assert "gelu" in first.text
+
+
+def test_several_in_place_down_to_what_is_left(tmp_path):
+    result = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
+    gelus = [Moment(f"gelu{index}", "Gelu", 90_000_000 - index, 40_000_000) for index in range(3)]
+    arena = Arena(
+        Peak(90_000_000, "gelu0", "Gelu", ()), (), 0, Timeline((*gelus, Moment("c", "Conv", 60_000_000)), 0, ())
+    )
+    first = suggestions(result, arena)[0]
+    assert (first.kind, first.saved_bytes) == ("in_place", 30_000_000)
+    assert "'gelu0' and 2 more" in first.text
+
+
+def test_what_the_runtime_does_in_place_of_itself_is_not_suggested(tmp_path):
+    result = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
+    timeline = Timeline((Moment("relu", "Relu", 90_000_000, 45_000_000),), 0, ())
+    arena = Arena(Peak(90_000_000, "relu", "Relu", ()), (), 0, timeline)
+    assert "in_place" not in {each.kind for each in suggestions(result, arena)}
+
+
+def test_a_dequantised_kernel_is_no_smaller_for_a_smaller_image(tmp_path):
+    result = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
+    alive = [
+        Activation(name, shape, "float32", 4_000_000) for name, shape in (("map", (1, 8, 9, 9)), ("w", (8, 8, 3, 3)))
+    ]
+    arena = Arena(Peak(8_000_000, "conv", "Conv", tuple(alive)), ())
+    assert {each.kind: each.saved_bytes for each in suggestions(result, arena)}["smaller_input"] == 3_000_000
 
 
 def test_a_batch_is_said_to_cost(tmp_path):

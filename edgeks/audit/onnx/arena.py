@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 from onnx import GraphProto, NodeProto
 
+from edgeks.audit.onnx.pointwise import POINTWISE
 from edgeks.audit.onnx.shapes import Activation, infer_activations
 from edgeks.audit.timeline import Moment, Timeline
 from edgeks.onnx_file import ModelFile, node_label, subgraphs
@@ -74,7 +75,7 @@ class Arena:
 def measure_arena(model: ModelFile) -> Arena:
     """ModelFile → Arena (see the top of this file for the model)."""
     activations = infer_activations(model)
-    liveness = GraphLiveness(model, activations.by_graph, model.proto.graph, "", {})
+    liveness = GraphLiveness(model, activations.by_graph, model.proto.graph)
     folded = liveness.folded_bytes()
     try:
         peak, moments = liveness.run()
@@ -104,7 +105,7 @@ class Step:
 
 
 class GraphLiveness:
-    """Liveness of one graph. `outer` holds the names of the graphs around it: whether each is a constant.
+    """Liveness of one graph; of a body, `around` is the graph whose node holds it.
 
     Without `integers` nothing runs on codes: every DequantizeLinear makes a float tensor.
     """
@@ -114,14 +115,15 @@ class GraphLiveness:
         model: ModelFile,
         sizes: dict[str, dict[str, Activation]],
         graph: GraphProto,
-        graph_path: str,
-        outer: dict[str, bool],
+        path: str = "",
         *,
+        around: GraphLiveness | None = None,
         integers: bool = True,
     ) -> None:
-        self._integers = integers
-        self._model, self._all_sizes, self._graph, self._path, self._outer = model, sizes, graph, graph_path, outer
-        self._sizes = sizes.get(graph_path, {})
+        self.path = path
+        self._model, self._all_sizes, self._graph = model, sizes, graph
+        self._around, self._integers = around, integers
+        self._sizes = sizes.get(path, {})
         self._nodes = list(graph.node)  # held, so that id() of a node stays its identity
         self._producer = {name: node for node in self._nodes for name in node.output if name}
         # The named node that computes a tensor, seen through quantisation, which has no name in compact files.
@@ -129,6 +131,7 @@ class GraphLiveness:
         for node in self._nodes:
             named = node.name or (self._made_by.get(node.input[0], "") if node.input else "")
             self._made_by.update((name, named) for name in node.output if name)
+        self._inputs = {value.name for value in graph.input}
         self._outputs = {value.name for value in graph.output}
         self._consumers: dict[str, list[NodeProto]] = defaultdict(list)
         self._reads_of: dict[int, list[str]] = {}
@@ -144,6 +147,8 @@ class GraphLiveness:
                 behind = self._dequantisers.get(node.input[0])
             if behind is not None:
                 self._dequantisers[name] = behind
+        # What is read here and comes from around: whether each is a constant.
+        self._outer = {name: known for name in self._captured() if (known := self._known_around(name)) is not None}
         self._constant = self._constant_names()
         self._fused = {id(node) for node in self._nodes if integers and self._runs_on_codes(node)}
         self._buffer: dict[str, str] = {}  # alias → the name that owns the bytes
@@ -168,12 +173,13 @@ class GraphLiveness:
             alive |= set(step.writes)
             inner = self._inner_peak(step)
             total = held + (inner.peak_bytes if inner else 0)
-            moments.append(Moment(node_label(step.node), step.node.op_type, total))
+            dying = {name for name in (*step.reads, *step.writes) if last_use[name] == index} - always
+            in_place = self._in_place_bytes(step, dying, always)
+            moments.append(Moment(node_label(step.node), step.node.op_type, total, in_place))
             if peak_index < 0 or total > moments[peak_index].live_bytes:
                 peak_index, inner_at_peak = index, inner
-            dead = {name for name in (*step.reads, *step.writes) if last_use[name] == index} - always
-            held -= sum(self.size(name).size_bytes for name in dead & alive)
-            alive -= dead
+            held -= sum(self.size(name).size_bytes for name in dying & alive)
+            alive -= dying
         if peak_index < 0:
             tensors = tuple(self._named(name) for name in always)
             return Peak(sum(tensor.size_bytes for tensor in tensors), "", "", tensors), ()
@@ -184,38 +190,52 @@ class GraphLiveness:
         top = moments[peak_index]
         return Peak(top.live_bytes, top.node, top.op_type, ordered), tuple(moments)
 
+    def _in_place_bytes(self, step: Step, dying: set[str], always: set[str]) -> int:
+        """What a pointwise op would save by writing over an input of its output's size that nothing reads after it."""
+        if step.node.op_type not in POINTWISE or len(step.writes) != 1 or step.writes[0] in always:
+            return 0
+        size = self.size(step.writes[0]).size_bytes
+        return size if any(self.size(name).size_bytes == size for name in dying.intersection(step.reads)) else 0
+
     def inputs(self) -> tuple[str, ...]:
         """Names of the graph's inputs that are no constants."""
         return tuple(value.name for value in self._graph.input if value.name not in self._constant)
 
     def outputs(self) -> set[str]:
         """Names of the buffers that the graph gives."""
-        return {self._root(name) for name in self._outputs} - self._constant - set(self._outer)
+        return {self._root(name) for name in self._outputs} - self._constant - self._outer.keys()
 
     def always(self) -> set[str]:
         """Buffers that live from the first to the last step."""
-        return ({self._root(name) for name in self.inputs()} | self.outputs()) - self._constant - set(self._outer)
+        return ({self._root(name) for name in self.inputs()} | self.outputs()) - self._constant - self._outer.keys()
 
     def body(self, path: str, graph: GraphProto) -> GraphLiveness:
         """Liveness of a body that a node of this graph holds."""
-        own = (*self._producer, *(value.name for value in self._graph.input))
-        around = {**self._outer, **dict.fromkeys(own, False), **dict.fromkeys(self._constant, True)}
-        return GraphLiveness(self._model, self._all_sizes, graph, path, around, integers=self._integers)
+        return GraphLiveness(self._model, self._all_sizes, graph, path, around=self, integers=self._integers)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor is known before the first inference."""
+        return name in self._constant
 
     def constant_kernel(self, node: NodeProto) -> bool:
         """Whether a node's kernel (its second input) is known before the first inference."""
-        return len(node.input) > 1 and node.input[1] in self._constant
+        return len(node.input) > 1 and self.is_constant(node.input[1])
 
     def kernel_shape(self, node: NodeProto) -> tuple[int, ...] | None:
         """Shape of a convolution's kernel; None where the file does not say it."""
         position = 3 if node.op_type == "QLinearConv" else 1
-        if len(node.input) <= position:
-            return None
-        name = node.input[position]
-        for path, constants in self._model.constants.items():
-            if self._path.startswith(path) and name in constants:
-                return constants[name].shape
-        return self._sizes[name].shape if name in self._sizes else None
+        return self.shape_of(node.input[position]) if len(node.input) > position else None
+
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a constant or an activation, also of the graphs around; None where the file does not say it."""
+        graph: GraphLiveness | None = self
+        while graph is not None:
+            if name in self._model.constants[graph.path]:
+                return self._model.constants[graph.path][name].shape
+            if name in graph._sizes:
+                return graph._sizes[name].shape
+            graph = graph._around
+        return None
 
     def folded_bytes(self) -> int:
         """Bytes of what constants alone compute and other nodes read; sizes that the file does not say are left out."""
@@ -248,13 +268,29 @@ class GraphLiveness:
                 self._buffer[writes[0]] = self._root(reads[0])
                 continue
             roots = (self._root(name) for name in reads if name not in self._constant and name not in self._outer)
-            bodies = tuple(subgraphs(node, self._path))
+            bodies = tuple(subgraphs(node, self.path))
             steps.append(Step(node, tuple(dict.fromkeys(roots)), tuple(writes), id(node) in self._fused, bodies))
         return steps
 
+    def _captured(self) -> set[str]:
+        """Names that this graph or a body in it reads or gives, and does not make."""
+        read = {name for reads in self._reads_of.values() for name in reads} | self._outputs
+        return read - self._producer.keys() - self._inputs - self._model.constants[self.path].keys()
+
+    def _known_around(self, name: str) -> bool | None:
+        """Whether a name of the graphs around is a constant; None where they have none of that name."""
+        around = self._around
+        while around is not None:
+            if name in around._constant:
+                return True
+            if name in around._producer or name in around._inputs:
+                return False
+            around = around._around
+        return None
+
     def _constant_names(self) -> set[str]:
         """Constants, and what is computed from them alone; a dequantised constant is one only for integer ops."""
-        names = set(self._model.constants[self._path])
+        names = set(self._model.constants[self.path])
         names |= {name for name, is_constant in self._outer.items() if is_constant}
         for node in self._nodes:
             reads = self._reads_of[id(node)]
@@ -319,7 +355,7 @@ class GraphLiveness:
 
     def _read_inside(self, node: NodeProto) -> Iterator[str]:
         """Names that the bodies of `node` read from around them."""
-        for _, body in subgraphs(node, self._path):
+        for _, body in subgraphs(node, self.path):
             made = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
             for inner in body.node:
                 yield from (name for name in (*inner.input, *self._read_inside(inner)) if name not in made)
@@ -339,11 +375,13 @@ class GraphLiveness:
         Raises:
             UnknownSize: the file does not say it.
         """
-        if name not in self._sizes:
-            maker = self._producer.get(name)
-            made_by = f"made by {maker.op_type} {node_label(maker)!r}" if maker is not None else "a graph input"
-            raise UnknownSize(f"the file does not say the size of {name!r}, {made_by}")
-        return self._sizes[name]
+        if name in self._sizes:
+            return self._sizes[name]
+        if self._around is not None and name in self._outer:
+            return self._around.size(name)
+        maker = self._producer.get(name)
+        made_by = f"made by {maker.op_type} {node_label(maker)!r}" if maker is not None else "a graph input"
+        raise UnknownSize(f"the file does not say the size of {name!r}, {made_by}")
 
     def _named(self, name: str) -> Activation:
         return replace(self.size(name), made_by=self._made_by.get(name, ""))

@@ -11,8 +11,9 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from edgeks.audit.compute import Axis, Compute, Counted, LayerCost, ReadConstant, same_padding, sum_up, without_padding
 from edgeks.audit.onnx.kernels import GRAPH_OUTPUT, TRANSPARENT_OPS, Reader, readers_of
+from edgeks.audit.onnx.pointwise import POINTWISE
 from edgeks.audit.onnx.shapes import Activation, infer_activations
-from edgeks.onnx_file import BITS, Constant, ModelFile, node_label, subgraphs
+from edgeks.onnx_file import BITS, Constant, ModelFile, first_output, node_label, subgraphs
 from edgeks.target import Precision
 
 # Op → its inputs with the data and the kernel. Kernels are O×I×h×w, those of ConvTranspose I×O×h×w.
@@ -57,12 +58,7 @@ PARAMETER_INPUTS: dict[str, frozenset[int]] = {
 NORMALISATIONS = frozenset(op for op in PARAMETER_INPUTS if op.endswith("Normalization"))
 NUMBERS = frozenset({"bool", "int64", "string", "uint64", "int32", "uint32"})
 LOOKUPS = frozenset({"Gather", "GatherElements", "GatherND"})
-ELEMENTWISE = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Exp", "Log", "Erf", "Tanh", "Sigmoid", "Softmax", "Relu", "LeakyRelu"}
-    | {"PRelu", "Elu", "Selu", "Celu", "Clip", "HardSigmoid", "HardSwish", "Mish", "Softplus", "Softsign", "Swish"}
-    | {"Abs", "Neg", "Reciprocal", "Max", "Min", "Sum", "Mean", "Where", "Gelu", "FastGelu", "QuickGelu", "BiasGelu"}
-    | {"QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", *NORMALISATIONS}
-)
+ELEMENTWISE = POINTWISE | NORMALISATIONS | {"Softmax", "QLinearSoftmax"}
 CLAMPS = frozenset({"Relu", "Clip"})
 ATTRIBUTES = frozenset(
     {"strides", "dilations", "pads", "auto_pad", "channels_last", "transA", "transB", "transBatchA"}
@@ -153,9 +149,9 @@ class _Walk:
                 counted += inner.counted
                 elementwise += inner.elementwise
             elif not fixed:
-                layer = self._layer(node, path, inputs, scope[node.output[0]], readers, runs)
+                layer = self._layer(node, path, inputs, scope[first_output(node)], readers, runs)
                 counted += [layer] if layer else []
-                elements = math.prod(scope[node.output[0]].shape or (0,))
+                elements = math.prod(scope[first_output(node)].shape or (0,))
                 elementwise += elements * runs if node.op_type in ELEMENTWISE else 0
         return _Layers(counted, elementwise)
 
@@ -169,7 +165,7 @@ class _Walk:
         runs: int,
     ) -> Counted | None:
         name = node_label(node)
-        reads = self._reads.get((path, node.output[0]), [])
+        reads = self._reads.get((path, first_output(node)), [])
         constants = [
             ReadConstant(constant, math.prod(constant.shape), output.size_bytes, True)
             if node.op_type in LOOKUPS
@@ -190,7 +186,7 @@ class _Walk:
             else:
                 macs, least = products
         moved = [tensor.codes or tensor for tensor in inputs if not tensor.fixed]
-        written = _written(node.output[0], output, readers, self._activations.get(path, {}))
+        written = _written(first_output(node), output, readers, self._activations.get(path, {}))
         kernel = next((constant.name for constant, reader in reads if reader.weight is not None), None)
         cost = LayerCost(
             name=name,
@@ -242,7 +238,7 @@ class _Walk:
         condition = body.output[0].name if body.output else ""
         kept = {body.input[1].name} if len(body.input) > 1 else set()
         for inner in body.node:
-            if (inner.op_type == "Identity" and inner.input[0] in kept) or inner.op_type == "Constant":
+            if (inner.op_type == "Identity" and kept.issuperset(inner.input)) or inner.op_type == "Constant":
                 kept.update(inner.output)
         kept |= {tensor.name for tensor in body.initializer}
         kept |= {name for name, tensor in scope.items() if tensor.fixed}
@@ -326,7 +322,7 @@ def _is_parameter(
 ) -> bool:
     if node.op_type in LOOKUPS:
         # A rolled network looks up the bias of each trip, and scales as well.
-        uses = [(user.op_type, index) for user, index in readers[node.output[0]]]
+        uses = [(user.op_type, index) for user, index in readers[first_output(node)]]
         return reader.index == 0 and len(constant.shape) > 0 and any(_role(constant, *use) for use in uses)
     return _role(constant, node.op_type, reader.index)
 
@@ -361,7 +357,7 @@ def _written(
     """What an op writes: the codes, where only a QuantizeLinear reads the result, perhaps behind clamps."""
     while len(readers[name]) == 1:
         (reader, _) = readers[name][0]
-        name = reader.output[0]
+        name = first_output(reader)
         if reader.op_type == "QuantizeLinear":
             return _activation(sizes, name)
         if reader.op_type not in CLAMPS:
@@ -370,10 +366,11 @@ def _written(
 
 
 def _number(tensor: _Tensor) -> int | None:
-    """A constant of one element."""
-    if tensor.constant is None or math.prod(tensor.constant.shape) != 1 or tensor.constant.dtype == "string":
+    """A whole number or a truth value that the file holds as a constant of one element."""
+    constant = tensor.constant
+    if constant is None or math.prod(constant.shape) != 1 or constant.numpy_dtype.kind not in "iub":
         return None
-    return int(tensor.constant.array().reshape(-1)[0])
+    return int(constant.array().reshape(-1)[0])
 
 
 def _activation(sizes: dict[str, Activation], name: str) -> _Tensor:

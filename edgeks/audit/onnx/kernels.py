@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto
 
 from edgeks.audit.stored_kernel import StoredKernel
-from edgeks.onnx_file import Constant, ModelFile, node_label, read_model_file, subgraphs
+from edgeks.onnx_file import Constant, ModelFile, first_output, node_label, read_model_file, subgraphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ TRANSPARENT_OPS = frozenset(
     | {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
 )  # fmt: skip
 GRAPH_OUTPUT = "graph output"
+# A kernel goes through a few of them; each reader holds all that are on its way, and a made-up file has thousands.
+MAX_VIA = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +183,18 @@ class _Walk:
 
     def _node(self, node: NodeProto, graph_path: str, scope: MutableMapping[str, _Source]) -> None:
         sources = [scope.get(name) if name else None for name in node.input]
-        seen: _Source | None = None
-        transparent = node.op_type in TRANSPARENT_OPS and sources and sources[0] is not None and len(node.output) == 1
-        if transparent and sources[0] is not None:
-            zero_point = sources[0].zero_point
+        first = sources[0] if sources and node.op_type in TRANSPARENT_OPS and len(node.output) == 1 else None
+        followed = first or _scaled_constant(node, sources)
+        if followed is not None and len(followed.via) >= MAX_VIA:
+            followed = None
+        if followed is not None:
+            zero_point = followed.zero_point
             if node.op_type == "DequantizeLinear" and len(sources) > 2 and sources[2] is not None:
                 zero_point = sources[2].constant
-            scope[node.output[0]] = _Source(sources[0].constant, (*sources[0].via, node), zero_point)
-        elif (seen := _scaled_constant(node, sources)) is not None:
-            scope[node.output[0]] = _Source(seen.constant, (*seen.via, node), seen.zero_point)
+            scope[node.output[0]] = _Source(followed.constant, (*followed.via, node), zero_point)
         weight = next((w for w in _weight_inputs(node) if w.index < len(sources) and sources[w.index]), None)
         for index, source in enumerate(sources):
-            if source is None or (transparent and index == 0) or source is seen:
+            if source is None or source is followed:
                 continue
             is_weight = weight is not None and weight.index == index and len(source.constant.shape) > 1
             zero_point = source.zero_point
@@ -200,7 +202,7 @@ class _Walk:
                 own = sources[weight.zero_point]
                 zero_point = own.constant if own else None
             kernel = weight if is_weight else None
-            place = graph_path, next(iter(node.output), ""), index
+            place = graph_path, first_output(node), index
             self._read(source, Reader(node_label(node), node.op_type, source.via, kernel, zero_point, *place))
 
     def _read(self, source: _Source, reader: Reader) -> None:

@@ -10,7 +10,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from edgeks.audit.onnx.shape_constants import fold_shapes
-from edgeks.onnx_file import BITS, ModelFile, subgraphs
+from edgeks.onnx_file import BITS, KINDS, ModelFile, subgraphs
 
 # Inference needs the values of small constants (shapes, axes, pads); larger ones become inputs of the twin.
 MAX_INLINE_ELEMENTS = 1024
@@ -233,8 +233,7 @@ def _graphs(graph: GraphProto, graph_path: str) -> Iterator[tuple[str, GraphProt
 def _activation(value: ValueInfoProto) -> Activation | None:
     tensor = value.type.tensor_type
     known: Iterable[bool] = (dim.HasField("dim_value") for dim in tensor.shape.dim)
-    names = {number: name for name, number in TensorProto.DataType.items()}
-    kind = names.get(tensor.elem_type, "UNDEFINED")
+    kind = KINDS.get(tensor.elem_type, "UNDEFINED")
     if not value.type.HasField("tensor_type") or kind not in BITS or not tensor.HasField("shape") or not all(known):
         return None
     shape = tuple(dim.dim_value for dim in tensor.shape.dim)

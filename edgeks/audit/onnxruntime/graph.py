@@ -3,8 +3,9 @@
 `lower` follows the optimisers that decide what RAM a network takes, at the level and without the optimisers that the
 session names; everything else runs as the file has it. Checked against the graphs that ONNX Runtime 1.31 writes:
 
-- BatchNormalization, Mul and Add by constants, after a Conv whose kernel is constant and that nothing else reads, fold
-  into the Conv (basic: ConvBNFusion, ConvMulFusion, ConvAddFusion): the node then has a kernel of its own.
+- BatchNormalization, Mul and Add by constants of a channel each, after a Conv whose kernel is constant and that nothing
+  else reads, fold into the Conv (basic: ConvBNFusion, ConvMulFusion, ConvAddFusion). But for Add, which changes the bias
+  only, the node then has a kernel of its own.
 - Div, Erf, Add, Mul, Mul is one Gelu (extended); a Shape that the file tells is a constant (basic).
 - Activations join the Conv or Gemm ahead of them (extended: ConvActivationFusion, GemmActivationFusion).
 - x86-64, all: float convolutions run on blocked channels (NchwcTransformer). What can compute in blocks follows them, a
@@ -62,7 +63,7 @@ class RuntimeStep:
     """One kernel as it runs. `in_place`: what it can write its output over. `op_type`: what the file calls the op.
 
     `form`: "float", "integer", or with blocks "blocked" (NCHWc) and "channels-last". `folded`: constants were
-    multiplied into its kernel, or added to its bias. `scratch`: bytes of buffers that live while it runs, in order.
+    multiplied into its kernel. `scratch`: bytes of buffers that live while it runs, in order.
     """
 
     node: NodeProto
@@ -127,11 +128,8 @@ class Lowering:
                 after = steps[reader[written]]
                 if len(after.reads) != 1 or len(after.writes) != 1:
                     break
-                folds = (
-                    after.op_type in FOLDED_INTO_CONV and step.op_type == "Conv" and liveness.constant_kernel(step.node)
-                )
-                if folds and self.runs(FOLDED_INTO_CONV[after.op_type], 1):
-                    step = replace(step, writes=after.writes, folded=True)
+                if _folds(step, after, liveness) and self.runs(FOLDED_INTO_CONV[after.op_type], 1):
+                    step = replace(step, writes=after.writes, folded=step.folded or after.op_type != "Add")
                 elif after.op_type in ACTIVATIONS and self.runs(f"{step.op_type}ActivationFusion", 2):
                     gone.add(reader[written])
                     step = replace(step, writes=after.writes)
@@ -140,6 +138,20 @@ class Lowering:
                     break
                 gone.add(reader[written])
             yield step
+
+
+def _folds(step: RuntimeStep, after: RuntimeStep, liveness: GraphLiveness) -> bool:
+    """Whether what follows a convolution becomes part of its kernel or bias: one number per channel, or for Mul one."""
+    kernel = liveness.shape_of(step.node.input[1]) if step.op_type == "Conv" and len(step.node.input) > 1 else None
+    if after.op_type not in FOLDED_INTO_CONV or kernel is None or not liveness.constant_kernel(step.node):
+        return False
+    if after.op_type == "BatchNormalization":
+        return True
+    shape = next((liveness.shape_of(name) for name in after.node.input if liveness.is_constant(name)), None)
+    if shape is None or not shape:
+        return shape is not None and after.op_type == "Mul"
+    channels_axis = len(shape) - len(kernel) + 1
+    return channels_axis in (0, 1) and shape[channels_axis] == kernel[0] == math.prod(shape)
 
 
 def _in_order(steps: list[RuntimeStep], nodes: list[NodeProto]) -> list[RuntimeStep]:

@@ -20,7 +20,7 @@ from edgeks.audit.onnxruntime.frame import Frame
 from edgeks.audit.onnxruntime.graph import BLOCK, Lowering, RuntimeStep
 from edgeks.audit.onnxruntime.kernels import Packing, Weight, pack, scratch
 from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
-from edgeks.onnx_file import BITS, Constant, ModelFile, node_label, subgraphs
+from edgeks.onnx_file import BITS, KINDS, Constant, ModelFile, first_output, subgraphs
 from edgeks.target import Session
 
 # Measured on x86-64 with ONNX Runtime 1.31.1, Python 3.11, numpy 2: bytes. Anonymous memory of a session, and of each
@@ -44,7 +44,7 @@ def predict_onnxruntime(
     prepacks = dict(session.config).get("session.disable_prepacking", "0") != "1"
     weights = _Weights(model, prepacks, machine)
     try:
-        top = GraphLiveness(model, activations.by_graph, model.proto.graph, "", {}, integers=lowering.integers)
+        top = GraphLiveness(model, activations.by_graph, model.proto.graph, integers=lowering.integers)
         frame = _frame(top, lowering, weights, session.threads)
     except UnknownSize:
         return None
@@ -110,11 +110,12 @@ class _Weights:
         self._constants = model.all_constants()
         self._path = model.path
         self._readers = readers_of(model)
-        self._weight_of: dict[str, tuple[Constant, Reader]] = {}
+        # A node is known by its graph and what it makes: several may have one name, or none.
+        self._weight_of: dict[tuple[str, str], tuple[Constant, Reader]] = {}
         for constant, readers in self._readers.items():
             for reader in readers:
                 if reader.weight is not None:
-                    self._weight_of.setdefault(reader.node, (constant, reader))
+                    self._weight_of[reader.graph_path, reader.output] = constant, reader
         self._held: dict[Constant, dict[tuple[str, ...], int]] = {}
         self._packed: set[tuple[str, ...]] = set()
         self.private_bytes: list[int] = []
@@ -123,10 +124,10 @@ class _Weights:
 
     def hold(self, step: RuntimeStep, liveness: GraphLiveness) -> Packing | None:
         """Note what a step needs of its kernel; how it packs it, or None."""
-        label = node_label(step.node)
-        if label not in self._weight_of:
+        place = liveness.path, first_output(step.node)
+        if place not in self._weight_of:
             return None
-        constant, reader = self._weight_of[label]
+        constant, reader = self._weight_of[place]
         held = self._held.setdefault(constant, {})
         via = [node for node in reader.via if node.op_type != "Identity"]
         # Two chains of the same ops with the same other inputs are one chain to ONNX Runtime.
@@ -140,7 +141,7 @@ class _Weights:
         if computed and liveness.constant_kernel(step.node):
             key, size = ("computed", name), 4 * elements
         if step.folded:
-            key = ("folded", label)
+            key = ("folded", *place)
         if step.form == "blocked":
             key, size = ("blocked", *(key if step.folded else (name,))), _blocked_bytes(constant.shape)
         if key != ("original",):
@@ -158,7 +159,7 @@ class _Weights:
             packing = pack(step, Weight(constant.shape, dtype, zero), signed, self._machine)
             if packing.packed:
                 held.pop(key, None)
-                own = ("packed", label) if packing.private else ("packed", step.op_type, name if computed else "")
+                own = ("packed", *place) if packing.private else ("packed", step.op_type, name if computed else "")
                 held[own] = packing.size_bytes
                 if packing.private:
                     self.private_bytes.append(packing.size_bytes)
@@ -214,9 +215,7 @@ class _Weights:
 
 def _bytes(constant: Constant) -> int:
     """Bytes of a constant in memory."""
-    kind = constant.tensor.data_type
-    names = {number: name for name, number in constant.tensor.DataType.items()}
-    return -(-math.prod(constant.shape) * BITS.get(names.get(kind, ""), 64) // 8)
+    return -(-math.prod(constant.shape) * BITS.get(KINDS[constant.tensor.data_type], 64) // 8)
 
 
 def _blocked_bytes(shape: tuple[int, ...]) -> int:

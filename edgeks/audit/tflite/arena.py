@@ -1,10 +1,10 @@
 """The activation memory that TFLite plans for a .tflite file, as its ArenaPlanner and SimpleMemoryArena do it.
 
-Every graph has two arenas. In the first, a tensor lives from the operator that makes it to the last that reads it;
-graph inputs and outputs live all the time. Tensors that live all the time are placed first, then the others, largest
-first, each in the smallest gap that holds it beside those alive with it, at multiples of 64 bytes. In the second, the
-persistent one, are variables and what is computed once and kept. Operators that copy or work element by element may
-take over the buffer of what they read (IN_PLACE).
+Every graph has two arenas. In the first, a tensor lives from the operator that makes it to the last that reads it,
+graph inputs all the time, and graph outputs to the end. Tensors that live all the time are placed first, then the
+others, largest first, each in the smallest gap that holds it beside those alive with it, at multiples of 64 bytes. In
+the second, the persistent one, are variables and what is computed once and kept. Operators that copy or work element by
+element may take over the buffer of what they read (IN_PLACE).
 
 Graphs that WHILE, IF and CALL_ONCE run have arenas of their own, which stay allocated beside the first graph's. What a
 body of WHILE, or a branch of IF, reads from outside has no room of its own.
@@ -19,7 +19,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.audit.onnx.shapes import Activation
 from edgeks.audit.tflite.libstdcxx_order import std_sort, unordered_set_order
-from edgeks.audit.tflite.prepare import PreparedGraph, called_graphs, prepare
+from edgeks.audit.tflite.pointwise import POINTWISE
+from edgeks.audit.tflite.prepare import Node, PreparedGraph, called_graphs, prepare
 from edgeks.audit.tflite.scratch import WITHOUT_RULE, Kernels
 from edgeks.audit.tflite.tensors import Graph, read_graphs
 from edgeks.audit.timeline import Moment, Timeline
@@ -308,22 +309,40 @@ class _Planner:
             if self._homes[index] == "arena" and self._root(index) == index:
                 starts.setdefault(first, []).append(index)
                 ends.setdefault(self._last.get(index, ALWAYS), []).append(index)
-        live, alive = kept, set(always)
+        live = kept
         moments: list[Moment] = []
-        peak, at_peak = 0, tuple[Activation, ...]()
+        peak, inside = 0, tuple[Activation, ...]()
         for at, node in enumerate(self._nodes):
-            alive.update(starts.get(at, ()))
             live += sum(self._bytes[index] for index in starts.get(at, ()))
             inner = [self._planned[called].timeline for called in node.called if called in self._planned]
             most = max(inner, key=lambda timeline: timeline.peak_bytes, default=Timeline((), 0, ()))
-            moments.append(Moment(node.label, node.op_type, live + most.peak_bytes))
+            moments.append(Moment(node.label, node.op_type, live + most.peak_bytes, self._in_place_bytes(at, node)))
             if at == 0 or moments[at].live_bytes > moments[peak].live_bytes:
-                peak, at_peak = at, (*(self._prepared.tensors[index] for index in alive), *most.alive)
-            alive.difference_update(ends.get(at, ()))
+                peak, inside = at, most.alive
             live -= sum(self._bytes[index] for index in ends.get(at, ()))
-        return Timeline(
-            tuple(moments), peak, tuple(sorted(at_peak, key=lambda tensor: (-tensor.size_bytes, tensor.name)))
+        if not moments:
+            return Timeline((), 0, ())
+        alive = [
+            index for first, made in starts.items() for index in made if first <= peak <= self._last.get(index, ALWAYS)
+        ]
+        at_peak = [*(self._prepared.tensors[index] for index in (*always, *alive)), *inside]
+        ordered = sorted(at_peak, key=lambda tensor: (-tensor.size_bytes, tensor.name))
+        return Timeline(tuple(moments), peak, tuple(ordered))
+
+    def _in_place_bytes(self, at: int, node: Node) -> int:
+        """What a pointwise operator would save by writing over an input of its output's size that ends with it."""
+        if node.op_type not in POINTWISE or len(node.outputs) != 1 or node.outputs[0] < 0:
+            return 0
+        output = node.outputs[0]
+        if self._homes[output] != "arena" or self._root(output) != output or output in self._outputs:
+            return 0
+        size = self._bytes[output]
+        ending = (self._root(index) for index in node.inputs if index >= 0)
+        over = any(
+            self._homes[index] == "arena" and self._last.get(index) == at and self._bytes[index] == size
+            for index in ending
         )
+        return size if over else 0
 
 
 def _covered(blocks: list[Block], untouched: frozenset[int]) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.audit.compute import Axis, Compute, Counted, LayerCost, ReadConstant, same_padding, sum_up, without_padding
+from edgeks.audit.tflite.pointwise import POINTWISE
 from edgeks.target import Precision
 from edgeks.tflite_file import OPERATOR_NAMES, constant, is_constant, operator_code, tensor_name, whole_numbers
 
@@ -32,11 +33,7 @@ PARAMETER_INPUTS: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 LOOKUPS = frozenset({"GATHER", "GATHER_ND", "EMBEDDING_LOOKUP"})
 TRANSPARENT = frozenset({"DEQUANTIZE", "DENSIFY", "TRANSPOSE", "RESHAPE", "CAST"})
-ELEMENTWISE = frozenset(
-    {"ADD", "SUB", "MUL", "DIV", "SQUARED_DIFFERENCE", "POW", "SQRT", "RSQRT", "EXP", "LOG", "TANH", "LOGISTIC"}
-    | {"SOFTMAX", "LOG_SOFTMAX", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "PRELU", "ELU", "GELU"}
-    | {"HARD_SWISH", "ABS", "NEG", "MAXIMUM", "MINIMUM", "ADD_N", "SELECT", "SELECT_V2", "SQUARE", "L2_NORMALIZATION"}
-)
+ELEMENTWISE = POINTWISE | {"SOFTMAX", "LOG_SOFTMAX", "L2_NORMALIZATION"}
 TYPE = schema.TensorType
 BITS = {
     TYPE.FLOAT64: 64, TYPE.INT64: 64, TYPE.UINT64: 64, TYPE.COMPLEX64: 64, TYPE.COMPLEX128: 128, TYPE.FLOAT16: 16,

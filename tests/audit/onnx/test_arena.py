@@ -228,3 +228,62 @@ def test_peak_equals_a_count_by_hand_on_random_graphs(tmp_path_factory, picks):
     arena = net(nodes, tmp_path_factory.mktemp("arena"))
     assert arena.peak.peak_bytes == max(peaks)
     assert sum(tensor.size_bytes for tensor in arena.peak.alive) == arena.peak.peak_bytes
+
+
+def moments_of(nodes, tmp_path, constants=(), **options):
+    return {moment.node: moment for moment in net(nodes, tmp_path, constants, **options).timeline.moments}
+
+
+def test_in_place_only_over_an_input_that_ends_there(tmp_path):
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], "reads the graph's input"),
+        helper.make_node("Sigmoid", ["a"], ["b"], "a is read again"),
+        helper.make_node("Mul", ["a", "b"], ["c"], "over one of both"),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"], "no pointwise op"),
+        helper.make_node("Add", ["c", "p"], ["d"], "over the larger"),
+        helper.make_node("Reshape", ["d", "flat"], ["e"], "renames"),
+        helper.make_node("Clip", ["e"], ["f"], "over what was renamed"),
+        helper.make_node("Reshape", ["f", "map"], ["g"], "back"),
+        helper.make_node("Relu", ["g"], ["y"], "writes the graph's output"),
+    ]
+    shapes = [graphs.initializer("flat", np.array([1, -1])), graphs.initializer("map", np.array([1, 8, 6, 6]))]
+    found = moments_of(nodes, tmp_path, shapes)
+    assert {node: moment.in_place_bytes for node, moment in found.items()} == {
+        "reads the graph's input": 0,
+        "a is read again": 0,
+        "over one of both": FLOATS,
+        "no pointwise op": 0,
+        "over the larger": FLOATS,
+        "over what was renamed": FLOATS,
+        "writes the graph's output": 0,
+    }
+    assert found["over one of both"].live_bytes == 5 * FLOATS
+
+
+@pytest.mark.parametrize(("op", "options", "saved"), [("Add", {"dequantise_second": True}, CODES), ("MaxPool", {}, 0)])
+def test_in_place_on_codes_is_in_their_bytes(op, options, saved, tmp_path):
+    attributes = {"kernel_shape": [1, 1]} if op == "MaxPool" else {}
+    nodes, constants, _ = quantised(op, ["o"], **options, **attributes)
+    assert moments_of(nodes, tmp_path, constants)["op"].in_place_bytes == saved
+
+
+def test_in_place_not_over_what_a_body_reads_later(tmp_path):
+    then = helper.make_graph(
+        [helper.make_node("Neg", ["a"], ["t"], "neg")],
+        "then",
+        [],
+        [helper.make_tensor_value_info("t", 1, [1, 8, 6, 6])],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Abs", ["b"], ["e"], "abs")],
+        "else",
+        [],
+        [helper.make_tensor_value_info("e", 1, [1, 8, 6, 6])],
+    )
+    nodes = [
+        helper.make_node("Exp", ["x"], ["a"], "exp"),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("If", ["yes"], ["y"], "if", then_branch=then, else_branch=other),
+    ]
+    found = moments_of(nodes, tmp_path, [graphs.initializer("yes", np.array(True))])
+    assert found["relu"].in_place_bytes == 0

@@ -1,5 +1,8 @@
 """Kernels are found behind every op that takes one, with the nodes that read them."""
 
+import tracemalloc
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import small_graphs as graphs
@@ -145,3 +148,18 @@ def test_layers_that_are_quantised_on_the_fly_read_their_codes_directly(tmp_path
     (kernel,) = list_kernels(path)
     assert (kernel.layers, kernel.dtype, kernel.stored_bytes) == (("one", "two"), "uint8", KERNEL_BYTES)
     np.testing.assert_array_equal(kernel.values(), np.rint(graphs.kernel() * 100))
+
+
+def test_a_kernel_is_followed_through_some_nodes_and_not_through_thousands(tmp_path):
+    def kernels(count):
+        names = ["kernel", *(f"w{index}" for index in range(count))]
+        chain = [helper.make_node("Identity", [a], [b], f"to {b}") for a, b in pairwise(names)]
+        conv = helper.make_node("Conv", ["x", names[-1]], ["y"], "conv", pads=[1] * 4)
+        proto = graphs.model([*chain, conv], [graphs.initializer("kernel", graphs.kernel())])
+        return list_kernels(graphs.save(proto, tmp_path / f"{count}.onnx"))
+
+    assert [kernel.layers for kernel in kernels(20)] == [("conv",)]
+    tracemalloc.start()
+    assert kernels(20_000) == ()
+    assert tracemalloc.get_traced_memory()[1] < 1 << 27  # a list of its chain for every one of them takes gigabytes
+    tracemalloc.stop()

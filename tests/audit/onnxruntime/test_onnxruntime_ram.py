@@ -246,3 +246,56 @@ def test_planned_tensors_are_in_the_block(requests):
         if not keep:
             plan.free(held.pop(0)[0])
     assert plan.size >= most
+
+
+def after_each_layer(op, shape, channels=256, size=8):
+    """conv(W) → op with a constant → Relu, one W."""
+    nodes, constants, value = [], [graphs.initializer("kernel", kernel(channels))], "x"
+    for index in range(LAYERS):
+        constants.append(graphs.initializer(f"c{index}", np.full(shape, 1 + index, np.float32)))
+        out = "y" if index == LAYERS - 1 else f"r{index}"
+        nodes += [
+            helper.make_node("Conv", [value, "kernel"], [f"a{index}"], f"conv{index}", pads=[1] * 4),
+            helper.make_node(op, [f"a{index}", f"c{index}"], [f"b{index}"], f"op{index}"),
+            helper.make_node("Relu", [f"b{index}"], [out], f"relu{index}"),
+        ]
+        value = out
+    return network(nodes, constants, channels, size)
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "copies"),
+    [
+        ("Mul", (256, 1, 1), LAYERS),
+        ("Mul", (1, 256, 1, 1), LAYERS),
+        ("Mul", (), LAYERS),
+        ("Mul", (1, 256, 8, 8), 1),
+        ("Add", (256, 1, 1), 1),  # into the bias
+        ("Add", (1, 256, 8, 8), 1),
+    ],
+)
+def test_only_a_factor_per_channel_makes_a_kernel_of_a_layer_s_own(tmp_path, op, shape, copies):
+    path = graphs.save(after_each_layer(op, shape), tmp_path / "net.onnx")
+    prediction = predicted(path)
+    assert [row.copies for row in prediction.kernels] == [copies]
+    require_near(prediction.run_peak.total_bytes, measure_ram(path, ONNX["ort-default"]).run_peak_bytes)
+
+
+def test_nodes_and_kernels_of_one_name_in_two_bodies_are_different(tmp_path):
+    branches = {}
+    for name, seed in (("then_branch", 1), ("else_branch", 2)):
+        conv = helper.make_node("Conv", ["x", "w"], ["inner"], "conv", pads=[1] * 4)
+        norm = helper.make_node("Mul", ["inner", "factor"], ["outer"], "mul")
+        weights = graphs.kernel(seed, (8, 8, 3, 3))
+        constants = [graphs.initializer("w", weights), graphs.initializer("factor", np.full((8, 1, 1), 2, np.float32))]
+        output = helper.make_tensor_value_info("outer", TensorProto.FLOAT, [1, 8, 6, 6])
+        branches[name] = helper.make_graph([conv, norm], name, [], [output], constants)
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], "most", keepdims=0),
+        helper.make_node("Cast", ["most"], ["yes"], "cast", to=TensorProto.BOOL),
+        helper.make_node("If", ["yes"], ["y"], "if", **branches),
+    ]
+    path = graphs.save(graphs.model(nodes, [], 1, [1, 8, 6, 6]), tmp_path / "net.onnx")
+    graphs.check_runs(path)
+    rows = [(row.kernel, row.layers, row.copies, row.copy_bytes) for row in predicted(path).kernels]
+    assert rows == [("w", 1, 1, 8 * 8 * 9 * 4)] * 2

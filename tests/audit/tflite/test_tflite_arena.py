@@ -324,6 +324,23 @@ def test_the_peak_names_what_is_alive(tmp_path):
     assert [tensor.name for tensor in timeline.alive] == names
 
 
+def test_in_place_only_where_the_planner_does_not_do_so_already(tmp_path):
+    """It lets an ADD take over its input's buffer, no RELU; and nothing is written over a graph's input or output."""
+    graph = Graph()
+    x = graph.maps(4)
+    a = graph.node("RELU", [x], [graph.maps(4)])
+    b = graph.node("RELU", [a], [graph.maps(4)])
+    c = graph.node("ADD", [b, a], [graph.maps(4)])
+    d = graph.node("TANH", [c], [graph.maps(4)])
+    e = graph.node("SOFTMAX", [d], [graph.maps(4)], beta=1.0)
+    f = graph.node("RELU", [e], [graph.maps(4)])
+    (only,) = plan_arena(read_tflite(graph.write(tmp_path / "net.tflite", [x], [f])), "reference").graphs
+    assert {c, e} == only.shared.keys()
+    saved = [moment.in_place_bytes for moment in only.timeline.moments]
+    assert saved == [0, 0, 0, 4 * 4 * SIDE * SIDE, 0, 0]  # x; a, read again; shared; c; shared; y
+    assert [moment.live_bytes // (4 * 4 * SIDE * SIDE) for moment in only.timeline.moments] == [2, 3, 3, 3, 2, 3]
+
+
 def test_a_graph_too_large_to_plan_has_its_live_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(tflite_arena, "MAX_PLANNED", 2)
     graph = Graph()
