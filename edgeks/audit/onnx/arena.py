@@ -107,7 +107,9 @@ class Step:
 class GraphLiveness:
     """Liveness of one graph; of a body, `around` is the graph whose node holds it.
 
-    Without `integers` nothing runs on codes: every DequantizeLinear makes a float tensor.
+    Without `integers` nothing runs on codes: every DequantizeLinear makes a float tensor. With `rewrites_s8`, s8
+    activations become u8 where there is one reader, and only ops whose activations then have one type (Conv, MatMul:
+    u8) run on codes.
     """
 
     def __init__(
@@ -119,10 +121,11 @@ class GraphLiveness:
         *,
         around: GraphLiveness | None = None,
         integers: bool = True,
+        rewrites_s8: bool = False,
     ) -> None:
         self.path = path
         self._model, self._all_sizes, self._graph = model, sizes, graph
-        self._around, self._integers = around, integers
+        self._around, self._integers, self._rewrites_s8 = around, integers, rewrites_s8
         self._sizes = sizes.get(path, {})
         self._nodes = list(graph.node)  # held, so that id() of a node stays its identity
         self._producer = {name: node for node in self._nodes for name in node.output if name}
@@ -201,6 +204,10 @@ class GraphLiveness:
         """Names of the graph's inputs that are no constants."""
         return tuple(value.name for value in self._graph.input if value.name not in self._constant)
 
+    def declared_type(self, name: str) -> int:
+        """Type (of TensorProto.DataType) that the graph declares for an input."""
+        return next(value.type.tensor_type.elem_type for value in self._graph.input if value.name == name)
+
     def outputs(self) -> set[str]:
         """Names of the buffers that the graph gives."""
         return {self._root(name) for name in self._outputs} - self._constant - self._outer.keys()
@@ -211,7 +218,15 @@ class GraphLiveness:
 
     def body(self, path: str, graph: GraphProto) -> GraphLiveness:
         """Liveness of a body that a node of this graph holds."""
-        return GraphLiveness(self._model, self._all_sizes, graph, path, around=self, integers=self._integers)
+        return GraphLiveness(
+            self._model,
+            self._all_sizes,
+            graph,
+            path,
+            around=self,
+            integers=self._integers,
+            rewrites_s8=self._rewrites_s8,
+        )
 
     def is_constant(self, name: str) -> bool:
         """Whether a tensor is known before the first inference."""
@@ -310,7 +325,29 @@ class GraphLiveness:
         if node.op_type in TWO_OPERANDS and any(self._dequantiser(name) is None for name in node.input[:2]):
             return False
         quantised = all(self._quantiser(name) for name in node.output if name)
-        return quantised or node.op_type in FLOAT_RESULT
+        if not quantised and node.op_type not in FLOAT_RESULT:
+            return False
+        return not self._rewrites_s8 or self._has_one_type(node, data)
+
+    def _has_one_type(self, node: NodeProto, data: list[str]) -> bool:
+        """Whether an op's activations have one type once s8 became u8 where it does; of Conv and MatMul, u8."""
+        if node.op_type == "Gemm":
+            return True
+        if node.op_type in ("Conv", "MatMul"):
+            data = data[:1]
+        written = [found[1].output[0] for name in node.output if name and (found := self._quantiser(name))]
+        kinds = {self._code_type(name) for name in (*map(self._codes, data), *written)}
+        return len(kinds) == 1 and (node.op_type not in ("Conv", "MatMul") or "int8" not in kinds)
+
+    def _code_type(self, name: str) -> str:
+        """Type of quantised activations; those that several read stay s8, as does what no QuantizeLinear makes."""
+        kind = self._sizes[name].dtype if name in self._sizes else ""
+        maker, readers = self._producer.get(name), self._consumers[name]
+        pair = maker is not None and maker.op_type == "QuantizeLinear" and name not in self._outputs
+        if kind != "int8" or not pair or [node.op_type for node in readers] != ["DequantizeLinear"]:
+            return kind
+        dequantised = readers[0].output[0]
+        return kind if len(self._consumers[dequantised]) > 1 else "uint8"
 
     def _dequantiser(self, name: str) -> NodeProto | None:
         """The DequantizeLinear that makes `name`, seen through ops that only rename the buffer."""

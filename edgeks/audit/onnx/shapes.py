@@ -89,13 +89,12 @@ def infer_activations(model: ModelFile) -> Activations:
             activation = _activation(value)
             if activation:
                 found[value.name] = activation
-    made = {output for node in model.proto.graph.node for output in node.output}
-    for tensor in twin.graph.initializer:
-        if tensor.name in made:  # folded above: in the file, a node computes it
-            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            activation = _activation(value)
-            if activation:
-                by_graph[""][tensor.name] = activation
+    own = {tensor.name for tensor in model.proto.graph.initializer}
+    for tensor in twin.graph.initializer:  # sizes that were folded: no value, but the nodes that make them are there
+        if tensor.name not in own:
+            folded = _activation(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+            if folded:
+                by_graph[""].setdefault(tensor.name, folded)
     return Activations(by_graph, tuple(notes))
 
 

@@ -20,9 +20,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from onnx import GraphProto, NodeProto
+from onnx import GraphProto, NodeProto, TensorProto
 
 from edgeks.audit.onnx.arena import GraphLiveness, Step
+from edgeks.audit.onnx.shapes import Activation
 from edgeks.audit.ram import Machine
 from edgeks.onnx_file import node_label
 from edgeks.target import Session
@@ -39,13 +40,14 @@ BLOCKED_UNARY = frozenset(
     {"Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Elu", "Gelu", "BatchNormalization"}
     | {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize"}
 )  # fmt: skip
+POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 BLOCKED_NARY = frozenset({"Add", "Sum", "Mul", "Concat"})
 CHANNELS_LAST = frozenset(
     {"Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip", "Sigmoid", "LeakyRelu", "Concat"}
     | {"QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAveragePool", "QLinearConcat"}
     | {"QLinearGlobalAveragePool"}
 )  # fmt: skip
-BLOCK = 8  # channels in a block with AVX2; with AVX-512 it is 16, which matters where a width is an odd multiple of 8
+BLOCK = 16  # channels in a block with AVX-512 (with AVX2 8): tensors in blocks hold whole ones, whatever their width
 CHANNEL_ALIGNMENT = 4
 
 
@@ -105,13 +107,25 @@ class Lowering:
         """
         steps = liveness.steps()
         outputs = liveness.outputs()
-        runtime = [_as_runtime(step, liveness) for step in steps]
+        runtime = [*self._widened_inputs(liveness), *(_as_runtime(step, liveness) for step in steps)]
         if self.runs("ConstantFolding", 1):
             runtime = [step for step in runtime if step.op_type != "Shape"]
         if self.runs("GeluFusion", 2):
             runtime = _with_gelus(runtime)
         plain = list(self._fused(runtime, outputs, liveness))
         return _in_order(_Layouts(self, liveness, plain, outputs).steps(), [step.node for step in steps])
+
+    def widened(self, by_graph: dict[str, dict[str, Activation]]) -> dict[str, dict[str, Activation]]:
+        """Activations as kernels compute them: on x86-64 float16 is float32 from the first Cast to the last."""
+        if self.machine != "x86-64":
+            return by_graph
+        return {path: {name: _widened(found) for name, found in graph.items()} for path, graph in by_graph.items()}
+
+    def _widened_inputs(self, liveness: GraphLiveness) -> Iterator[RuntimeStep]:
+        for name in liveness.inputs() if self.machine == "x86-64" else ():
+            if liveness.declared_type(name) == TensorProto.FLOAT16:
+                node = NodeProto(op_type="Cast", name=f"widen {name}")
+                yield RuntimeStep(node, "Cast", "float", (), (_buffer(liveness.size(name)),))
 
     def _fused(self, steps: list[RuntimeStep], outputs: set[str], liveness: GraphLiveness) -> Iterator[RuntimeStep]:
         """Fold and merge what follows a convolution or a Gemm and is its only reader."""
@@ -188,11 +202,19 @@ def _as_runtime(step: Step, liveness: GraphLiveness) -> RuntimeStep:
     integer = step.integer or op_type.startswith(("QLinear", "QGemm"))
     writes = []
     for name in step.writes:
-        tensor = liveness.size(name)
-        writes.append(Buffer(name, tensor.size_bytes, ("", tensor.shape, tensor.size_bytes)))
+        writes.append(_buffer(liveness.size(name)))
     in_place = step.reads if op_type in IN_PLACE and not integer else ()
     form = "integer" if integer else "float"
     return RuntimeStep(step.node, op_type, form, step.reads, tuple(writes), in_place, bodies=step.bodies)
+
+
+def _buffer(tensor: Activation) -> Buffer:
+    return Buffer(tensor.name, tensor.size_bytes, ("", tensor.shape, tensor.size_bytes))
+
+
+def _widened(tensor: Activation) -> Activation:
+    halved = tensor.dtype == "float16"
+    return replace(tensor, dtype="float32", size_bytes=2 * tensor.size_bytes) if halved else tensor
 
 
 def _with_gelus(steps: list[RuntimeStep]) -> list[RuntimeStep]:
@@ -250,10 +272,11 @@ class _Layouts:
             return
         large = max((self._size(name) for name in step.reads), default=0)
         first_reads_plain = step.op_type == "Conv" and form == "blocked" and _few_channels(step, self._liveness)
-        reads = step.reads if first_reads_plain else tuple(self._in_blocks(name, form, large) for name in step.reads)
-        writes = step.writes
-        if form == "channels-last":  # another shape to the planner; blocks keep the shape
-            writes = tuple(replace(buffer, kind=(form, *buffer.kind[1:])) for buffer in writes)
+        if first_reads_plain:
+            reads = tuple(self._plain(name) for name in step.reads)
+        else:
+            reads = tuple(self._in_blocks(name, form, large) for name in step.reads)
+        writes = tuple(self._laid_out(buffer.name, buffer.name, form) for buffer in step.writes)
         in_place = tuple(name for name in reads if name in step.in_place)
         step = replace(step, form=form, reads=reads, writes=writes, in_place=in_place)
         if form == "blocked" and self._joins(step):
@@ -282,9 +305,11 @@ class _Layouts:
                 "blocked" if self._liveness.constant_kernel(step.node) and _fits_blocks(step, self._liveness) else None
             )
         blocked = bool(from_blocks) and all(form == "blocked" for form in from_blocks)
+        whole = blocked and not any(self._liveness.size(name).shape[1] % BLOCK for name in step.reads)
         if step.op_type in BLOCKED_UNARY and blocked and len(from_blocks) == 1:
-            return "blocked" if step.op_type != "Resize" or _resizes_blocks(step.node) else None
-        alike = len({self._size(name) for name in step.reads}) == 1 or step.op_type == "Concat"
+            fits = whole if step.op_type in POOLS else step.op_type != "Resize" or _resizes_blocks(step.node)
+            return "blocked" if fits else None
+        alike = whole if step.op_type == "Concat" else len({self._size(name) for name in step.reads}) == 1
         return "blocked" if step.op_type in BLOCKED_NARY and blocked and len(from_blocks) > 1 and alike else None
 
     def _joins(self, step: RuntimeStep) -> bool:
@@ -332,12 +357,19 @@ class _Layouts:
     def _copy(self, name: str, copy: str, form: str = "") -> str:
         if copy not in self._copies:
             self._copies.add(copy)
-            tensor = self._liveness.size(name.removesuffix(" plain"))
-            kind = form if form == "channels-last" else ""
-            buffer = Buffer(copy, tensor.size_bytes, (kind, tensor.shape, tensor.size_bytes))
+            buffer = self._laid_out(copy, name.removesuffix(" plain"), form)
             node = NodeProto(op_type="Reorder", name=f"reorder {name}")
             self._append(RuntimeStep(node, "Reorder", "reorder", (name,), (buffer,)))
         return copy
+
+    def _laid_out(self, name: str, tensor: str, form: str) -> Buffer:
+        """What a tensor takes in a layout, under a name; to the planner, channels-last is another shape."""
+        found = self._liveness.size(tensor)
+        if form != "blocked" or len(found.shape) < 2 or not found.shape[1]:
+            return Buffer(name, found.size_bytes, (form, found.shape, found.size_bytes))
+        channels = -(-found.shape[1] // BLOCK) * BLOCK
+        size = found.size_bytes // found.shape[1] * channels
+        return Buffer(name, size, ("", (found.shape[0], channels, *found.shape[2:]), size))
 
     def _size(self, name: str) -> int:
         return self._liveness.size(name).size_bytes
@@ -356,7 +388,7 @@ def _fits_blocks(step: RuntimeStep, liveness: GraphLiveness) -> bool:
     groups, inputs, outputs, _ = convolution(step.node, kernel)
     if groups == 1:
         return inputs < BLOCK or inputs % CHANNEL_ALIGNMENT == 0
-    if groups * outputs % BLOCK:
+    if groups * outputs % CHANNEL_ALIGNMENT:
         return False
     return (inputs == 1 and outputs == 1) or (inputs % BLOCK == 0 and outputs % BLOCK == 0)
 

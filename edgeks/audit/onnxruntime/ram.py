@@ -40,11 +40,15 @@ def predict_onnxruntime(
 ) -> RamPrediction | None:
     """ModelFile → RamPrediction; None where the file does not say the size of an activation (`Arena.notes` tells)."""
     activations = infer_activations(model)
+    if model.path.suffix == ".ort":  # it was optimised when it was saved; what it holds runs as it is
+        session = replace(session, graph_optimization="disabled")
     lowering = Lowering(session, machine)
     prepacks = dict(session.config).get("session.disable_prepacking", "0") != "1"
     weights = _Weights(model, prepacks, machine)
     try:
-        top = GraphLiveness(model, activations.by_graph, model.proto.graph, integers=lowering.integers)
+        sizes = lowering.widened(activations.by_graph)
+        options = {"integers": lowering.integers, "rewrites_s8": machine == "x86-64"}
+        top = GraphLiveness(model, sizes, model.proto.graph, **options)
         frame = _frame(top, lowering, weights, session.threads)
     except UnknownSize:
         return None
@@ -138,6 +142,8 @@ class _Weights:
         elements = math.prod(constant.shape)
         key: tuple[str, ...] = ("original",)
         size = _bytes(constant)
+        if constant.dtype == "float16" and self._machine == "x86-64":
+            key, size = ("widened",), 4 * elements
         if computed and liveness.constant_kernel(step.node):
             key, size = ("computed", name), 4 * elements
         if step.folded:
@@ -220,5 +226,5 @@ def _bytes(constant: Constant) -> int:
 
 def _blocked_bytes(shape: tuple[int, ...]) -> int:
     outputs, inputs = shape[:2]
-    depth = inputs if inputs < BLOCK else -(-inputs // 4) * 4
+    depth = inputs if inputs < BLOCK else -(-inputs // BLOCK) * BLOCK
     return 4 * (-(-outputs // BLOCK) * BLOCK) * depth * math.prod(shape[2:])
