@@ -206,7 +206,7 @@ class GraphLiveness:
 
     def declared_type(self, name: str) -> int:
         """Type (of TensorProto.DataType) that the graph declares for an input."""
-        return next(value.type.tensor_type.elem_type for value in self._graph.input if value.name == name)
+        return next(int(value.type.tensor_type.elem_type) for value in self._graph.input if value.name == name)
 
     def outputs(self) -> set[str]:
         """Names of the buffers that the graph gives."""

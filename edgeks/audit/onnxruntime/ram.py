@@ -47,8 +47,8 @@ def predict_onnxruntime(
     weights = _Weights(model, prepacks, machine)
     try:
         sizes = lowering.widened(activations.by_graph)
-        options = {"integers": lowering.integers, "rewrites_s8": machine == "x86-64"}
-        top = GraphLiveness(model, sizes, model.proto.graph, **options)
+        graph, rewrites_s8 = model.proto.graph, machine == "x86-64"
+        top = GraphLiveness(model, sizes, graph, integers=lowering.integers, rewrites_s8=rewrites_s8)
         frame = _frame(top, lowering, weights, session.threads)
     except UnknownSize:
         return None

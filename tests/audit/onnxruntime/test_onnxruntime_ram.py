@@ -286,16 +286,16 @@ def test_nodes_and_kernels_of_one_name_in_two_bodies_are_different(tmp_path):
     for name, seed in (("then_branch", 1), ("else_branch", 2)):
         conv = helper.make_node("Conv", ["x", "w"], ["inner"], "conv", pads=[1] * 4)
         norm = helper.make_node("Mul", ["inner", "factor"], ["outer"], "mul")
-        weights = graphs.kernel(seed, (8, 8, 3, 3))
-        constants = [graphs.initializer("w", weights), graphs.initializer("factor", np.full((8, 1, 1), 2, np.float32))]
-        output = helper.make_tensor_value_info("outer", TensorProto.FLOAT, [1, 8, 6, 6])
+        weights = graphs.kernel(seed, (16, 16, 3, 3))
+        constants = [graphs.initializer("w", weights), graphs.initializer("factor", np.full((16, 1, 1), 2, np.float32))]
+        output = helper.make_tensor_value_info("outer", TensorProto.FLOAT, [1, 16, 6, 6])
         branches[name] = helper.make_graph([conv, norm], name, [], [output], constants)
     nodes = [
         helper.make_node("ReduceMax", ["x"], ["most"], "most", keepdims=0),
         helper.make_node("Cast", ["most"], ["yes"], "cast", to=TensorProto.BOOL),
         helper.make_node("If", ["yes"], ["y"], "if", **branches),
     ]
-    path = graphs.save(graphs.model(nodes, [], 1, [1, 8, 6, 6]), tmp_path / "net.onnx")
+    path = graphs.save(graphs.model(nodes, [], 1, [1, 16, 6, 6]), tmp_path / "net.onnx")
     graphs.check_runs(path)
     rows = [(row.kernel, row.layers, row.copies, row.copy_bytes) for row in predicted(path).kernels]
-    assert rows == [("w", 1, 1, 8 * 8 * 9 * 4)] * 2
+    assert rows == [("w", 1, 1, 16 * 16 * 9 * 4)] * 2
