@@ -140,6 +140,20 @@ def test_what_was_measured_stands_beside_and_decides(path):
     assert rows[1]["measured"] == {"failed": "not here"}
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_narrow_terminal_cuts_no_figure(width, tmp_path):
+    result = footprint(graphs.save(long_names(), tmp_path / "net.onnx"))
+    found = result.with_measured({row.profile.name: measured(row, 1_234_567_890) for row in result.ram})
+    text = text_of(found, width)
+    for row in found.ram:
+        peak = f"{row.predicted.run_peak.total_bytes / 1e6:,.1f}"
+        (line,) = (line for line in text.splitlines() if line.startswith(row.profile.name[:9]) and "%" in line)
+        assert peak in line.split() and "1,234.6" in line.split()
+        assert "…" not in line.split(maxsplit=1)[1]
+    for kernel in found.flash.shared:
+        assert f"{kernel.stored_bytes / 1e3:,.1f} kB" in text and f"{kernel.saved_bytes / 1e3:,.1f} kB" in text
+
+
 def test_what_changed(path, tmp_path):
     old, new = footprint(graphs.save(graphs.public_chain(), tmp_path / "old.onnx")), footprint(path)
     changed = diff(old, new)
@@ -152,6 +166,14 @@ def test_what_changed(path, tmp_path):
     assert max(map(len, text.splitlines())) <= 100
     same = diff(new, new)
     assert all(row.change in (0, None) for row in same.rows) and not same.groups_gained
+
+
+def test_a_prediction_is_not_held_against_a_measurement(path):
+    result = footprint(path)
+    found = result.with_measured({row.profile.name: measured(row, 99_000_000) for row in result.ram})
+    for old, new, change in [(result, found, 0), (found, result, 0), (found, found, 0)]:
+        assert [row.change for row in diff(old, new).rows if row.what.startswith("RAM")] == [change] * 3
+    assert [row.new for row in diff(found, found).rows if row.what.startswith("RAM")] == [99_000_000] * 3
 
 
 def test_no_budget_and_unknown_need_are_no_failure(path, tmp_path):
