@@ -48,7 +48,7 @@ def render(footprint: Footprint, console: Console, changed: Diff | None = None) 
 
 
 def _verdict(footprint: Footprint) -> Iterator[Text]:
-    if footprint.limits is None:
+    if footprint.limits is None or all(check.budget_bytes is None for check in footprint.budgets):
         return
     unknown = [check.resource for check in footprint.budgets if check.needed_bytes is None and check.budget_bytes]
     good = f"{'flash ' if unknown else ''}fits"

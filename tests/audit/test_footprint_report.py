@@ -111,6 +111,16 @@ def test_budgets_that_do_not_hold(resource, key, path):
         result.require_fit()
 
 
+def test_what_is_over_decides_what_is_suggested(path):
+    for limits, hint in [({"flash_budget": 1000}, "export it as int8"), ({"ram_budget": 1000}, "share more kernels")]:
+        with pytest.raises(BudgetExceeded, match=hint):
+            footprint(path, **limits).require_fit()
+
+
+def test_nothing_is_said_to_fit_where_nothing_is_limited(path):
+    assert text_of(footprint(path, load_target("onnx"))).startswith("net.onnx: ")
+
+
 def test_limits_without_a_target_and_about_another_profile(path):
     needed = {row.profile.name: row.needed_bytes for row in footprint(path).ram}
     assert footprint(path, ram_budget=needed["ort-default"]).fits
