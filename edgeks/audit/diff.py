@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgeks.audit.footprint import Footprint
@@ -34,7 +34,9 @@ class Diff:
 
 
 def diff(old: Footprint, new: Footprint) -> Diff:
-    """Footprints of two files → what differs. RAM is compared for the profiles that both have."""
+    """Footprints of two files → what differs. RAM is compared for the profiles that both have: as predicted, or as
+    measured where both are.
+    """
     rows = [
         DiffRow("file", "bytes", old.flash.file_bytes, new.flash.file_bytes),
         DiffRow("constants, each once", "bytes", old.flash.unique_bytes, new.flash.unique_bytes),
@@ -50,8 +52,10 @@ def diff(old: Footprint, new: Footprint) -> Diff:
     before = {row.profile.name: row for row in old.ram}
     for row in new.ram:
         if row.profile.name in before:
-            earlier = before[row.profile.name]
-            rows.append(DiffRow(f"RAM {row.profile.name}", "bytes", earlier.needed_bytes, row.needed_bytes))
+            both = [before[row.profile.name], row]
+            if not all(each.measured for each in both):  # a prediction is held against a prediction
+                both = [replace(each, measured=None) for each in both]
+            rows.append(DiffRow(f"RAM {row.profile.name}", "bytes", *(each.needed_bytes for each in both)))
     rows.append(DiffRow("multiply-accumulates", "count", old.compute.macs, new.compute.macs))
     rows.append(DiffRow("parameters", "count", old.compute.parameters, new.compute.parameters))
     groups = [{frozenset(kernel.layers): kernel for kernel in each.flash.shared} for each in (old, new)]

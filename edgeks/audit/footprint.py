@@ -17,7 +17,7 @@ from edgeks.audit.onnx.arena import Arena, Peak, measure_arena
 from edgeks.audit.onnx.compute import measure_compute
 from edgeks.audit.onnxruntime.ram import predict_onnxruntime
 from edgeks.audit.ram import Machine, RamPrediction
-from edgeks.audit.suggestions import Suggestion, suggest
+from edgeks.audit.suggestions import OF_THE_FILE, Suggestion, suggest
 from edgeks.audit.tflite.arena import plan_arena
 from edgeks.audit.tflite.compute import measure_tflite_compute
 from edgeks.audit.tflite.flash import measure_tflite_flash
@@ -134,7 +134,11 @@ class Footprint:
             if check.fits is False
         ]
         if over and self.limits:
-            hint = self.suggestions[0].text if self.suggestions else "share more kernels, or export int8"
+            resources = {check.resource for check in self.budgets if check.fits is False}
+            of_use = [
+                each for each in self.suggestions if ("flash" if each.kind in OF_THE_FILE else "ram") in resources
+            ]
+            hint = of_use[0].text if of_use else "share more kernels, or export int8"
             raise BudgetExceeded(f"{self.path}: does not fit {self.limits.name}: {' and '.join(over)}; {hint}")
 
 

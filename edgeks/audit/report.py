@@ -21,8 +21,8 @@ WIDTH = 100
 ROWS_SHOWN = 8
 NAMED = 2  # ops that one note is about
 LABEL_WIDTH = 48  # of an op's name within a sentence
-MIN_WIDTH = {column: len("000.0 kB") for column in ("bytes", "stored", "saved", "wasted")} | {"share": 7, "type": 7}
 NAME_WIDTH = 28
+MIN_WIDTH = {"type": len("float32"), "change": len("−1,106.1 kB (-45.5 %)")}
 PARTS = ("mapped", "heap", "packed", "arena", "library")
 
 
@@ -31,11 +31,13 @@ def render(footprint: Footprint, console: Console, changed: Diff | None = None) 
     width = min(WIDTH, console.width)
 
     def say(line: Text | Table) -> None:
+        if isinstance(line, Table):
+            _keep_figures(line)
         console.print(line, width=width, highlight=False)
 
     for text in (*_verdict(footprint), _answer(footprint), *_remarks(footprint)):
         say(text)
-    for table in _tables(footprint, changed):
+    for table in _tables(footprint, changed, width):
         console.print()
         say(table)
         if table.title == "RAM by runtime profile":
@@ -46,7 +48,7 @@ def render(footprint: Footprint, console: Console, changed: Diff | None = None) 
 
 
 def _verdict(footprint: Footprint) -> Iterator[Text]:
-    if footprint.limits is None:
+    if footprint.limits is None or all(check.budget_bytes is None for check in footprint.budgets):
         return
     unknown = [check.resource for check in footprint.budgets if check.needed_bytes is None and check.budget_bytes]
     good = f"{'flash ' if unknown else ''}fits"
@@ -106,11 +108,11 @@ def _remarks(footprint: Footprint) -> Iterator[Text]:
         yield Text.assemble(("would help: ", "bold cyan"), _printable(suggestion.text))
 
 
-def _tables(footprint: Footprint, changed: Diff | None) -> Iterator[Table]:
+def _tables(footprint: Footprint, changed: Diff | None, width: int) -> Iterator[Table]:
     flash = footprint.flash
     if changed:
         yield _diff_table(changed)
-    yield _ram_table(footprint.ram)
+    yield _ram_table(footprint.ram, width)
     yield _bytes_table(flash)
     if flash.shared:
         table = _table("sharing groups", "kernel", "shape", "type", "stored", "saved", "layers")
@@ -142,15 +144,11 @@ def _tables(footprint: Footprint, changed: Diff | None) -> Iterator[Table]:
         yield _with_rest(table, len(layers))
 
 
-def _ram_table(rows: tuple[ProfileRam, ...]) -> Table:
+def _ram_table(rows: tuple[ProfileRam, ...], width: int) -> Table:
+    """One line per profile; where `width` is too small for all figures, the parts of the peak are left out."""
     measured = any(row.measured or row.failed for row in rows)
-    table = terminal.table("RAM by runtime profile")
-    table.add_column("predicted, MB", no_wrap=True, overflow="ellipsis", min_width=10)
-    for name in ("loading", "loaded", *PARTS):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("peak", justify="right", no_wrap=True, style="bold")
-    for name in ("measured", "error") if measured else ():
-        table.add_column(name, justify="right", no_wrap=True)
+    names = ["predicted, MB", "loading", "loaded", *PARTS, "peak", *(["measured", "error"] if measured else [])]
+    lines = []
     for row in rows:
         found, cells = row.predicted, [row.profile.name]
         if found is None:
@@ -159,10 +157,24 @@ def _ram_table(rows: tuple[ProfileRam, ...]) -> Table:
             parts = [getattr(found.run_peak, f"{name}_bytes") for name in PARTS]
             sizes = (found.load_peak_bytes, found.loaded.total_bytes, *parts, found.run_peak.total_bytes)
             cells += ["–" if size is None else f"{size / 1e6:,.1f}" for size in sizes]
-        if measured:
-            cells += _measured_cells(row)
-        _add_row(table, *cells)
+        lines.append(cells + (_measured_cells(row) if measured else []))
+    needed = sum(max(map(len, column)) + 2 for column in zip(names, *lines, strict=True))
+    kept = [index for index, name in enumerate(names) if needed <= width or name not in PARTS]
+    table = terminal.table("RAM by runtime profile")
+    table.add_column(names[0], no_wrap=True, overflow="ellipsis", min_width=10)
+    for index in kept[1:]:
+        style = "bold" if names[index] == "peak" else ""
+        table.add_column(names[index], justify="right", no_wrap=True, style=style)
+    for cells in lines:
+        _add_row(table, *(cells[index] for index in kept))
     return table
+
+
+def _keep_figures(table: Table) -> None:
+    """A narrow terminal cuts names short, never figures."""
+    for column in table.columns:
+        if column.justify == "right":
+            column.min_width = max((len(str(cell)) for cell in column.cells), default=1)
 
 
 def _measured_cells(row: ProfileRam) -> list[str]:
@@ -305,7 +317,7 @@ def _table(title: str, *columns: str) -> Table:
             justify="right" if right else "left",
             overflow="ellipsis",
             no_wrap=True,
-            min_width=MIN_WIDTH.get(column),  # a narrow terminal cuts names short, never figures
+            min_width=MIN_WIDTH.get(column),
             max_width=NAME_WIDTH,
         )
     return table

@@ -26,6 +26,7 @@ NEARLY = 1.02  # of two profiles that take as much, the one with fewer options
 # Plain loops, which run the same everywhere: to check other kernels against, not to ship.
 TOO_SLOW = (LiteRtSession(1, "reference"),)
 Kind = Literal["profile", "in_place", "smaller_batch", "smaller_input", "form", "merge_copies"]
+OF_THE_FILE = ("form", "merge_copies")  # the others lower RAM
 
 
 @dataclass(frozen=True, slots=True)

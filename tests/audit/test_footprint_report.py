@@ -111,6 +111,16 @@ def test_budgets_that_do_not_hold(resource, key, path):
         result.require_fit()
 
 
+def test_what_is_over_decides_what_is_suggested(path):
+    for limits, hint in [({"flash_budget": 1000}, "export it as int8"), ({"ram_budget": 1000}, "share more kernels")]:
+        with pytest.raises(BudgetExceeded, match=hint):
+            footprint(path, **limits).require_fit()
+
+
+def test_nothing_is_said_to_fit_where_nothing_is_limited(path):
+    assert text_of(footprint(path, load_target("onnx"))).startswith("net.onnx: ")
+
+
 def test_limits_without_a_target_and_about_another_profile(path):
     needed = {row.profile.name: row.needed_bytes for row in footprint(path).ram}
     assert footprint(path, ram_budget=needed["ort-default"]).fits
@@ -140,6 +150,20 @@ def test_what_was_measured_stands_beside_and_decides(path):
     assert rows[1]["measured"] == {"failed": "not here"}
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_narrow_terminal_cuts_no_figure(width, tmp_path):
+    result = footprint(graphs.save(long_names(), tmp_path / "net.onnx"))
+    found = result.with_measured({row.profile.name: measured(row, 1_234_567_890) for row in result.ram})
+    text = text_of(found, width)
+    for row in found.ram:
+        peak = f"{row.predicted.run_peak.total_bytes / 1e6:,.1f}"
+        (line,) = (line for line in text.splitlines() if line.startswith(row.profile.name[:9]) and "%" in line)
+        assert peak in line.split() and "1,234.6" in line.split()
+        assert "…" not in line.split(maxsplit=1)[1]
+    for kernel in found.flash.shared:
+        assert f"{kernel.stored_bytes / 1e3:,.1f} kB" in text and f"{kernel.saved_bytes / 1e3:,.1f} kB" in text
+
+
 def test_what_changed(path, tmp_path):
     old, new = footprint(graphs.save(graphs.public_chain(), tmp_path / "old.onnx")), footprint(path)
     changed = diff(old, new)
@@ -152,6 +176,14 @@ def test_what_changed(path, tmp_path):
     assert max(map(len, text.splitlines())) <= 100
     same = diff(new, new)
     assert all(row.change in (0, None) for row in same.rows) and not same.groups_gained
+
+
+def test_a_prediction_is_not_held_against_a_measurement(path):
+    result = footprint(path)
+    found = result.with_measured({row.profile.name: measured(row, 99_000_000) for row in result.ram})
+    for old, new, change in [(result, found, 0), (found, result, 0), (found, found, 0)]:
+        assert [row.change for row in diff(old, new).rows if row.what.startswith("RAM")] == [change] * 3
+    assert [row.new for row in diff(found, found).rows if row.what.startswith("RAM")] == [99_000_000] * 3
 
 
 def test_no_budget_and_unknown_need_are_no_failure(path, tmp_path):
