@@ -226,6 +226,8 @@ def test_every_command_has_help(edgeks, command):
         (["export", ""], "is a folder"),
         (["share", "m.pt"], "m.pt: no such file"),
         (["footprint", "m.onnx"], "m.onnx"),
+        (["footprint", "m.onnx", "--flash", ""], "--flash"),
+        (["footprint", "m.onnx", "--ram", ""], "--ram"),
         (["bench", "m.onnx"], "m.onnx"),
         (["bench", "m.tflite"], "m.tflite: no such file"),
         (["run", "nope"], "no recipe 'nope'"),

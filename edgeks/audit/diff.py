@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from edgeks.audit.footprint import Footprint
+from edgeks.audit.footprint import Footprint, ProfileRam
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,10 @@ class Diff:
 
 
 def diff(old: Footprint, new: Footprint) -> Diff:
-    """Footprints of two files → what differs. RAM is compared for the profiles that both have."""
+    """Footprints of two files → what differs.
+
+    RAM is compared for the profiles that both have: as measured where both were, else as predicted.
+    """
     rows = [
         DiffRow("file", "bytes", old.flash.file_bytes, new.flash.file_bytes),
         DiffRow("constants, each once", "bytes", old.flash.unique_bytes, new.flash.unique_bytes),
@@ -50,8 +53,7 @@ def diff(old: Footprint, new: Footprint) -> Diff:
     before = {row.profile.name: row for row in old.ram}
     for row in new.ram:
         if row.profile.name in before:
-            earlier = before[row.profile.name]
-            rows.append(DiffRow(f"RAM {row.profile.name}", "bytes", earlier.needed_bytes, row.needed_bytes))
+            rows.append(DiffRow(f"RAM {row.profile.name}", "bytes", *_needed(before[row.profile.name], row)))
     rows.append(DiffRow("multiply-accumulates", "count", old.compute.macs, new.compute.macs))
     rows.append(DiffRow("parameters", "count", old.compute.parameters, new.compute.parameters))
     groups = [{frozenset(kernel.layers): kernel for kernel in each.flash.shared} for each in (old, new)]
@@ -60,6 +62,12 @@ def diff(old: Footprint, new: Footprint) -> Diff:
         for one, other in (groups, groups[::-1])
     )
     return Diff(str(old.path), tuple(rows), lost, gained)
+
+
+def _needed(old: ProfileRam, new: ProfileRam) -> tuple[int | None, int | None]:
+    if not (old.measured and new.measured):
+        old, new = (replace(row, measured=None) for row in (old, new))
+    return old.needed_bytes, new.needed_bytes
 
 
 def _peak(footprint: Footprint) -> int | None:

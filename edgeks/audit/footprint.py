@@ -134,7 +134,9 @@ class Footprint:
             if check.fits is False
         ]
         if over and self.limits:
-            hint = self.suggestions[0].text if self.suggestions else "share more kernels, or export int8"
+            short_of = {check.resource for check in self.budgets if check.fits is False}
+            helps = (each.text for each in self.suggestions if short_of.intersection(each.resources))
+            hint = next(helps, "share more kernels, or export int8")
             raise BudgetExceeded(f"{self.path}: does not fit {self.limits.name}: {' and '.join(over)}; {hint}")
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, say
 from edgeks.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 CHECKPOINTS = (".pt", ".pth", ".pt2", ".safetensors")
 
@@ -56,8 +53,8 @@ def footprint(
     from edgeks.measured_footprint import with_measurements
     from edgeks.target import load_target
 
-    flash_budget = parse_size(flash, "--flash") if flash else None
-    ram_budget = parse_size(ram, "--ram") if ram else None
+    flash_budget = parse_size(flash, "--flash") if flash is not None else None
+    ram_budget = parse_size(ram, "--ram") if ram is not None else None
     chosen = load_target(target) if target else None
     if model.suffix.lower() in CHECKPOINTS:
         if measure or diff or html:
@@ -95,7 +92,7 @@ def footprint(
     if measure:
         with err.status("measuring"):
             result = with_measurements(result, python)
-    changed = compare(audit(diff, chosen, profile=profile), result) if diff else None
+    changed = compare(audit(diff, chosen, machine=result.machine, profile=profile), result) if diff else None
     if html:
         with atomic_write(html) as temporary:
             temporary.write_text(html_page(to_json(result, changed)), encoding="utf-8")

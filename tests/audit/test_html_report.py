@@ -179,15 +179,19 @@ def test_the_answer_comes_first(opened, changes, answer):
 @needs_browser
 def test_what_changed_since_another_file(opened):
     rows = [
-        {"what": "file", "old_bytes": 400_000, "new_bytes": 300_000},
-        {"what": "RAM", "old_bytes": None, "new_bytes": 5},
-        {"what": "activations", "old_bytes": 7, "new_bytes": 7},
+        {"what": "file", "unit": "bytes", "old": 400_000, "new": 300_000, "change": -100_000},
+        {"what": "RAM", "unit": "bytes", "old": None, "new": 5, "change": None},
+        {"what": "activations", "unit": "bytes", "old": 7, "new": 7, "change": 0},
+        {"what": "parameters", "unit": "count", "old": 4000, "new": 5000, "change": 1000},
     ]
-    page = opened(reports.report() | {"diff": {"old": "old.onnx", "rows": rows}})
+    groups = {"groups_lost": ["kernel: 4 layers"], "groups_gained": []}
+    page = opened(reports.report() | {"diff": {"old": "old.onnx", "rows": rows, **groups}})
+    assert texts(page, "#diff h3, #diff li") == ["No longer shared", "kernel: 4 layers"]
     assert texts(page, "#diff tbody tr") == [
         "file\t0.40 MB\t0.30 MB\t−0.10 MB\t−25.0 %",
         "RAM\tunknown\t5 B\t–\t",
         "activations\t7 B\t7 B\tnone\t",
+        "parameters\t4,000\t5,000\t+1,000\t+25.0 %",
     ]
 
 
@@ -198,7 +202,10 @@ def test_figures_are_rounded_as_in_the_terminal(opened):
     report = reports.report(layers=len(sizes))
     for layer, size in zip(report["compute"]["layers"], sizes, strict=True):
         layer["weight_bytes"] = size
-    report["diff"] = {"old": "", "rows": [{"what": "", "old_bytes": size, "new_bytes": size} for size in sizes[:40]]}
+    report["diff"] = {
+        "old": "",
+        "rows": [{"what": "", "unit": "bytes", "old": size, "new": size} for size in sizes[:40]],
+    }
     page = opened(report)
     assert column(page, 8) == [in_kb(size) for size in sizes]
     assert texts(page, "#diff td:nth-child(2)") == [in_mb(size) for size in sizes[:40]]
@@ -304,7 +311,7 @@ def test_a_hostile_name_is_only_text(opened, hostile):
         row["op_type"] = hostile
     report["suggestions"][0]["text"] = hostile
     report["activations"]["notes"] = [hostile]
-    report["diff"] = {"old": hostile, "rows": [{"what": hostile, "old_bytes": 1, "new_bytes": 2}]}
+    report["diff"] = {"old": hostile, "rows": [{"what": hostile, "unit": "bytes", "old": 1, "new": 2}]}
     page = opened(report)
     click(page, ".map svg:last-child")
     click(page, "#layers th:nth-child(2) button")

@@ -1,14 +1,23 @@
 // The page, top to bottom.
+// Bytes, or a plain count.
+const changed = (unit) => (value) => (unit === "bytes" || value == null ? mb(value) : quantity(value));
+
 function showDiff() {
   if (!report.diff) return;
   const columns = [
     { title: "what", cell: ({ what }) => shortened(what, 80) },
-    { title: "old", number: true, cell: ({ old_bytes: size }) => mb(size) },
-    { title: "new", number: true, cell: ({ new_bytes: size }) => mb(size) },
-    { title: "change", number: true, cell: ({ old_bytes: old, new_bytes: now }) => (old == null || now == null ? "–" : old === now ? "none" : el("span", { class: now > old ? "bad" : "good" }, signed(now - old))) },
-    { title: "", number: true, cell: ({ old_bytes: old, new_bytes: now }) => (old && now != null && now !== old ? `${now < old ? "−" : "+"}${ratio(Math.abs(now - old) / old)}` : "") },
+    { title: "old", number: true, cell: ({ old, unit }) => changed(unit)(old) },
+    { title: "new", number: true, cell: ({ new: now, unit }) => changed(unit)(now) },
+    { title: "change", number: true, cell: ({ old, new: now, unit }) => (old == null || now == null ? "–" : old === now ? "none" : el("span", { class: now > old ? "bad" : "good" }, signed(now - old, changed(unit)))) },
+    { title: "", number: true, cell: ({ old, new: now }) => (old && now != null && now !== old ? `${now < old ? "−" : "+"}${ratio(Math.abs(now - old) / old)}` : "") },
   ];
-  section("diff", "Change", ["against ", label(report.diff.old, 80)], table("", columns, report.diff.rows, 40));
+  section("diff", "Change", ["against ", label(report.diff.old, 80)], table("", columns, report.diff.rows, 40),
+    groups("No longer shared", report.diff.groups_lost), groups("Newly shared", report.diff.groups_gained));
+}
+
+function groups(title, names) {
+  if (!names?.length) return null;
+  return el("div", {}, el("h3", {}, title), el("ul", {}, names.map((name) => el("li", {}, label(name, 80)))));
 }
 
 function showNotes() {
