@@ -15,6 +15,7 @@ from edgeks.audit.compute import Compute, LatencyBound, latency_bound
 from edgeks.audit.flash import Flash, measure_flash
 from edgeks.audit.onnx.arena import Arena, Peak, measure_arena
 from edgeks.audit.onnx.compute import measure_compute
+from edgeks.audit.onnx.shapes import infer_activations
 from edgeks.audit.onnxruntime.ram import predict_onnxruntime
 from edgeks.audit.ram import Machine, RamPrediction
 from edgeks.audit.suggestions import Suggestion, suggest
@@ -170,10 +171,11 @@ def footprint(
         predicted = [predict_litert(content, file_bytes, each, machine) for each in profiles]
     else:
         model = read_ort(path) if suffix == ".ort" else read_model_file(path)
-        flash, arena, compute = measure_flash(model), measure_arena(model), measure_compute(model)
-        batch = _batch(model)
+        activations, batch = infer_activations(model), _batch(model)
+        flash, arena = measure_flash(model), measure_arena(model, activations)
+        compute = measure_compute(model, activations)
         predicted = [
-            predict_onnxruntime(model, each.session, each.name, machine)
+            predict_onnxruntime(model, each.session, each.name, machine, activations)
             for each in profiles
             if isinstance(each.session, Session)
         ]
