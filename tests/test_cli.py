@@ -237,6 +237,7 @@ def test_every_command_has_help(edgeks, command):
             "m.onnx: --input and --trust: for a checkpoint only (.pt",
         ),
         (["footprint", "m.pt", "--measure", "--diff", "m.onnx"], "m.pt: --measure and --diff: for a model file only"),
+        (["footprint", "m.onnx", "--ram", ""], "--ram"),
         (["bench", "m.onnx"], "m.onnx"),
         (["bench", "m.tflite"], "m.tflite: no such file"),
         (["run", "nope"], "no recipe 'nope'"),

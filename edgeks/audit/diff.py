@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from edgeks.audit.footprint import Footprint
+from edgeks.audit.footprint import Footprint, ProfileRam
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,9 @@ class Diff:
 
 
 def diff(old: Footprint, new: Footprint) -> Diff:
-    """Footprints of two files → what differs. RAM is compared for the profiles that both have: as predicted, or as
-    measured where both are.
+    """Footprints of two files → what differs.
+
+    RAM is compared for the profiles that both have: as measured where both were, else as predicted.
     """
     rows = [
         DiffRow("file", "bytes", old.flash.file_bytes, new.flash.file_bytes),
@@ -52,10 +53,7 @@ def diff(old: Footprint, new: Footprint) -> Diff:
     before = {row.profile.name: row for row in old.ram}
     for row in new.ram:
         if row.profile.name in before:
-            both = [before[row.profile.name], row]
-            if not all(each.measured for each in both):  # a prediction is held against a prediction
-                both = [replace(each, measured=None) for each in both]
-            rows.append(DiffRow(f"RAM {row.profile.name}", "bytes", *(each.needed_bytes for each in both)))
+            rows.append(DiffRow(f"RAM {row.profile.name}", "bytes", *_needed(before[row.profile.name], row)))
     rows.append(DiffRow("multiply-accumulates", "count", old.compute.macs, new.compute.macs))
     rows.append(DiffRow("parameters", "count", old.compute.parameters, new.compute.parameters))
     groups = [{frozenset(kernel.layers): kernel for kernel in each.flash.shared} for each in (old, new)]
@@ -64,6 +62,12 @@ def diff(old: Footprint, new: Footprint) -> Diff:
         for one, other in (groups, groups[::-1])
     )
     return Diff(str(old.path), tuple(rows), lost, gained)
+
+
+def _needed(old: ProfileRam, new: ProfileRam) -> tuple[int | None, int | None]:
+    if not (old.measured and new.measured):
+        old, new = (replace(row, measured=None) for row in (old, new))
+    return old.needed_bytes, new.needed_bytes
 
 
 def _peak(footprint: Footprint) -> int | None:

@@ -15,9 +15,10 @@ from edgeks.audit.compute import Compute, LatencyBound, latency_bound
 from edgeks.audit.flash import Flash, measure_flash
 from edgeks.audit.onnx.arena import Arena, Peak, measure_arena
 from edgeks.audit.onnx.compute import measure_compute
+from edgeks.audit.onnx.shapes import infer_activations
 from edgeks.audit.onnxruntime.ram import predict_onnxruntime
 from edgeks.audit.ram import Machine, RamPrediction
-from edgeks.audit.suggestions import OF_THE_FILE, Suggestion, suggest
+from edgeks.audit.suggestions import Suggestion, suggest
 from edgeks.audit.tflite.arena import plan_arena
 from edgeks.audit.tflite.compute import measure_tflite_compute
 from edgeks.audit.tflite.flash import measure_tflite_flash
@@ -134,11 +135,9 @@ class Footprint:
             if check.fits is False
         ]
         if over and self.limits:
-            resources = {check.resource for check in self.budgets if check.fits is False}
-            of_use = [
-                each for each in self.suggestions if ("flash" if each.kind in OF_THE_FILE else "ram") in resources
-            ]
-            hint = of_use[0].text if of_use else "share more kernels, or export int8"
+            short_of = {check.resource for check in self.budgets if check.fits is False}
+            helps = (each.text for each in self.suggestions if short_of.intersection(each.resources))
+            hint = next(helps, "share more kernels, or export int8")
             raise BudgetExceeded(f"{self.path}: does not fit {self.limits.name}: {' and '.join(over)}; {hint}")
 
 
@@ -172,10 +171,11 @@ def footprint(
         predicted = [predict_litert(content, file_bytes, each, machine) for each in profiles]
     else:
         model = read_ort(path) if suffix == ".ort" else read_model_file(path)
-        flash, arena, compute = measure_flash(model), measure_arena(model), measure_compute(model)
-        batch = _batch(model)
+        activations, batch = infer_activations(model), _batch(model)
+        flash, arena = measure_flash(model), measure_arena(model, activations)
+        compute = measure_compute(model, activations)
         predicted = [
-            predict_onnxruntime(model, each.session, each.name, machine)
+            predict_onnxruntime(model, each.session, each.name, machine, activations)
             for each in profiles
             if isinstance(each.session, Session)
         ]

@@ -37,6 +37,13 @@ class Suggestion:
     text: str
     saved_bytes: int
 
+    @property
+    def resources(self) -> frozenset[Literal["flash", "ram"]]:
+        """What it takes less of. A kernel that is stored once may still be held several times."""
+        if self.kind == "merge_copies":
+            return frozenset({"flash"})
+        return frozenset({"flash", "ram"}) if self.kind == "form" else frozenset({"ram"})
+
 
 def suggest(
     flash: Flash, arena: Arena, compute: Compute, ram: Sequence[tuple[Profile, RamPrediction | None]], batch: int

@@ -27,7 +27,8 @@ Output: one JSON object per line, `event` says which:
     inputs           name → {shape, dtype}
     first_inference  ms
     memory           stage (start: runtime imported, loaded: file open, fed: inputs made, run: after the last
-                     inference), rss_bytes, anonymous_bytes, mapped_bytes (pages of files in the model's folder),
+                     inference), rss_bytes, anonymous_bytes, mapped_bytes (pages of files below the model's folder
+                     that were not mapped ahead of it: the model and its data files),
                      peak_bytes (the most resident since the reading before); null where the system does not say
     samples          ms: every latency since the last such event
     error            stage (config, model, input, run), message: one line
@@ -36,7 +37,6 @@ Output: one JSON object per line, `event` says which:
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import importlib.util
@@ -139,6 +139,8 @@ class ProcessMemory:
     def __init__(self, model: str) -> None:
         self._folder = Path(model).resolve().parent
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+        self._libraries = frozenset(self._files())  # the model may lie in the folder of this environment
+        self._from_anew = False  # whether the peak is that since the reading before
 
     def emit(self, stage: str) -> None:
         """Send a reading, and start the peak anew from here."""
@@ -146,16 +148,20 @@ class ProcessMemory:
         if self._trim is not None:
             self._trim(0)
         now = self._values("smaps_rollup")
+        ours = (size for path, size in self._files().items() if path not in self._libraries)
         emit(
             "memory",
             stage=stage,
             rss_bytes=now.get("Rss"),
             anonymous_bytes=now.get("Anonymous"),
-            mapped_bytes=self._mapped() if now else None,
-            peak_bytes=peak,
+            mapped_bytes=sum(ours) if now else None,
+            peak_bytes=peak if self._from_anew or stage == "start" else None,
         )
-        with contextlib.suppress(OSError):
+        try:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            self._from_anew = True
+        except OSError:
+            self._from_anew = False
 
     @staticmethod
     def _values(name: str) -> dict[str, int]:
@@ -166,16 +172,18 @@ class ProcessMemory:
                 found.setdefault(parts[0].rstrip(":"), int(parts[1]) * 1024)
         return found
 
-    def _mapped(self) -> int:
-        """Resident pages of files beside the model: the model itself and its data files."""
-        total, ours = 0, False
+    def _files(self) -> dict[str, int]:
+        """Files below the model's folder that are mapped → their resident bytes."""
+        found: dict[str, int] = {}
+        path = ""
         for line in read_text("/proc/self/smaps").splitlines():
             parts = line.split(maxsplit=5)
             if not parts[0].endswith(":"):  # the head of a mapping: addresses, rights, offset, device, inode, path
-                ours = len(parts) == 6 and Path(parts[5]).parent == self._folder
-            elif ours and parts[0] == "Rss:":
-                total += int(parts[1]) * 1024
-        return total
+                below = len(parts) == 6 and self._folder in Path(parts[5]).parents
+                path = parts[5] if below else ""
+            elif path and parts[0] == "Rss:":
+                found[path] = found.get(path, 0) + int(parts[1]) * 1024
+        return found
 
 
 class Input(NamedTuple):

@@ -99,7 +99,7 @@ def footprint(
     if measure:
         with err.status("measuring"):
             result = with_measurements(result, python)
-    changed = compare(audit(diff, chosen, profile=profile), result) if diff else None
+    changed = compare(audit(diff, chosen, machine=result.machine, profile=profile), result) if diff else None
     if html:
         with atomic_write(html) as temporary:
             temporary.write_text(html_page(to_json(result, changed)), encoding="utf-8")

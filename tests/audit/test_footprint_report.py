@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import footprint_reports as reports
 import pytest
 import small_graphs as graphs
 from rich.console import Console
@@ -16,6 +17,7 @@ from edgeks.audit.diff import diff
 from edgeks.audit.footprint import footprint
 from edgeks.audit.footprint_json import SCHEMA, to_json
 from edgeks.audit.report import render
+from edgeks.audit.suggestions import Suggestion
 from edgeks.errors import BudgetExceeded, ConfigError
 from edgeks.runtime_profile import MeasuredRam
 from edgeks.target import load_target
@@ -121,6 +123,15 @@ def test_nothing_is_said_to_fit_where_nothing_is_limited(path):
     assert text_of(footprint(path, load_target("onnx"))).startswith("net.onnx: ")
 
 
+def test_the_next_step_is_about_what_is_over(path):
+    result = footprint(path, flash_budget=1)
+    of_ram, of_flash = Suggestion("profile", "another runtime", 10**7), Suggestion("merge_copies", "store once", 10**6)
+    with pytest.raises(BudgetExceeded, match=r"over; store once$"):
+        dataclasses.replace(result, suggestions=(of_ram, of_flash)).require_fit()
+    with pytest.raises(BudgetExceeded, match=r"over; share more kernels, or export int8$"):
+        dataclasses.replace(result, suggestions=(of_ram,)).require_fit()
+
+
 def test_limits_without_a_target_and_about_another_profile(path):
     needed = {row.profile.name: row.needed_bytes for row in footprint(path).ram}
     assert footprint(path, ram_budget=needed["ort-default"]).fits
@@ -174,6 +185,9 @@ def test_what_changed(path, tmp_path):
     text = text_of(new, changed=changed)
     assert "newly shared" in text and "since old.onnx" in text
     assert max(map(len, text.splitlines())) <= 100
+    measured_now = new.with_measured({new.ram[0].profile.name: measured(new.ram[0], 3)})
+    ram = f"RAM {new.ram[0].profile.name}"
+    assert next(row for row in diff(new, measured_now).rows if row.what == ram).change == 0  # predicted, both
     same = diff(new, new)
     assert all(row.change in (0, None) for row in same.rows) and not same.groups_gained
 
@@ -253,6 +267,11 @@ def test_json_has_exactly_the_documented_keys(build, tmp_path):
         "diff.groups_lost",
     }
     assert all(any(part in key for part in empty) for key in missing)
+
+
+def test_the_reports_of_the_page_s_tests_have_documented_keys_only():
+    documented = set(re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(), re.MULTILINE))
+    assert set(keys_of(reports.report())) <= documented
 
 
 def test_it_starts_without_torch_and_onnxruntime(path):

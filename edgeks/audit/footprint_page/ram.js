@@ -19,8 +19,9 @@ function errorText({ error_ratio: part, error_bytes: size }) {
   return part == null ? "" : `: error ${part < 0 ? "−" : "+"}${ratio(Math.abs(part))} (${signed(size)})`;
 }
 
+const shared = ({ kernels }) => (kernels ?? []).filter(({ layers }) => layers > 1);
+
 function heldText(kernels) {
-  kernels = kernels?.filter(({ layers }) => layers > 1);
   if (!kernels?.length) return "–";
   const copies = sum(kernels.map((kernel) => kernel.copies));
   const size = sum(kernels.map((kernel) => kernel.copies * (kernel.copy_bytes ?? 0)));
@@ -68,17 +69,17 @@ function showRam() {
     ...PARTS.map(part),
     { title: "loaded", number: true, cell: ({ loaded, measured }) => both(loaded?.total_bytes, measured?.loaded_bytes) },
     { title: "load peak", number: true, cell: ({ load_peak_bytes: size, measured }) => both(size, measured?.load_peak_bytes) },
-    { title: "kernels held", number: true, cell: ({ kernels }) => heldText(kernels) },
+    { title: "shared kernels held", number: true, cell: (profile) => heldText(shared(profile)) },
     { title: "before the file", number: true, cell: ({ baseline_bytes: size, measured }) => both(size, measured?.baseline_bytes) },
   ];
-  const held = profiles.filter(({ kernels }) => kernels?.length).map(({ profile, kernels }) => table([label(profile, 40)], [
+  const held = profiles.filter((profile) => shared(profile).length).map((row) => table([label(row.profile, 40)], [
     { title: "kernel", cell: ({ kernel }) => label(kernel) },
     { title: "layers", number: true, cell: ({ layers }) => layers },
     { title: "copies held", number: true, cell: ({ copies }) => copies },
     { title: "each", number: true, cell: ({ copy_bytes: size }) => kb(size) },
     { title: "in all", number: true, cell: ({ copies, copy_bytes: size }) => kb(copies * size) },
-  ], kernels));
+  ], shared(row)));
   section("ram", "RAM", "at run peak, above a process that has imported the runtime", legend, bars,
     el("h3", {}, "Per profile"), table("", columns, profiles, 20),
-    held.length ? el("details", {}, el("summary", {}, "Copies of kernels that each runtime holds"), el("div", { class: "columns" }, held)) : null);
+    held.length ? el("details", {}, el("summary", {}, "Copies of shared kernels that each runtime holds"), el("div", { class: "columns" }, held)) : null);
 }

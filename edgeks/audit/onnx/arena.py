@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from onnx import GraphProto, NodeProto
 
 from edgeks.audit.onnx.pointwise import POINTWISE
-from edgeks.audit.onnx.shapes import Activation, infer_activations
+from edgeks.audit.onnx.shapes import Activation, Activations, infer_activations
 from edgeks.audit.timeline import Moment, Timeline
 from edgeks.onnx_file import ModelFile, node_label, subgraphs
 
@@ -72,9 +72,9 @@ class Arena:
     timeline: Timeline | None = None
 
 
-def measure_arena(model: ModelFile) -> Arena:
-    """ModelFile → Arena (see the top of this file for the model)."""
-    activations = infer_activations(model)
+def measure_arena(model: ModelFile, activations: Activations | None = None) -> Arena:
+    """ModelFile → Arena (see the top of this file for the model); `activations`: its, where they are known already."""
+    activations = activations or infer_activations(model)
     liveness = GraphLiveness(model, activations.by_graph, model.proto.graph)
     folded = liveness.folded_bytes()
     try:

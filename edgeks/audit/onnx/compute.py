@@ -12,7 +12,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 from edgeks.audit.compute import Axis, Compute, Counted, LayerCost, ReadConstant, same_padding, sum_up, without_padding
 from edgeks.audit.onnx.kernels import GRAPH_OUTPUT, TRANSPARENT_OPS, Reader, readers_of
 from edgeks.audit.onnx.pointwise import POINTWISE
-from edgeks.audit.onnx.shapes import Activation, infer_activations
+from edgeks.audit.onnx.shapes import Activation, Activations, infer_activations
 from edgeks.onnx_file import BITS, Constant, ModelFile, first_output, node_label, subgraphs
 from edgeks.target import Precision
 
@@ -67,14 +67,14 @@ ATTRIBUTES = frozenset(
 HALVES = frozenset({"float16", "bfloat16"})
 
 
-def measure_compute(model: ModelFile) -> Compute:
+def measure_compute(model: ModelFile, activations: Activations | None = None) -> Compute:
     """ModelFile → Compute. A symbolic first dimension of an input is the batch, and is taken as 1.
 
     The body of a Loop counts as often as its constant trip count says, that of a Scan once per slice; of the branches
     of an If, the one with the most MACs does, or the one that its constant condition takes. A trip count that the file
-    does not hold is taken as 1, and noted.
+    does not hold is taken as 1, and noted. `activations`: the model's, where they are known already.
     """
-    activations = infer_activations(model)
+    activations = activations or infer_activations(model)
     walk = _Walk(model, activations.by_graph)
     layers = walk.graph(model.proto.graph, "", ChainMap(), 1)
     return sum_up(layers.counted, layers.elementwise, (*activations.notes, *walk.unknown))

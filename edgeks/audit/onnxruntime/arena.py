@@ -24,6 +24,50 @@ def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
+class _FreeChunks:
+    """Free memory, of which the smallest chunk that is large enough is taken; of equal ones the first."""
+
+    def __init__(self) -> None:
+        self._by_size: list[tuple[int, int]] = []  # size, address
+        self._size_at: dict[int, int] = {}
+        self._before: dict[int, int] = {}  # address after the chunk → its address
+
+    def give(self, size: int, address: int) -> None:
+        """Add a chunk; free neighbours become one with it."""
+        after = self._size_at.get(address + size)
+        if after is not None:
+            size += self._remove(after, address + size)
+        before = self._before.get(address)
+        if before is not None:
+            size += self._remove(self._size_at[before], before)
+            address = before
+        insort(self._by_size, (size, address))
+        self._size_at[address] = size
+        self._before[address + size] = address
+
+    def take(self, size: int) -> tuple[int, int] | None:
+        """Size and address of the chunk that fits best; None where there is none."""
+        index = bisect_left(self._by_size, (size, -1))
+        if index == len(self._by_size):
+            return None
+        found = self._by_size[index]
+        self._remove(*found)
+        return found
+
+    def take_last(self, end: int) -> int:
+        """Address of the free chunk that ends at `end`, which is taken; `end` where there is none."""
+        address = self._before.get(end, end)
+        if address != end:
+            self._remove(end - address, address)
+        return address
+
+    def _remove(self, size: int, address: int) -> int:
+        del self._by_size[bisect_left(self._by_size, (size, address))]
+        del self._size_at[address]
+        del self._before[address + size]
+        return size
+
+
 class Arena:
     """Addresses are bytes from an own origin; regions do not touch each other."""
 
@@ -31,66 +75,42 @@ class Arena:
         self._next_region = INITIAL_REGION
         self._end = 0
         self._regions = 0
-        self._free: list[tuple[int, int]] = []  # size, address: in the order in which they are tried
-        self._free_at: dict[int, int] = {}  # address → size
-        self._free_before: dict[int, int] = {}  # address after the chunk → its address
+        self._free = _FreeChunks()
         self._used: dict[int, int] = {}
         self._written: list[tuple[int, int]] = []
 
     def allocate(self, size: int) -> int:
         """Bytes → address of memory that will be written from end to end."""
         wanted = max(_up(size, CHUNK), CHUNK)
-        index = bisect_left(self._free, (wanted, -1))
-        if index == len(self._free):
-            self._extend(wanted)
-        held, address = self._free[index]
-        self._take(held, address)
+        found = self._free.take(wanted)
+        held, address = found if found is not None else self._extend(wanted)
         if held >= 2 * wanted or held - wanted >= MAX_DEAD_BYTES:
-            self._give(held - wanted, address + wanted)
+            self._free.give(held - wanted, address + wanted)
             held = wanted
         self._used[address] = held
         self._written.append((address, address + size))
         return address
 
     def free(self, address: int) -> None:
-        """Give a chunk back; free neighbours become one."""
-        size = self._used.pop(address)
-        after = self._free_at.get(address + size)
-        if after is not None:
-            self._take(after, address + size)
-            size += after
-        before = self._free_before.get(address)
-        if before is not None:
-            held = self._free_at[before]
-            self._take(held, before)
-            address, size = before, size + held
-        self._give(size, address)
+        """Give a chunk back."""
+        self._free.give(self._used.pop(address), address)
 
     def touched_bytes(self) -> int:
         """Pages written so far, in bytes, and the table that finds the chunk of an address: what is resident."""
         self._written = list(_merged((low // PAGE * PAGE, _up(high, PAGE)) for low, high in self._written))
         return sum(high - low for low, high in self._written) + self._regions // CHUNK * HANDLE
 
-    def _extend(self, wanted: int) -> None:
+    def _extend(self, wanted: int) -> tuple[int, int]:
+        """Size and address of a new region."""
         grown = self._next_region < wanted
         while self._next_region < wanted:
             self._next_region *= 2
-        size = self._next_region
+        size, address = self._next_region, self._end
         if not grown:
             self._next_region *= 2
-        self._give(size, self._end)
         self._end += size + PAGE
         self._regions += size
-
-    def _give(self, size: int, address: int) -> None:
-        insort(self._free, (size, address))
-        self._free_at[address] = size
-        self._free_before[address + size] = address
-
-    def _take(self, size: int, address: int) -> None:
-        del self._free[bisect_left(self._free, (size, address))]
-        del self._free_at[address]
-        del self._free_before[address + size]
+        return size, address
 
 
 class Plan:
@@ -98,26 +118,28 @@ class Plan:
 
     def __init__(self) -> None:
         self.size = 0
-        self._live: list[tuple[int, int, str]] = []  # offset, size, tensor
+        self._free = _FreeChunks()
+        self._live: dict[str, tuple[int, int]] = {}  # tensor → size, offset
 
     def allocate(self, tensor: str, size: int) -> None:
-        """Find a place for a tensor."""
+        """Find a place for a tensor; the block grows at its end where no gap is large enough."""
         size = _up(size, TENSOR_ALIGNMENT)
-        end, best, least = 0, None, None
-        for offset, held, _ in self._live:
-            gap = offset - end
-            if gap >= size and (least is None or gap - size < least):
-                best, least = end, gap - size
-            end = max(end, offset + held)
-        if self.size - end >= size and (least is None or self.size - end - size < least):
-            best = end
-        place = end if best is None else best
-        insort(self._live, (place, size, tensor))
-        self.size = max(self.size, place + size)
+        if not size:
+            return
+        found = self._free.take(size)
+        if found is None:
+            place = self._free.take_last(self.size)
+            self.size = place + size
+        else:
+            held, place = found
+            if held > size:
+                self._free.give(held - size, place + size)
+        self._live[tensor] = size, place
 
     def free(self, tensor: str) -> None:
         """The tensor's place can be used again."""
-        self._live = [block for block in self._live if block[2] != tensor]
+        if tensor in self._live:
+            self._free.give(*self._live.pop(tensor))
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:

@@ -7,6 +7,7 @@ rest is allocated. A graph's outputs are always allocated; its inputs are the ca
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 from edgeks.audit.onnxruntime.arena import Arena, Plan
@@ -76,7 +77,8 @@ class Frame:
             for name in step.reads:
                 uses[name] = uses.get(name, 0) + 1
         left: dict[str, int] = {}  # reads to come, of a buffer under all of its names
-        free: list[str] = []
+        free: dict[tuple[object, ...], list[str]] = defaultdict(list)  # by kind, the one that ended last at the end
+        is_free: set[str] = set()
         for index, step in enumerate(self.steps):
             for buffer in step.writes:
                 kinds[buffer.name] = buffer.kind
@@ -91,11 +93,9 @@ class Frame:
                         and kinds[name][-1] == buffer.kind[-1]
                     )
                     owner = next(over, buffer.name)
-                    if owner == buffer.name:
-                        same = next((name for name in free if kinds[name] == buffer.kind), None)
-                        if same is not None:
-                            free.remove(same)
-                            owner = same
+                    if owner == buffer.name and free[buffer.kind]:
+                        owner = free[buffer.kind].pop()
+                        is_free.remove(owner)
                 self.owner[buffer.name] = owner
                 left[owner] = left.get(owner, 0) + uses.get(buffer.name, 0)
                 self.last_use[owner] = index
@@ -106,5 +106,6 @@ class Frame:
                     self.last_use[owner] = index
             ended = (*step.reads, *(buffer.name for buffer in step.writes))
             for name in dict.fromkeys(self.owner[name] for name in ended if name in self.owner):
-                if left[name] == 0 and name not in self.outputs and name not in free:
-                    free.insert(0, name)
+                if left[name] == 0 and name not in self.outputs and name not in is_free:
+                    free[kinds[name]].append(name)
+                    is_free.add(name)

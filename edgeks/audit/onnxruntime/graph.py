@@ -4,8 +4,8 @@
 session names; everything else runs as the file has it. Checked against the graphs that ONNX Runtime 1.31 writes:
 
 - BatchNormalization, Mul and Add by constants of a channel each, after a Conv whose kernel is constant and that nothing
-  else reads, fold into the Conv (basic: ConvBNFusion, ConvMulFusion, ConvAddFusion). But for Add, which changes the bias
-  only, the node then has a kernel of its own.
+  else reads, fold into the Conv (basic: ConvBNFusion, ConvMulFusion, ConvAddFusion). The node then has a kernel of its
+  own, but for Add, which changes the bias only.
 - Div, Erf, Add, Mul, Mul is one Gelu (extended); a Shape that the file tells is a constant (basic).
 - Activations join the Conv or Gemm ahead of them (extended: ConvActivationFusion, GemmActivationFusion).
 - x86-64, all: float convolutions run on blocked channels (NchwcTransformer). What can compute in blocks follows them, a

@@ -14,7 +14,7 @@ from onnx import GraphProto, NodeProto
 
 from edgeks.audit.onnx.arena import GraphLiveness, UnknownSize
 from edgeks.audit.onnx.kernels import Reader, readers_of
-from edgeks.audit.onnx.shapes import infer_activations
+from edgeks.audit.onnx.shapes import Activations, infer_activations
 from edgeks.audit.onnxruntime.arena import Arena
 from edgeks.audit.onnxruntime.frame import Frame
 from edgeks.audit.onnxruntime.graph import BLOCK, Lowering, RuntimeStep
@@ -36,10 +36,17 @@ PAGE = 4096
 
 
 def predict_onnxruntime(
-    model: ModelFile, session: Session, profile_name: str, machine: Machine
+    model: ModelFile,
+    session: Session,
+    profile_name: str,
+    machine: Machine,
+    activations: Activations | None = None,
 ) -> RamPrediction | None:
-    """ModelFile → RamPrediction; None where the file does not say the size of an activation (`Arena.notes` tells)."""
-    activations = infer_activations(model)
+    """ModelFile → RamPrediction; None where the file does not say the size of an activation (`Arena.notes` tells).
+
+    `activations`: the model's, where they are known already.
+    """
+    activations = activations or infer_activations(model)
     if model.path.suffix == ".ort":  # it was optimised when it was saved; what it holds runs as it is
         session = replace(session, graph_optimization="disabled")
     lowering = Lowering(session, machine)

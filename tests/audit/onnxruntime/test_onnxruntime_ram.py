@@ -299,3 +299,26 @@ def test_nodes_and_kernels_of_one_name_in_two_bodies_are_different(tmp_path):
     graphs.check_runs(path)
     rows = [(row.kernel, row.layers, row.copies, row.copy_bytes) for row in predicted(path).kernels]
     assert rows == [("w", 1, 1, 16 * 16 * 9 * 4)] * 2
+
+
+def tightest_gap(live, top, size):
+    """Where ONNX Runtime's planner puts a block: it looks at every gap between those that live, and behind the last."""
+    ends = [0, *(start + held for start, held in sorted(live))]
+    gaps = zip(ends, [*(start for start, _ in sorted(live)), top], strict=True)
+    fitting = [(stop - start, start) for start, stop in gaps if stop - start >= size]
+    return min(fitting)[1] if fitting else ends[-1]
+
+
+@given(sizes=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), max_size=40))
+def test_the_plan_takes_the_tightest_gap(sizes):
+    plan, live, top = Plan(), {}, 0
+    for index, (blocks, ending) in enumerate(sizes):
+        size = 64 * blocks
+        plan.allocate(str(index), size)
+        if size:  # what has no bytes lies nowhere
+            live[index] = tightest_gap(live.values(), top, size), size
+            top = max(top, sum(live[index]))
+        assert plan.size == top
+        for name in list(live)[:1] if ending == 0 else []:
+            plan.free(str(name))
+            del live[name]
