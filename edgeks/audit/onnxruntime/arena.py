@@ -9,8 +9,10 @@ remain (bfc_arena.cc, mem_pattern_planner.h and execution_frame.cc of ONNX Runti
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Iterable
+
+from edgeks.audit.onnxruntime.free_chunks import FreeChunks
 
 INITIAL_REGION = 1 << 20
 CHUNK = 256
@@ -31,22 +33,18 @@ class Arena:
         self._next_region = INITIAL_REGION
         self._end = 0
         self._regions = 0
-        self._free: list[tuple[int, int]] = []  # size, address: in the order in which they are tried
-        self._free_at: dict[int, int] = {}  # address → size
-        self._free_before: dict[int, int] = {}  # address after the chunk → its address
+        self._free = FreeChunks()
         self._used: dict[int, int] = {}
         self._written: list[tuple[int, int]] = []
 
     def allocate(self, size: int) -> int:
         """Bytes → address of memory that will be written from end to end."""
         wanted = max(_up(size, CHUNK), CHUNK)
-        index = bisect_left(self._free, (wanted, -1))
-        if index == len(self._free):
-            self._extend(wanted)
-        held, address = self._free[index]
-        self._take(held, address)
+        found = self._free.best(wanted) or self._extend(wanted)
+        held, address = found
+        self._free.take(held, address)
         if held >= 2 * wanted or held - wanted >= MAX_DEAD_BYTES:
-            self._give(held - wanted, address + wanted)
+            self._free.give(held - wanted, address + wanted)
             held = wanted
         self._used[address] = held
         self._written.append((address, address + size))
@@ -54,43 +52,25 @@ class Arena:
 
     def free(self, address: int) -> None:
         """Give a chunk back; free neighbours become one."""
-        size = self._used.pop(address)
-        after = self._free_at.get(address + size)
-        if after is not None:
-            self._take(after, address + size)
-            size += after
-        before = self._free_before.get(address)
-        if before is not None:
-            held = self._free_at[before]
-            self._take(held, before)
-            address, size = before, size + held
-        self._give(size, address)
+        self._free.give(self._used.pop(address), address)
 
     def touched_bytes(self) -> int:
         """Pages written so far, in bytes, and the table that finds the chunk of an address: what is resident."""
         self._written = list(_merged((low // PAGE * PAGE, _up(high, PAGE)) for low, high in self._written))
         return sum(high - low for low, high in self._written) + self._regions // CHUNK * HANDLE
 
-    def _extend(self, wanted: int) -> None:
+    def _extend(self, wanted: int) -> tuple[int, int]:
+        """A new region that holds `wanted` bytes, as one free chunk."""
         grown = self._next_region < wanted
         while self._next_region < wanted:
             self._next_region *= 2
         size = self._next_region
         if not grown:
             self._next_region *= 2
-        self._give(size, self._end)
+        chunk = self._free.give(size, self._end)
         self._end += size + PAGE
         self._regions += size
-
-    def _give(self, size: int, address: int) -> None:
-        insort(self._free, (size, address))
-        self._free_at[address] = size
-        self._free_before[address + size] = address
-
-    def _take(self, size: int, address: int) -> None:
-        del self._free[bisect_left(self._free, (size, address))]
-        del self._free_at[address]
-        del self._free_before[address + size]
+        return chunk
 
 
 class Plan:

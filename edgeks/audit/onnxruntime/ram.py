@@ -18,6 +18,7 @@ from edgeks.audit.onnx.shapes import infer_activations
 from edgeks.audit.onnxruntime.arena import Arena
 from edgeks.audit.onnxruntime.frame import Frame
 from edgeks.audit.onnxruntime.graph import BLOCK, Lowering, RuntimeStep
+from edgeks.audit.onnxruntime.loading import Loading
 from edgeks.audit.onnxruntime.kernels import Packing, Weight, pack, scratch
 from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
 from edgeks.onnx_file import BITS, Constant, ModelFile, node_label, subgraphs
@@ -71,7 +72,7 @@ def predict_onnxruntime(
     return RamPrediction(
         profile=profile_name,
         baseline_bytes=BASELINE,
-        load_peak_bytes=loaded.total_bytes + weights.rewritten_bytes * 3 + model.file_bytes,
+        load_peak_bytes=max(loaded.total_bytes, mapped + weights.load_peak_bytes() + library),
         loaded=loaded,
         run_peak=run,
         kernels=weights.kernels(),
@@ -112,7 +113,7 @@ class _Weights:
     def __init__(self, model: ModelFile, prepacks: bool, machine: Machine) -> None:
         self._prepacks, self._machine = prepacks, machine
         self._constants = model.all_constants()
-        self._path = model.path
+        self._path, self._file_bytes = model.path, model.file_bytes
         self._readers = readers_of(model)
         self._weight_of: dict[str, tuple[Constant, Reader]] = {}
         for constant, readers in self._readers.items():
@@ -122,7 +123,8 @@ class _Weights:
         self._held: dict[Constant, dict[tuple[str, ...], int]] = {}
         self._packed: set[tuple[str, ...]] = set()
         self.private_bytes: list[int] = []
-        self.rewritten_bytes = 0
+        self.loading = Loading()
+        self._packs: list[tuple[str, int]] = []
         self._largest_rewritten = 0
 
     def hold(self, step: RuntimeStep, liveness: GraphLiveness) -> Packing | None:
@@ -145,13 +147,18 @@ class _Weights:
             key, size = ("widened",), 4 * elements
         if computed and liveness.constant_kernel(step.node):
             key, size = ("computed", name), 4 * elements
+        if key != ("original",) and key not in held:
+            self._rewrite(self.loading.folds, constant, ("original",), key, _bytes(constant), size)
         if step.folded:
+            self._rewrite(self.loading.folds, constant, key, ("folded", label), size, size)
             key = ("folded", label)
         if step.form == "blocked":
+            source, read = key, size
             key, size = ("blocked", *(key if step.folded else (name,))), _blocked_bytes(constant.shape)
+            if key not in held:
+                self._rewrite(self.loading.blocks, constant, source, key, read, size)
         if key != ("original",):
             if key not in held:
-                self.rewritten_bytes += size
                 if not self._is_external(constant):
                     self._largest_rewritten = max(self._largest_rewritten, size)
             held[key] = size
@@ -166,11 +173,40 @@ class _Weights:
                 held.pop(key, None)
                 own = ("packed", label) if packing.private else ("packed", step.op_type, name if computed else "")
                 held[own] = packing.size_bytes
+                self._packs.append((_named(constant, key), packing.size_bytes))
                 if packing.private:
                     self.private_bytes.append(packing.size_bytes)
                 return packing
         held[key] = size
         return None
+
+    def _rewrite(
+        self,
+        rewrites: list[tuple[str, str, int, int]],
+        constant: Constant,
+        source: tuple[str, ...],
+        made: tuple[str, ...],
+        read: int,
+        written: int,
+    ) -> None:
+        rewrites.append((_named(constant, source), _named(constant, made), read, written))
+
+    def load_peak_bytes(self) -> int:
+        """The most bytes resident of weights while the file is opened."""
+        loading = self.loading
+        loading.stored = {
+            _named(constant, ("original",)): _bytes(constant)
+            for constant in self._constants
+            if not self._is_external(constant)
+        }
+        last = {name: index for index, (name, _) in enumerate(self._packs)}
+        loading.packs = [(name, size, last[name] == index) for index, (name, size) in enumerate(self._packs)]
+        loading.whole_file_bytes = self._file_bytes if self._path.suffix == ".ort" else 0
+        kept = {_named(constant, key) for constant in self._constants for key in self._held_of(constant)}
+        return loading.peak_bytes(kept)
+
+    def _held_of(self, constant: Constant) -> dict[tuple[str, ...], int]:
+        return self._held.get(constant, {("original",): _bytes(constant)})
 
     def _signed_input(self, step: RuntimeStep, liveness: GraphLiveness) -> bool:
         """Whether activations are s8; ONNX Runtime rewrites those of QDQ files to u8 on x86-64."""
@@ -188,7 +224,7 @@ class _Weights:
         """Bytes mapped, on the heap, and packed."""
         mapped = heap = packed = 0
         for constant in self._constants:
-            held = self._held.get(constant, {("original",): _bytes(constant)})
+            held = self._held_of(constant)
             for key, size in held.items():
                 if key[0] == "packed":
                     packed += size
@@ -216,6 +252,10 @@ class _Weights:
             layers = sum(reader.weight is not None for reader in self._readers[constant])
             rows.append(HeldKernel(constant.name, layers, len(held), sum(held.values()) // max(1, len(held))))
         return tuple(sorted(rows, key=lambda row: -row.copies * row.copy_bytes))
+
+
+def _named(constant: Constant, key: tuple[str, ...]) -> str:
+    return f"{id(constant)} {key}"
 
 
 def _bytes(constant: Constant) -> int:
