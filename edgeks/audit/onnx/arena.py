@@ -193,7 +193,7 @@ class GraphLiveness:
 
     def declared_type(self, name: str) -> int:
         """Type (of TensorProto.DataType) that the graph declares for an input."""
-        return next(value.type.tensor_type.elem_type for value in self._graph.input if value.name == name)
+        return next(int(value.type.tensor_type.elem_type) for value in self._graph.input if value.name == name)
 
     def outputs(self) -> set[str]:
         """Names of the buffers that the graph gives."""
@@ -207,7 +207,9 @@ class GraphLiveness:
         """Liveness of a body that a node of this graph holds."""
         own = (*self._producer, *(value.name for value in self._graph.input))
         around = {**self._outer, **dict.fromkeys(own, False), **dict.fromkeys(self._constant, True)}
-        return GraphLiveness(self._model, self._all_sizes, graph, path, around, integers=self._integers, rewrites_s8=self._rewrites_s8)
+        return GraphLiveness(
+            self._model, self._all_sizes, graph, path, around, integers=self._integers, rewrites_s8=self._rewrites_s8
+        )
 
     def constant_kernel(self, node: NodeProto) -> bool:
         """Whether a node's kernel (its second input) is known before the first inference."""

@@ -63,9 +63,9 @@ class Buffer:
 class RuntimeStep:
     """One kernel as it runs. `in_place`: what it can write its output over. `op_type`: what the file calls the op.
 
-    `form`: "float", "integer", or with blocks "blocked" (NCHWc) and "channels-last"; "placed" for what the file holds in
-    blocks already. `folded`: constants were
-    multiplied into its kernel, or added to its bias. `scratch`: bytes of buffers that live while it runs, in order.
+    `form`: "float", "integer", or with blocks "blocked" (NCHWc) and "channels-last"; "placed" for what the file itself
+    has in blocks. `folded`: constants were multiplied into its kernel, or added to its bias. `scratch`: bytes of
+    buffers that live while it runs, in order.
     """
 
     node: NodeProto

@@ -57,9 +57,9 @@ class Heap:
             self._used[start] = wanted
             rest = address + held - start - wanted
             if not self.crowded:
-                for size, at in ((start - address, address), (rest, start + wanted)):
-                    if size:
-                        self._release(size, at)
+                for left, at in ((start - address, address), (rest, start + wanted)):
+                    if left:
+                        self._release(left, at)
             address = start
         self._note()
         return address

@@ -43,14 +43,14 @@ class Loading:
         staying = {*kept, *(name for name, _, _ in self.packs)}
         heap.crowded = True
         read_later = staying | {name for name, *_ in self.blocks}
-        for source, made, read, written in self.folds:
+        for _, made, read, written in self.folds:
             copy = heap.allocate_aligned(read)
             text = heap.allocate(written)
             held[made] = heap.allocate_aligned(written)
             heap.free(text)
             heap.free(copy)
         _drop(heap, held, [source for source, *_ in self.folds], read_later)
-        for source, made, read, written in self.blocks:
+        for _, made, read, written in self.blocks:
             copy = heap.allocate_aligned(read)
             blocked, text = heap.allocate(written), heap.allocate(written)
             held[made] = heap.allocate_aligned(written)

@@ -18,8 +18,8 @@ from edgeks.audit.onnx.shapes import infer_activations
 from edgeks.audit.onnxruntime.arena import Arena
 from edgeks.audit.onnxruntime.frame import Frame
 from edgeks.audit.onnxruntime.graph import BLOCK, Lowering, RuntimeStep
-from edgeks.audit.onnxruntime.loading import Loading
 from edgeks.audit.onnxruntime.kernels import Packing, Weight, pack, scratch
+from edgeks.audit.onnxruntime.loading import Loading
 from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
 from edgeks.onnx_file import BITS, Constant, ModelFile, node_label, subgraphs
 from edgeks.target import Session
@@ -31,7 +31,7 @@ BASELINE = 52_500_000
 SESSION, NODE = 1_900_000, 5_300
 CODE, CODE_OF_OP_TYPE = 7_550_000, 55_000
 FIRST_RUN, RUN_CODE, RUN_CODE_OF_OP_TYPE = 570_000, 550_000, 20_000
-LOAD_PEAK_NOTE = "the peak while loading is rough (± 30 %)"
+LOAD_PEAK_NOTE = "the peak while loading is that with the memory allocator of glibc (± 15 %)"
 MMAP_THRESHOLD_MAX = 32 << 20
 PAGE = 4096
 
@@ -148,19 +148,18 @@ class _Weights:
         if computed and liveness.constant_kernel(step.node):
             key, size = ("computed", name), 4 * elements
         if key != ("original",) and key not in held:
-            self._rewrite(self.loading.folds, constant, ("original",), key, _bytes(constant), size)
+            self.loading.folds.append((_named(constant, ("original",)), _named(constant, key), _bytes(constant), size))
         if step.folded:
-            self._rewrite(self.loading.folds, constant, key, ("folded", label), size, size)
-            key = ("folded", label)
+            source, key = key, ("folded", label)
+            self.loading.folds.append((_named(constant, source), _named(constant, key), size, size))
         if step.form == "blocked":
             source, read = key, size
             key, size = ("blocked", *(key if step.folded else (name,))), _blocked_bytes(constant.shape)
             if key not in held:
-                self._rewrite(self.loading.blocks, constant, source, key, read, size)
+                self.loading.blocks.append((_named(constant, source), _named(constant, key), read, size))
         if key != ("original",):
-            if key not in held:
-                if not self._is_external(constant):
-                    self._largest_rewritten = max(self._largest_rewritten, size)
+            if key not in held and not self._is_external(constant):
+                self._largest_rewritten = max(self._largest_rewritten, size)
             held[key] = size
             if step.op_type == "Conv":
                 return None
@@ -179,17 +178,6 @@ class _Weights:
                 return packing
         held[key] = size
         return None
-
-    def _rewrite(
-        self,
-        rewrites: list[tuple[str, str, int, int]],
-        constant: Constant,
-        source: tuple[str, ...],
-        made: tuple[str, ...],
-        read: int,
-        written: int,
-    ) -> None:
-        rewrites.append((_named(constant, source), _named(constant, made), read, written))
 
     def load_peak_bytes(self) -> int:
         """The most bytes resident of weights while the file is opened."""
