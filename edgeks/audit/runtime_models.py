@@ -141,6 +141,41 @@ RULES: tuple[Rule, ...] = (
         "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_peak_is_within_a_tenth_or_a_megabyte",
     ),
     Rule(
+        "ort-whole-blocks",
+        "onnxruntime",
+        "Tensors in channel blocks hold whole blocks: 16 channels with AVX-512, so that 24 channels take the room of "
+        "32. Poolings stay out of blocks where the width is no multiple of 16.",
+        "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_channels_are_rounded_up_to_blocks",
+    ),
+    Rule(
+        "ort-float16",
+        "onnxruntime",
+        "On x86-64 a float16 network is computed in float32: kernels and activations take twice what the file says.",
+        "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_float16_is_computed_as_float32",
+    ),
+    Rule(
+        "ort-s8-activations",
+        "onnxruntime",
+        "On x86-64 s8 activations that one operator reads become u8; those that several read stay s8, and the "
+        "convolutions and additions at them run in float, their kernels dequantised at each inference.",
+        "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_s8_activations_that_two_read_stay_float",
+    ),
+    Rule(
+        "ort-format",
+        "onnxruntime",
+        "An .ort file runs as it was saved, whatever the session asks for; while it is opened it is read whole.",
+        "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_an_ort_file_runs_as_it_was_saved",
+    ),
+    Rule(
+        "ort-load-peak",
+        "onnxruntime",
+        "At load each constant is read and then copied; folding makes a kernel beside its original with two "
+        "temporaries, layout in blocks with three, and originals go when all kernels are through. Temporaries leave "
+        "holes in glibc's heap that kernels of the same size do not fit in, so that layers sharing one kernel peak "
+        "at four copies each.",
+        "tests/audit/onnxruntime/test_loading.py::test_load_peak_is_as_measured",
+    ),
+    Rule(
         "ort-library",
         "onnxruntime",
         "A session takes 1.9 MB and 5.3 kB for every node of the file; 7.6 MB of the runtime's code is read, and 55 kB "

@@ -9,8 +9,9 @@ remain (bfc_arena.cc, mem_pattern_planner.h and execution_frame.cc of ONNX Runti
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterable
+
+from edgeks.audit.onnxruntime.free_chunks import FreeChunks
 
 INITIAL_REGION = 1 << 20
 CHUNK = 256
@@ -24,50 +25,6 @@ def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-class _FreeChunks:
-    """Free memory, of which the smallest chunk that is large enough is taken; of equal ones the first."""
-
-    def __init__(self) -> None:
-        self._by_size: list[tuple[int, int]] = []  # size, address
-        self._size_at: dict[int, int] = {}
-        self._before: dict[int, int] = {}  # address after the chunk → its address
-
-    def give(self, size: int, address: int) -> None:
-        """Add a chunk; free neighbours become one with it."""
-        after = self._size_at.get(address + size)
-        if after is not None:
-            size += self._remove(after, address + size)
-        before = self._before.get(address)
-        if before is not None:
-            size += self._remove(self._size_at[before], before)
-            address = before
-        insort(self._by_size, (size, address))
-        self._size_at[address] = size
-        self._before[address + size] = address
-
-    def take(self, size: int) -> tuple[int, int] | None:
-        """Size and address of the chunk that fits best; None where there is none."""
-        index = bisect_left(self._by_size, (size, -1))
-        if index == len(self._by_size):
-            return None
-        found = self._by_size[index]
-        self._remove(*found)
-        return found
-
-    def take_last(self, end: int) -> int:
-        """Address of the free chunk that ends at `end`, which is taken; `end` where there is none."""
-        address = self._before.get(end, end)
-        if address != end:
-            self._remove(end - address, address)
-        return address
-
-    def _remove(self, size: int, address: int) -> int:
-        del self._by_size[bisect_left(self._by_size, (size, address))]
-        del self._size_at[address]
-        del self._before[address + size]
-        return size
-
-
 class Arena:
     """Addresses are bytes from an own origin; regions do not touch each other."""
 
@@ -75,14 +32,14 @@ class Arena:
         self._next_region = INITIAL_REGION
         self._end = 0
         self._regions = 0
-        self._free = _FreeChunks()
+        self._free = FreeChunks()
         self._used: dict[int, int] = {}
         self._written: list[tuple[int, int]] = []
 
     def allocate(self, size: int) -> int:
         """Bytes → address of memory that will be written from end to end."""
         wanted = max(_up(size, CHUNK), CHUNK)
-        found = self._free.take(wanted)
+        found = self._free.take_best(wanted)
         held, address = found if found is not None else self._extend(wanted)
         if held >= 2 * wanted or held - wanted >= MAX_DEAD_BYTES:
             self._free.give(held - wanted, address + wanted)
@@ -92,7 +49,7 @@ class Arena:
         return address
 
     def free(self, address: int) -> None:
-        """Give a chunk back."""
+        """Give a chunk back; free neighbours become one."""
         self._free.give(self._used.pop(address), address)
 
     def touched_bytes(self) -> int:
@@ -118,7 +75,7 @@ class Plan:
 
     def __init__(self) -> None:
         self.size = 0
-        self._free = _FreeChunks()
+        self._free = FreeChunks()
         self._live: dict[str, tuple[int, int]] = {}  # tensor → size, offset
 
     def allocate(self, tensor: str, size: int) -> None:
@@ -126,7 +83,7 @@ class Plan:
         size = _up(size, TENSOR_ALIGNMENT)
         if not size:
             return
-        found = self._free.take(size)
+        found = self._free.take_best(size)
         if found is None:
             place = self._free.take_last(self.size)
             self.size = place + size

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from onnx import GraphProto, NodeProto, TensorProto
 
 from edgeks.audit.onnx.arena import GraphLiveness, Step
-from edgeks.audit.onnx.shapes import Activation
+from edgeks.audit.onnx.shapes import NCHWC_DOMAIN, Activation
 from edgeks.audit.ram import Machine
 from edgeks.onnx_file import node_label
 from edgeks.target import Session
@@ -64,8 +64,9 @@ class Buffer:
 class RuntimeStep:
     """One kernel as it runs. `in_place`: what it can write its output over. `op_type`: what the file calls the op.
 
-    `form`: "float", "integer", or with blocks "blocked" (NCHWc) and "channels-last". `folded`: constants were
-    multiplied into its kernel. `scratch`: bytes of buffers that live while it runs, in order.
+    `form`: "float", "integer", or with blocks "blocked" (NCHWc) and "channels-last"; "placed" for what the file itself
+    has in blocks. `folded`: constants were multiplied into its kernel, or added to its bias. `scratch`: bytes of
+    buffers that live while it runs, in order.
     """
 
     node: NodeProto
@@ -136,6 +137,8 @@ class Lowering:
             if index in gone:
                 continue
             while len(step.writes) == 1 and step.form == "float" and step.op_type in ("Conv", "Gemm"):
+                if step.node.op_type == "FusedConv":
+                    break
                 written = step.writes[0].name
                 if written in outputs or uses[written] != 1:
                     break
@@ -198,13 +201,13 @@ def _in_order(steps: list[RuntimeStep], nodes: list[NodeProto]) -> list[RuntimeS
 
 
 def _as_runtime(step: Step, liveness: GraphLiveness) -> RuntimeStep:
-    op_type = step.node.op_type
+    op_type = "Conv" if step.node.op_type == "FusedConv" else step.node.op_type
     integer = step.integer or op_type.startswith(("QLinear", "QGemm"))
     writes = []
     for name in step.writes:
         writes.append(_buffer(liveness.size(name)))
     in_place = step.reads if op_type in IN_PLACE and not integer else ()
-    form = "integer" if integer else "float"
+    form = "integer" if integer else "placed" if step.node.domain == NCHWC_DOMAIN else "float"
     return RuntimeStep(step.node, op_type, form, step.reads, tuple(writes), in_place, bodies=step.bodies)
 
 

@@ -174,7 +174,9 @@ def _sizes(model: schema.ModelT) -> list[int]:
 def _mapped_when_open(model: schema.ModelT, file_bytes: int, delegate: XnnpackPlan) -> int:
     """Opening checks every buffer's header, and touches pages around it; packing reads kernels whole.
 
-    Buffers behind the flatbuffer (ai-edge-quantizer's) have no header there: of those less is mapped.
+    Buffers behind the flatbuffer (ai-edge-quantizer's) have no header there: of those less is mapped. More is mapped
+    where Linux keeps the file in large folios, as one that was just written: a touch maps a whole one, up to 2 MB. The
+    first inference maps the rest anyway, so that the peak of running is the larger one.
     """
     packed = {kernel.buffer for kernel in delegate.kernels}
     unread = sum(max(size - READ_AHEAD, 0) for buffer, size in enumerate(_sizes(model)) if buffer not in packed)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import small_graphs as graphs
 from hypothesis import given
@@ -15,6 +16,7 @@ from edgeks.audit.onnxruntime.arena import Arena, Plan
 from edgeks.audit.onnxruntime.ram import predict_onnxruntime
 from edgeks.bench.memory import measure_ram
 from edgeks.onnx_file import read_model_file
+from edgeks.ort_file import read_ort
 from edgeks.runtime_profile import PROFILES
 from edgeks.target import Session
 
@@ -125,6 +127,134 @@ def files(tmp_path_factory):
         return graphs.save(FILES[name](), tmp_path_factory.mktemp("net") / "net.onnx")
 
     return write
+
+
+needs_avx512 = pytest.mark.skipif(
+    "avx512f" not in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else True,
+    reason="a block has 16 channels with AVX-512",
+)
+
+
+def narrow():
+    """Conv, pool and depthwise Conv on 24 channels: one and a half blocks."""
+    rng = np.random.default_rng(0)
+
+    def conv(source, out, shape, groups=1):
+        constants.append(graphs.initializer(f"k {out}", rng.standard_normal(shape).astype(np.float32) * 0.1))
+        sides = {"group": groups, "pads": [shape[2] // 2] * 4}
+        return helper.make_node("Conv", [source, f"k {out}"], [out], f"conv {out}", **sides)
+
+    constants = []
+    nodes = [
+        conv("x", "a", (24, 3, 3, 3)),
+        helper.make_node("MaxPool", ["a"], ["p"], "pool", kernel_shape=[3, 3], pads=[1] * 4),
+        conv("p", "b", (24, 1, 3, 3), groups=24),
+        conv("b", "c", (24, 24, 1, 1)),
+        helper.make_node("GlobalAveragePool", ["c"], ["y"], "mean"),
+    ]
+    return graphs.model(nodes, constants, 1, [1, 24, 1, 1], input_shape=(3, 224, 224))
+
+
+def half():
+    """Two float16 convolutions with large activations."""
+    constants = [graphs.initializer(f"k{i}", kernel(64).astype(np.float16)) for i in range(2)]
+    nodes = [
+        helper.make_node("Conv", ["x", "k0"], ["a"], "conv0", pads=[1] * 4),
+        helper.make_node("Conv", ["a", "k1"], ["b"], "conv1", pads=[1] * 4),
+        helper.make_node("GlobalAveragePool", ["b"], ["y"], "mean"),
+    ]
+    proto = graphs.model(nodes, constants, 1, [1, 64, 1, 1], input_shape=(64, 128, 128))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return proto
+
+
+def s8_residual():
+    """q → Conv → q, added to what the Conv read: two ops read it. All s8, as ONNX Runtime's quantiser writes."""
+    channels = 64
+    constants = [
+        graphs.initializer("s", np.float32(0.05)),
+        graphs.initializer("z", np.int8(0)),
+        graphs.initializer("codes", np.ones((channels, channels, 3, 3), np.int8)),
+    ]
+    nodes, now = [], "x"
+
+    def quantised(source, out):
+        nodes.append(helper.make_node("QuantizeLinear", [source, "s", "z"], [f"{out} q"], f"q {out}"))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{out} q", "s", "z"], [out], f"dq {out}"))
+        return out
+
+    for index in range(2):
+        now = quantised(now, f"in{index}")
+        nodes.append(helper.make_node("DequantizeLinear", ["codes", "s", "z"], [f"k{index}"], f"kernel{index}"))
+        nodes.append(helper.make_node("Conv", [now, f"k{index}"], [f"c{index}"], f"conv{index}", pads=[1] * 4))
+        added = quantised(f"c{index}", f"out{index}")
+        nodes.append(helper.make_node("Add", [added, now], [f"sum{index}"], f"add{index}"))
+        now = f"sum{index}"
+    nodes.append(helper.make_node("GlobalAveragePool", [now], ["y"], "mean"))
+    return graphs.model(nodes, constants, 1, [1, channels, 1, 1], input_shape=(channels, 96, 96))
+
+
+def upsampled():
+    """Resize to a size that the graph computes, as torch's legacy exporter writes interpolation."""
+    constants = [
+        graphs.initializer("k", kernel(32)),
+        *(graphs.initializer(name, np.array([n], np.int64)) for name, n in (("zero", 0), ("two", 2))),
+        graphs.initializer("size", np.array([192, 192], np.int64)),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["a"], "conv", pads=[1] * 4),
+        helper.make_node("Shape", ["a"], ["shape"], "shape"),
+        helper.make_node("Slice", ["shape", "zero", "two", "zero"], ["outer"], "slice"),
+        helper.make_node("Concat", ["outer", "size"], ["sizes"], "concat", axis=0),
+        helper.make_node("Resize", ["a", "", "", "sizes"], ["u"], "resize", mode="linear"),
+        helper.make_node("GlobalAveragePool", ["u"], ["y"], "mean"),
+    ]
+    return graphs.model(nodes, constants, 1, [1, 32, 1, 1], input_shape=(32, 96, 96))
+
+
+def require_run_peak(proto, path, profile="ort-default"):
+    measured = measure_ram(graphs.save(proto, path), ONNX[profile])
+    prediction = predicted(path, profile)
+    require_near(prediction.run_peak.total_bytes, measured.run_peak_bytes)
+    return prediction
+
+
+@needs_avx512
+@pytest.mark.parametrize("profile", NAMES)
+def test_channels_are_rounded_up_to_blocks(tmp_path, profile):
+    require_run_peak(narrow(), tmp_path / "net.onnx", profile)
+
+
+def test_float16_is_computed_as_float32(tmp_path):
+    prediction = require_run_peak(half(), tmp_path / "net.onnx")
+    assert [row.copy_bytes for row in prediction.kernels] == [64 * 64 * 9 * 4] * 2
+
+
+def test_s8_activations_that_two_read_stay_float(tmp_path):
+    prediction = require_run_peak(s8_residual(), tmp_path / "net.onnx")
+    assert prediction.run_peak.packed_bytes == 0  # neither convolution runs on codes
+    on_arm = predicted(tmp_path / "net.onnx", machine="arm64")
+    assert on_arm.run_peak.packed_bytes > 0
+
+
+def test_sizes_that_the_graph_computes_are_known(tmp_path):
+    require_run_peak(upsampled(), tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("name", ["fp32, large activations", "QDQ, large activations"])
+def test_an_ort_file_runs_as_it_was_saved(files, tmp_path, name):
+    path, options = tmp_path / "net.ort", onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(str(files(name)), options, providers=["CPUExecutionProvider"])
+    for profile in ("ort-default", "ort-unfolded"):
+        prediction = predict_onnxruntime(read_ort(path), ONNX[profile].session, profile, "x86-64")
+        measured = measure_ram(path, ONNX[profile])
+        require_near(prediction.run_peak.total_bytes, measured.run_peak_bytes)
+        expected, found = prediction.load_peak_bytes, measured.load_peak_bytes
+        assert abs(expected - found) <= max(MEGABYTE, 0.15 * found)
 
 
 def predicted(path, profile="ort-default", machine="x86-64"):
