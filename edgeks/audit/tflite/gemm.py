@@ -146,7 +146,7 @@ def gemmlowp_bytes(found: Iterable[Product], machine: Machine, version: Delegate
 
 
 def _by_vector(product: Product, machine: Machine, version: DelegateVersion) -> bool:
-    """A matrix by a vector packs nothing: LiteRT has kernels for it, on arm64 both; for dynamic-range ones always both."""
+    """A matrix by a vector packs nothing: LiteRT has kernels for it, on arm64 both; for dynamic-range ones both."""
     has_kernels = version == "litert" or machine == "arm64" or product.is_hybrid
     return product.columns == 1 and has_kernels and product.rows >= 4
 

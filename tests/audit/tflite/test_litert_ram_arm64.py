@@ -5,13 +5,15 @@ MEASURED was read with edgeks/bench/runner.py on an emulated Cortex-A72 (qemu-sy
 2.14.0, one thread, five inferences. Emulation changes times, not what is resident. docs/results/ram_arm64.md has more.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_litert_ram import PROFILE, chain, predicted
 
 from edgeks.audit.tflite import gemmlowp
-from edgeks.audit.tflite.ram import BASELINES
+from edgeks.audit.tflite.ram import BASELINES, predict_litert
+from edgeks.tflite_file import read_tflite
 
 DATA = Path(__file__).parents[2] / "data"
 MB = 1_000_000
@@ -62,3 +64,12 @@ def test_gemmlowp_packs_parts_that_fit_its_cache():
     expected = 4608 * (32 + 48) + 4 * (32 + 64 - 16) + 4 * 32 * 48
     assert gemmlowp.block_bytes(512, 4608, 64) == gemmlowp.block_bytes(64, 4608, 512) == expected
     assert gemmlowp.block_bytes(512, 4608, 64) < 384 * 1024
+
+
+def test_with_several_threads_no_kernel_is_transposed_on_arm64(files):
+    profile = PROFILE["litert-builtin"]
+    four = replace(profile, session=replace(profile.session, threads=4))
+    model, size = read_tflite(files["float"]), files["float"].stat().st_size
+    x86, arm = (predict_litert(model, size, four, machine).run_peak for machine in ("x86-64", "arm64"))
+    assert arm.total_bytes == pytest.approx(17.02 * MB, abs=0.4 * MB)
+    assert x86.arena_bytes > 4 * 4 * 256 * 9 * 256 > arm.arena_bytes  # on x86-64 each of the four layers has its own
