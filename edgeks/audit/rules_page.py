@@ -14,9 +14,9 @@ Written by `make docs` from `edgeks/audit/runtime_models.py`; do not edit it.
 
 `edgeks footprint` predicts RAM from the file alone, by what each runtime does with it. Every rule is held against a
 measurement by the test that it names. The figures behind the rules (bytes of code that become resident, tiles of the
-matrix kernels) were measured on x86-64 with ONNX Runtime 1.31, LiteRT 2.3 and tflite-runtime 2.14; for arm64 they
-follow from the runtimes' sources where the two differ, and are not measured here. [results/ram.md](results/ram.md) has
-predicted and measured RAM of whole networks.
+matrix kernels) were measured with ONNX Runtime 1.31, LiteRT 2.3 and tflite-runtime 2.14 on x86-64, and on arm64 as an
+emulated Cortex-A72. Predicted and measured RAM of whole networks: [x86-64](results/ram.md),
+[arm64](results/ram_arm64.md).
 
 | rule | runtime | what it says | test |
 |---|---|---|---|

@@ -2,16 +2,20 @@
 
 ruy packs both operands of a product into one block that grows to the largest product and stays as long as the model is
 open. Eigen allocates its blocks for one product and frees them. On x86-64 integer (and dynamic-range) products run in
-ruy and float ones in Eigen; on arm64 all run in ruy. Reference kernels have no products.
+ruy and float ones in Eigen; in LiteRT on arm64 all run in ruy. tflite-runtime on arm64 is built without ruy as the
+default: float products run in Eigen, int8 ones in gemmlowp (`edgeks.audit.tflite.gemmlowp`), and what neither knows
+(16 bits, sums that are taken as they are) in ruy. Reference kernels have no products.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from edgeks.audit.ram import Machine
+from edgeks.audit.tflite import gemmlowp
 from edgeks.audit.tflite.scratch import is_hybrid
 from edgeks.audit.tflite.tensors import Graph, Operator, Tensor
 from edgeks.audit.xnnpack.graph import DelegateVersion
@@ -39,6 +43,7 @@ class Product:
     left_bytes: int
     right_bytes: int
     is_float: bool
+    takes_sums: bool  # as they are, in int32: dynamic-range operators, and TRANSPOSE_CONV
     is_hybrid: bool
 
 
@@ -74,7 +79,8 @@ def _product(graph: Graph, operator: Operator) -> Product | None:
         return _of(tensor(0), tensor(1), units, depth, tensor(0).elements // depth)
     if operator.op_type == "TRANSPOSE_CONV":
         kernel, x = tensor(1), tensor(2)
-        return _of(x, kernel, math.prod(kernel.shape[:3]), kernel.shape[3], math.prod(x.shape[1:3]))
+        product = _of(x, kernel, math.prod(kernel.shape[:3]), kernel.shape[3], math.prod(x.shape[1:3]))
+        return replace(product, takes_sums=not product.is_float)
     if operator.op_type == "BATCH_MATMUL":
         left, right = tensor(0), tensor(1)
         depth = left.shape[-2 if getattr(operator.options, "adjX", False) else -1]
@@ -87,7 +93,7 @@ def _of(x: Tensor, kernel: Tensor, rows: int, depth: int, columns: int) -> Produ
     hybrid = is_hybrid(x, kernel)
     is_float = x.kind == "FLOAT32" and not hybrid
     item_bytes = 4 if is_float else 2 if x.kind == "INT16" else 1
-    return Product(rows, depth, columns, 4 if is_float else 1, item_bytes, is_float, hybrid)
+    return Product(rows, depth, columns, 4 if is_float else 1, item_bytes, is_float, hybrid, hybrid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,7 @@ def ruy_block(found: Iterable[Product], machine: Machine, version: DelegateVersi
     """
     size = used = peak = touched = 0
     for product in found:
-        if not _in_ruy(product, machine) or _by_vector(product, version):
+        if _library(product, machine, version) != "ruy" or _by_vector(product, machine, version):
             continue
         taken = new = 0
         for block in _packed(product, machine):
@@ -123,18 +129,34 @@ def ruy_block(found: Iterable[Product], machine: Machine, version: DelegateVersi
     return RuyBlock(used, peak)
 
 
-def eigen_bytes(found: Iterable[Product], machine: Machine) -> int:
+def eigen_bytes(found: Iterable[Product], machine: Machine, version: DelegateVersion) -> int:
     """The largest blocks that Eigen allocates for one product, and frees."""
-    return max((_blocks(product) for product in found if not _in_ruy(product, machine)), default=0)
+    in_eigen = (product for product in found if _library(product, machine, version) == "eigen")
+    return max((_blocks(product) for product in in_eigen), default=0)
 
 
-def _by_vector(product: Product, version: DelegateVersion) -> bool:
-    """A matrix by a vector packs nothing: LiteRT has kernels for it, and both have for dynamic-range ones."""
-    return product.columns == 1 and (version == "litert" or product.is_hybrid) and product.rows >= 4
+def gemmlowp_bytes(found: Iterable[Product], machine: Machine, version: DelegateVersion) -> int:
+    """The block of gemmlowp: what the largest product writes of it."""
+    in_gemmlowp = (
+        product
+        for product in found
+        if _library(product, machine, version) == "gemmlowp" and not _by_vector(product, machine, version)
+    )
+    return max((gemmlowp.block_bytes(each.rows, each.depth, each.columns) for each in in_gemmlowp), default=0)
 
 
-def _in_ruy(product: Product, machine: Machine) -> bool:
-    return machine == "arm64" or not product.is_float
+def _by_vector(product: Product, machine: Machine, version: DelegateVersion) -> bool:
+    """A matrix by a vector packs nothing: LiteRT has kernels for it, on arm64 both; for dynamic-range ones both."""
+    has_kernels = version == "litert" or machine == "arm64" or product.is_hybrid
+    return product.columns == 1 and has_kernels and product.rows >= 4
+
+
+def _library(product: Product, machine: Machine, version: DelegateVersion) -> Literal["ruy", "eigen", "gemmlowp"]:
+    if machine == "arm64" and version == "litert":
+        return "ruy"
+    if product.is_float:
+        return "eigen"
+    return "gemmlowp" if machine == "arm64" and product.right_bytes == 1 and not product.takes_sums else "ruy"
 
 
 def _packed(product: Product, machine: Machine) -> list[int]:
