@@ -39,10 +39,8 @@ class Suggestion:
 
     @property
     def resources(self) -> frozenset[Literal["flash", "ram"]]:
-        """What it takes less of. A kernel that is stored once may still be held several times."""
-        if self.kind == "merge_copies":
-            return frozenset({"flash"})
-        return frozenset({"flash", "ram"}) if self.kind == "form" else frozenset({"ram"})
+        """What it takes less of. A kernel stored once may be held several times, and int8 kernels packed per layer."""
+        return frozenset({"flash" if self.kind in OF_THE_FILE else "ram"})
 
 
 def suggest(

@@ -321,8 +321,9 @@ def test_on_arm64_no_kernel_is_laid_out_in_blocks(files):
     assert [row.copies for row in default.kernels] == [LAYERS]  # BN folds there as well
     assert [row.copies for row in predicted(files("fp32"), "ort-unfolded", "arm64").kernels] == [1]
     arm, x86 = (predicted(files("fp32, 66 channels"), machine=machine) for machine in ("arm64", "x86-64"))
-    assert arm.run_peak == x86.run_peak  # 66 channels fit no blocks
-    assert len(arm.notes) == len(x86.notes) + 1
+    parts = [(found.run_peak.heap_bytes, found.run_peak.arena_bytes) for found in (arm, x86)]
+    assert parts[0] == parts[1]  # 66 channels fit no blocks
+    assert arm.run_peak.library_bytes < x86.run_peak.library_bytes
 
 
 def test_levels_that_fold_nothing(files):
