@@ -139,7 +139,7 @@ class ProcessMemory:
     def __init__(self, model: str) -> None:
         self._folder = Path(model).resolve().parent
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-        self._libraries = frozenset(self._files())  # the model may lie in the folder of this environment
+        self._libraries: Any = None  # what is mapped at the first reading: the model may lie beside this environment
         self._from_anew = False  # whether the peak is that since the reading before
 
     def emit(self, stage: str) -> None:
@@ -151,7 +151,10 @@ class ProcessMemory:
         if self._trim is not None:
             self._trim(0)
         now = self._values("smaps_rollup")
-        ours = (size for path, size in self._files().items() if path not in self._libraries)
+        files = self._files()
+        if self._libraries is None:
+            self._libraries = frozenset(files)
+        ours = (size for path, size in files.items() if path not in self._libraries)
         emit(
             "memory",
             stage=stage,

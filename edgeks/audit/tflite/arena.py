@@ -12,6 +12,7 @@ body of WHILE, or a branch of IF, reads from outside has no room of its own.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ IN_PLACE: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("ADD", "SUB", "MUL", "DIV"), (0, 1)),
     **dict.fromkeys((*COPIES, "DYNAMIC_UPDATE_SLICE", "SOFTMAX"), (0,)),
 }
+MAX_DEPTH = 64  # of graphs that run graphs
 SCALAR_BYTES = 4  # a buffer of no more is not taken over by an operator that changes it
 
 
@@ -133,6 +135,9 @@ def _plan(
         inner = [called for called in called_graphs(operator) if 0 <= called < len(graphs)]
         for position, called in enumerate(inner):
             if called in planned or called in running or called == number:
+                continue
+            if len(running) >= MAX_DEPTH:
+                notes.append(f"graphs that run each other more than {MAX_DEPTH} deep: the deeper ones are not planned")
                 continue
             body = graphs[called]
             unused = frozenset(body.inputs) - {value for other in body.operators for value in other.inputs}
@@ -369,5 +374,5 @@ def _fit(blocks: list[Block], tensor: int, size: int, first: int, last: int) -> 
         if best_gap == 0:
             break
     offset = -(-end // ALIGNMENT) * ALIGNMENT if best is None else best
-    place = next((at for at, block in enumerate(blocks) if block.offset > offset), len(blocks))
+    place = bisect_right(blocks, offset, key=lambda block: block.offset)
     blocks.insert(place, Block(tensor, offset, size, first, last))

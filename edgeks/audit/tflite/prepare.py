@@ -9,6 +9,7 @@ from typing import Literal
 from edgeks.audit.onnx.shapes import Activation
 from edgeks.audit.tflite.scratch import RESERVED, Kernels, Place, Prepared, temporaries
 from edgeks.audit.tflite.tensors import SIZELESS, Graph, Operator, Tensor
+from edgeks.audit.xnnpack.partition import in_turns
 
 # constant: in the file. given: the memory of another graph's tensor. none: nothing reads or writes it.
 Home = Literal["constant", "given"] | Place
@@ -84,9 +85,10 @@ def prepare(
     nodes: list[Node] = []
     stops = []
     untouched = set()
+    readers = _readers(graph)
     for operators in _partition(graph, taken):
         if operators[0] in taken:
-            nodes.append(_delegated(graph, operators))
+            nodes.append(_delegated(graph, operators, readers))
             continue
         operator = graph.operators[operators[0]]
         if _settle(graph, operator, homes):
@@ -167,39 +169,31 @@ def _partition(graph: Graph, taken: Collection[int]) -> list[list[int]]:
     one. A group is as large as dependencies allow (PartitionGraphIntoIndependentNodeSubsets, greedy)."""
     if not taken:
         return [[index] for index in range(len(graph.operators))]
-    waiting = list(range(len(graph.operators)))
-    missing = {output for operator in graph.operators for output in operator.outputs if output >= 0}
+    makers = {
+        output: index for index, operator in enumerate(graph.operators) for output in operator.outputs if output >= 0
+    }
+    waits = [{makers[value] for value in operator.inputs if value in makers} for operator in graph.operators]
     runs: list[list[int]] = []
-    while waiting:
-        group: list[int] = []
-        done = False
-        while not done:
-            done = True
-            left = []
-            for index in waiting:
-                operator = graph.operators[index]
-                fits = not group or (index in taken) == (group[0] in taken)
-                if fits and missing.isdisjoint(operator.inputs):
-                    group.append(index)
-                    missing.difference_update(operator.outputs)
-                    done = False
-                else:
-                    left.append(index)
-            waiting = left
-        if not group:  # a cycle: no runtime opens such a file
-            break
-        runs += [group] if group[0] in taken else [[index] for index in group]
+    for together, group in in_turns(waits, taken):
+        runs += [group] if together else [[index] for index in group]
     return runs
 
 
-def _delegated(graph: Graph, group: list[int]) -> Node:
+def _readers(graph: Graph) -> dict[int, set[int]]:
+    """Tensor → operators that read it."""
+    found: dict[int, set[int]] = {}
+    for index, operator in enumerate(graph.operators):
+        for value in operator.inputs:
+            found.setdefault(value, set()).add(index)
+    return found
+
+
+def _delegated(graph: Graph, group: list[int], readers: dict[int, set[int]]) -> Node:
     """The node that stands for a group: it reads and writes what crosses the group's border."""
     inside = {output for index in group for output in graph.operators[index].outputs if output >= 0}
     reads = {value for index in group for value in graph.operators[index].inputs if value >= 0} - inside
     members = set(group)
-    wanted = set(graph.outputs) | {
-        value for index, operator in enumerate(graph.operators) if index not in members for value in operator.inputs
-    }
-    writes = tuple(sorted(inside & wanted))
+    outside = {value for value in inside if readers.get(value, members) - members}
+    writes = tuple(sorted(inside.intersection(graph.outputs) | outside))
     label = graph.tensors[writes[0]].name if writes else DELEGATE
     return Node(label, DELEGATE, tuple(sorted(reads)), writes, (), ())

@@ -5,7 +5,7 @@ As TFLite's graph_info.cc cuts them, with what xnnpack_delegate.cc (LiteRT 2.3) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import pairwise
@@ -92,16 +92,29 @@ def _steps(graph: Graph, taken: set[int]) -> Iterable[Piece | int]:
     side_effects = [index for index, node in enumerate(graph.nodes) if _may_have_side_effects(graph, node)]
     for before, index in pairwise(side_effects):
         waits[index].add(before)
-    followers: dict[int, list[int]] = {}
-    for index, needed in enumerate(waits):
-        for before in needed:
-            followers.setdefault(before, []).append(index)
     readers: dict[int, set[int]] = {}
     for index, node in enumerate(graph.nodes):
         for tensor in node.inputs:
             readers.setdefault(tensor, set()).add(index)
+    for kind, members in in_turns(waits, taken):
+        if kind:
+            yield _piece(graph, members, readers)
+        else:
+            yield from members
+
+
+def in_turns(waits: Sequence[set[int]], taken: Collection[int]) -> Iterator[tuple[bool, list[int]]]:
+    """For every operator those that it waits for → groups in which they run: whether a group is `taken`, and which.
+
+    A group has as many of one kind as can run, beginning with the first operator that can. What waits for itself is in
+    none.
+    """
+    left = [set(needed) for needed in waits]
+    followers: dict[int, list[int]] = {}
     ready: dict[bool, list[int]] = {True: [], False: []}
-    for index, needed in enumerate(waits):
+    for index, needed in enumerate(left):
+        for before in needed:
+            followers.setdefault(before, []).append(index)
         if not needed:
             heappush(ready[index in taken], index)
     while ready[True] or ready[False]:
@@ -110,13 +123,10 @@ def _steps(graph: Graph, taken: set[int]) -> Iterable[Piece | int]:
         while ready[kind]:
             members.append(done := heappop(ready[kind]))
             for index in followers.get(done, []):
-                waits[index].discard(done)
-                if not waits[index]:
+                left[index].discard(done)
+                if not left[index]:
                     heappush(ready[index in taken], index)
-        if kind:
-            yield _piece(graph, members, readers)
-        else:
-            yield from members
+        yield kind, members
 
 
 def _may_have_side_effects(graph: Graph, node: Node) -> bool:

@@ -1,5 +1,6 @@
 """The memory plan of a .tflite file, held against the addresses that LiteRT gives its tensors."""
 
+import copy
 from collections import Counter
 
 import foreign_tflite
@@ -349,6 +350,24 @@ def test_a_graph_too_large_to_plan_has_its_live_bytes(tmp_path, monkeypatch):
     plan = plan_arena(read_tflite(graph.write(tmp_path / "net.tflite", [x], [y])), "reference")
     assert plan.arena_bytes == plan.timeline.peak_bytes == 3 * 4 * 4 * SIDE * SIDE
     assert "not planned" in plan.notes[0]
+
+
+def test_graphs_that_run_graphs_thousands_deep_are_no_traceback(tmp_path):
+    path = rolled(tmp_path / "net.tflite", False)
+    model = read_tflite(path)
+    deepest = model.subgraphs.pop()  # the body, which runs nothing
+    loop = model.subgraphs[0].operators[2]
+    for depth in range(1500):
+        body, again = copy.copy(deepest), copy.copy(loop)
+        again.builtinOptions = copy.copy(loop.builtinOptions)
+        again.builtinOptions.bodySubgraphIndex = 3 + depth
+        again.inputs, again.outputs = [0, 1, 2], [0, 1, 2]
+        body.operators = [again]
+        model.subgraphs.append(body)
+    model.subgraphs.append(deepest)
+    plan = plan_arena(model, "reference")
+    assert len(plan.graphs) == tflite_arena.MAX_DEPTH + 2  # the condition is one
+    assert "deep" in plan.notes[-1]
 
 
 def test_graphs_that_run_each_other_end(tmp_path):
