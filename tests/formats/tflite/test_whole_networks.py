@@ -97,3 +97,14 @@ def test_what_moves_in_other_networks(form, moves):
         (found,) = by_tflite(file, {"input": images}, kernels)
         np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max(), err_msg=kernels)
     resizes(file.content, many.transpose(0, 2, 3, 1))
+
+
+def test_an_integer_linear_layer_has_a_bias_even_where_it_is_zeros(tmp_path):
+    """tflite-runtime 2.14 on arm64 dies at one without (seen on an emulated Cortex-A72; x86-64 takes it)."""
+    checkpoint = small_checkpoint(NETWORKS["SE-ResNet"]())
+    model = read_tflite(export(checkpoint, tmp_path / "net.tflite", TFLITE, int8=True).path)
+    names = [OPERATOR_NAMES[code.builtinCode] for code in model.operatorCodes]
+    (graph,) = model.subgraphs
+    linear = [op for op in graph.operators if names[op.opcodeIndex] == "FULLY_CONNECTED"]
+    assert linear and all(len(op.inputs) == 3 and op.inputs[2] >= 0 for op in linear)
+    assert any(not model.buffers[graph.tensors[op.inputs[2]].buffer].data.any() for op in linear)

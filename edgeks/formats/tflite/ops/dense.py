@@ -67,7 +67,8 @@ def _fully_connected(ctx: Lowering, node: ir.Node, *, transposed: bool) -> None:
         return
     codes = kernel.dequantize and result.quantisation is not None
     weight = kernel_tensor(ctx, kernel, (1, 0) if transposed else (0, 1), 0, codes=codes, columns=columns)
-    bias = [bias_tensor(ctx, node, result, kernel, source)] if node_has_bias(node) else []
+    # tflite-runtime 2.14 on arm64 reads the bias of integer layers without asking whether there is one, and dies.
+    bias = [bias_tensor(ctx, node, result, kernel, source)] if codes or node_has_bias(node) else []
     options = schema.FullyConnectedOptionsT()
     options.fusedActivationFunction = result.activation
     options.keepNumDims = rank > 2
