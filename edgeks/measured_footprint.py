@@ -23,7 +23,9 @@ def with_measurements(footprint: Footprint, python: Path | None = None) -> Footp
     for row in footprint.ram:
         try:
             here = importlib.util.find_spec(MODULES[row.profile.runtime]) is not None
-            found[row.profile.name] = measure_ram(footprint.path, row.profile, None if here else python)
+            found[row.profile.name] = measure_ram(
+                footprint.path, row.profile, None if here else python, dict(footprint.inputs)
+            )
         except EdgeksError as error:
             found[row.profile.name] = str(error).removeprefix(f"{footprint.path}: ")
     return footprint.with_measured(found)

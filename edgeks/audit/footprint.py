@@ -15,6 +15,7 @@ from edgeks.audit.compute import Compute, LatencyBound, latency_bound
 from edgeks.audit.flash import Flash, measure_flash
 from edgeks.audit.onnx.arena import Arena, Peak, measure_arena
 from edgeks.audit.onnx.compute import measure_compute
+from edgeks.audit.onnx.input_sizes import with_input_sizes
 from edgeks.audit.onnx.shapes import infer_activations
 from edgeks.audit.onnxruntime.ram import predict_onnxruntime
 from edgeks.audit.ram import Machine, RamPrediction
@@ -89,6 +90,7 @@ class Footprint:
     suggestions: tuple[Suggestion, ...]
     target: str | None
     limits: Budgets | None
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def ram_bytes(self) -> int | None:
@@ -110,6 +112,11 @@ class Footprint:
         """False where a budget is exceeded."""
         return all(check.fits is not False for check in self.budgets)
 
+    @property
+    def is_known_to_fit(self) -> bool:
+        """Whether every need that is limited is known, and within its limit."""
+        return all(check.fits for check in self.budgets if check.budget_bytes is not None)
+
     def with_measured(self, found: Mapping[str, MeasuredRam | str]) -> Footprint:
         """The same with measurements, by profile; a text says why there is none."""
         rows = []
@@ -126,7 +133,8 @@ class Footprint:
         """Nothing where every budget holds.
 
         Raises:
-            BudgetExceeded: naming each budget that does not hold, what is needed, what there is, and how much is over.
+            BudgetExceeded: naming each budget that does not hold, what is needed, what there is, and how much is over;
+                or what is limited and not known.
         """
         over = [
             f"{check.resource} {check.needed_bytes:,} bytes of {check.budget_bytes:,}, {check.over_bytes:,} over"
@@ -139,6 +147,12 @@ class Footprint:
             helps = (each.text for each in self.suggestions if short_of.intersection(each.resources))
             hint = next(helps, "share more kernels, or export int8")
             raise BudgetExceeded(f"{self.path}: does not fit {self.limits.name}: {' and '.join(over)}; {hint}")
+        if self.limits and not self.is_known_to_fit:
+            profile = self.ram[0].profile.name
+            raise BudgetExceeded(
+                f"{self.path}: is not known to fit {self.limits.name}: RAM under {profile} is unknown; "
+                "name the sizes that the file leaves open: --input NAME=1x3x224x224"
+            )
 
 
 def footprint(
@@ -149,15 +163,17 @@ def footprint(
     ram_budget: int | None = None,
     profile: str | None = None,
     machine: Machine | None = None,
+    inputs: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Footprint:
     """ONNX, .ort or .tflite file → Footprint, from the file alone: nothing of it is run.
 
     `target` adds its own session as the first profile, and its budgets; `flash_budget` and `ram_budget` (bytes) go
     before those. `profile` puts one profile first. `machine`: for which RAM is predicted (a board: arm64; else this).
+    `inputs`: sizes of the inputs of an ONNX file that leaves them open, by name ("": of the only one).
 
     Raises:
         ModelFileError: the file is missing, not what its name says, cut short, or contradicts itself.
-        ConfigError: no such profile, or the target is for another format.
+        ConfigError: no such profile, the target is for another format, or sizes that the inputs cannot have.
     """
     suffix = path.suffix.lower()
     model_format: Format = "tflite" if suffix == ".tflite" else "onnx"
@@ -165,12 +181,16 @@ def footprint(
     machine = machine or ("arm64" if target and target.board else this_machine())
     predicted: list[RamPrediction | None]
     if model_format == "tflite":
+        if inputs:
+            raise ConfigError(f"{path}: --input: the sizes of a .tflite file are fixed in it; export it for others")
         content, file_bytes = read_tflite(path), path.stat().st_size
         flash, compute = measure_tflite_flash(content, file_bytes, path), measure_tflite_compute(content)
         arena, batch = _tflite_arena(content), _tflite_batch(content)
         predicted = [predict_litert(content, file_bytes, each, machine) for each in profiles]
     else:
         model = read_ort(path) if suffix == ".ort" else read_model_file(path)
+        if inputs:
+            model = with_input_sizes(model, inputs)
         activations, batch = infer_activations(model), _batch(model)
         flash, arena = measure_flash(model), measure_arena(model, activations)
         compute = measure_compute(model, activations)
@@ -192,6 +212,7 @@ def footprint(
         suggestions=suggest(flash, arena, compute, [(row.profile, row.predicted) for row in ram], batch),
         target=target.name if target else None,
         limits=Budgets.of(target, flash_budget, ram_budget),
+        inputs=tuple((inputs or {}).items()),
     )
 
 

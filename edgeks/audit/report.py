@@ -219,9 +219,7 @@ def _below_ram(footprint: Footprint) -> Iterator[Text]:
 def _why_unknown(footprint: Footprint) -> str:
     open_sizes = next((note for note in footprint.arena.notes if note.startswith(OPEN_SIZES)), None)
     if open_sizes:
-        return (
-            f"{open_sizes}; python -m onnxruntime.tools.make_dynamic_shape_fixed writes sizes into a copy of the file"
-        )
+        return f"{open_sizes}; name its sizes: --input NAME=1x3x224x224"
     return next((note.partition(": ")[2] for note in footprint.arena.notes if "unknown" in note), "see the notes")
 
 

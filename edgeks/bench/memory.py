@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from edgeks.runtime_profile import MeasuredRam, Profile
 WARMUP, RUNS = 1, 3
 
 
-def measure_ram(path: Path, profile: Profile, python: Path | None = None) -> MeasuredRam:
+def measure_ram(
+    path: Path, profile: Profile, python: Path | None = None, inputs: Mapping[str, tuple[int, ...]] | None = None
+) -> MeasuredRam:
     """Open and run a model file in a fresh process, as `profile` says, with random inputs.
 
-    `python` is the interpreter of another environment, which needs numpy and the runtime only.
+    `python` is the interpreter of another environment, which needs numpy and the runtime only. `inputs`: sizes of
+    inputs that the file leaves open, by name ("": of the only one).
 
     Raises:
         ModelFileError, DataError, ConfigError: as `edgeks.bench`.
@@ -28,6 +32,7 @@ def measure_ram(path: Path, profile: Profile, python: Path | None = None) -> Mea
         "runtime": profile.runtime,
         "warmup": WARMUP,
         "runs": RUNS,
+        "shapes": dict(inputs or {}),
     }
     stream = run_runner(path, config, python)
     stages = {memory.stage: memory for memory in stream.memory}

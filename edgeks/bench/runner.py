@@ -17,6 +17,7 @@ Input: one JSON object, on stdin or in the file named by the only argument. `mod
     warmup, runs         inferences that do not count (5), and that do (50)
     min_seconds          go on after `runs` until this many seconds of counted runs are over (0)
     seed                 of the random inputs (0)
+    shapes               name → sizes of random inputs that the file leaves open; "" for the only input ({})
     inputs               .npz with one array per model input, or .npy for a model with one input (none: random)
 
 One inference is: inputs handed over, computed, outputs taken.
@@ -412,12 +413,12 @@ def fits(inputs: list[Input], arrays: dict[str, Any]) -> None:
             raise Failure("input", f"input {value.name!r} takes {value.shape} {value.dtype}, not {found}")
 
 
-def random_inputs(np: Any, inputs: list[Input], seed: int) -> dict[str, Any]:
+def random_inputs(np: Any, inputs: list[Input], seed: int, shapes: dict[str, Any]) -> dict[str, Any]:
     """One array per model input: normal floats, integers over the range of 8-bit types, 0 or 1 for wider ones."""
     rng = np.random.default_rng(seed)
     arrays: dict[str, Any] = {}
     for name, shape, dtype in inputs:
-        sizes = list(shape)
+        sizes = list(shapes.get(name, shapes.get("", shape) if len(inputs) == 1 else shape))
         if sizes and not (isinstance(sizes[0], int) and sizes[0] >= 0):
             sizes[0] = 1  # the batch
         if not all(isinstance(size, int) and size >= 0 for size in sizes):
@@ -511,7 +512,10 @@ def run(arguments: list[str]) -> None:
     emit("load", ms=(time.perf_counter_ns() - start) / 1e6)
     memory.emit("loaded")
     path, inputs = config.get("inputs"), engine.inputs()
-    arrays = stored_inputs(np, inputs, path) if path else random_inputs(np, inputs, config.get("seed", 0))
+    if path:
+        arrays = stored_inputs(np, inputs, path)
+    else:
+        arrays = random_inputs(np, inputs, config.get("seed", 0), config.get("shapes", {}))
     try:
         engine.feed(arrays)
     except Failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +36,13 @@ def footprint(
     diff: Annotated[Path | None, typer.Option(help="Show what changed since this older file.", metavar="OLD")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page that shows it all.", metavar="PAGE.html")] = None,
     arch: ArchOption = None,
-    input_shape: Annotated[
-        str | None, typer.Option("--input", help="Of a checkpoint: input size CxHxW.", metavar="CxHxW")
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="Sizes that an ONNX file leaves open, of a named or the only input; of a checkpoint CxHxW.",
+            metavar="[NAME=]1x3xHxW",
+        ),
     ] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
@@ -58,7 +64,7 @@ def footprint(
     chosen = load_target(target) if target else None
     _refuse_what_would_be_ignored(
         model,
-        {"--arch": arch, "--input": input_shape, "--trust": trust},
+        {"--arch": arch, "--trust": trust},
         {"--measure": measure, "--diff": diff, "--html": html},
     )
     if python and not measure:
@@ -70,7 +76,9 @@ def footprint(
         from edgeks.checkpoint_footprint import checkpoint_footprint
         from edgeks.samples import parse_input_shape
 
-        shape = parse_input_shape(input_shape) if input_shape else None
+        if inputs and len(inputs) > 1:
+            raise ConfigError(f"{model}: --input {inputs[1]}: a checkpoint has one input")
+        shape = parse_input_shape(inputs[0]) if inputs else None
         checkpoint = load_checkpoint(model, arch, trust=trust)
         with err.status("exporting to a temporary folder"):
             exports = checkpoint_footprint(
@@ -85,13 +93,14 @@ def footprint(
             print_json({"schema": "edgeks.footprints/1", "exports": [to_json(found) for found in exports.values()]})
         else:
             render_exports(exports, out)
-        for found in exports.values():
-            found.require_fit()
+        if not any(found.is_known_to_fit for found in exports.values()):
+            exports["int8"].require_fit()
         return
     result = audit(
         model,
         chosen,
         machine=this_machine() if measure else None,
+        inputs=_sizes(inputs or []),
         flash_budget=flash_budget,
         ram_budget=ram_budget,
         profile=profile,
@@ -110,6 +119,17 @@ def footprint(
         if html:
             say(f"{html}: written")
     result.require_fit()
+
+
+def _sizes(given: list[str]) -> dict[str, tuple[int, ...]]:
+    """["images=1x3x320x320"] → {"images": (1, 3, 320, 320)}; without a name under ""."""
+    found: dict[str, tuple[int, ...]] = {}
+    for text in given:
+        name, _, sizes = text.rpartition("=")
+        if not re.fullmatch(r"[0-9]{1,9}(x[0-9]{1,9})*", sizes) or name in found:
+            raise ConfigError(f"--input {text}: legal: each input once: NAME=1x3x224x224 (of the only one 1x3x224x224)")
+        found[name] = tuple(map(int, sizes.split("x")))
+    return found
 
 
 def _refuse_what_would_be_ignored(model: Path, checkpoint: dict[str, object], file: dict[str, object]) -> None:

@@ -10,7 +10,17 @@ import typer
 from rich.console import Console
 
 PIPE_WIDTH = 100  # where there is no terminal to ask
-out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+class _Console(Console):
+    """Rich ends the process with code 1, "a check failed", where the reader of a pipe has gone (`| head`)."""
+
+    def on_broken_pipe(self) -> None:
+        """End as if all had been read."""
+        raise BrokenPipeError
+
+
+out = _Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, emoji=False)
 
 ArchOption = Annotated[

@@ -19,6 +19,7 @@ from edgeks.audit.footprint_json import SCHEMA, to_json
 from edgeks.audit.report import render
 from edgeks.audit.suggestions import Suggestion
 from edgeks.errors import BudgetExceeded, ConfigError
+from edgeks.measured_footprint import with_measurements
 from edgeks.runtime_profile import MeasuredRam
 from edgeks.target import load_target
 
@@ -200,14 +201,44 @@ def test_a_prediction_is_not_held_against_a_measurement(path):
     assert [row.new for row in diff(found, found).rows if row.what.startswith("RAM")] == [99_000_000] * 3
 
 
-def test_no_budget_and_unknown_need_are_no_failure(path, tmp_path):
-    assert footprint(path, load_target("onnx")).fits
+def test_no_budget_is_no_failure(path):
+    result = footprint(path, load_target("onnx"))
+    assert result.fits and result.is_known_to_fit
+    result.require_fit()
+
+
+def test_a_need_that_is_not_known_does_not_pass_a_budget(tmp_path):
     nodes = [graphs.helper.make_node("Relu", ["x"], ["y"], "relu")]
     proto = graphs.model(nodes, [], 1, None, input_shape=(8, "height", 6))
     result = footprint(graphs.save(proto, tmp_path / "open.onnx"), budgets(ram_budget_bytes=1))
     assert result.fits
     assert result.ram_bytes is None
     assert "flash fits rpi-zero-2w" in text_of(result) and "RAM unknown, limit 1 B" in text_of(result)
+    with pytest.raises(BudgetExceeded, match="is not known to fit rpi-zero-2w: RAM under rpi-zero-2w is unknown; name"):
+        result.require_fit()
+    footprint(result.path, flash_budget=10**6).require_fit()  # RAM is not limited
+
+
+def test_sizes_that_the_file_leaves_open_can_be_given(tmp_path):
+    proto = graphs.fp32_shared()
+    fixed = footprint(graphs.save(proto, tmp_path / "fixed.onnx"))
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    sizes = tuple(dim.dim_value for dim in dims)
+    for index, name in enumerate(("batch", "channels", "height", "width")):
+        if index != 1:
+            dims[index].dim_param = name
+    path = graphs.save(proto, tmp_path / "open.onnx")
+    assert footprint(path).ram_bytes is None
+    for name in ("", proto.graph.input[0].name):
+        given = footprint(path, inputs={name: sizes})
+        assert given.arena.peak.peak_bytes == fixed.arena.peak.peak_bytes
+        assert given.compute.macs == fixed.compute.macs
+        assert given.ram_bytes == pytest.approx(fixed.ram_bytes, rel=0.01)
+    measured = with_measurements(given)
+    assert all(row.measured for row in measured.ram)
+    for wrong in ({"z": sizes}, {"": sizes[1:]}, {"": (sizes[0], 99, *sizes[2:])}):
+        with pytest.raises(ConfigError, match=r"--input .*: (legal names: x|the file declares x=batchx8xheightxwidth)"):
+            footprint(path, inputs=wrong)
 
 
 def test_what_open_sizes_leave_unknown_is_said_and_summed_up(tmp_path):
@@ -216,7 +247,7 @@ def test_what_open_sizes_leave_unknown_is_said_and_summed_up(tmp_path):
     result = footprint(graphs.save(proto, tmp_path / "open.onnx"))
     assert result.compute.incomplete
     text = " ".join(text_of(result).split())
-    assert "RAM cannot be predicted: the file leaves sizes open of input 'x': 1×8×height×6; python -m onnxrun" in text
+    assert "RAM cannot be predicted: the file leaves sizes open of input 'x': 1×8×height×6; name its sizes: --input" in text
     assert "more than" in text.partition("RAM by")[0]
     assert text.count("the file does not say its shapes") == 1
     assert (

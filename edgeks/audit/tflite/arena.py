@@ -21,7 +21,7 @@ from ai_edge_litert import schema_py_generated as schema
 from edgeks.audit.onnx.shapes import Activation
 from edgeks.audit.tflite.libstdcxx_order import std_sort, unordered_set_order
 from edgeks.audit.tflite.pointwise import POINTWISE
-from edgeks.audit.tflite.prepare import Node, PreparedGraph, called_graphs, prepare
+from edgeks.audit.tflite.prepare import KEPT, Node, PreparedGraph, called_graphs, prepare
 from edgeks.audit.tflite.scratch import WITHOUT_RULE, Kernels
 from edgeks.audit.tflite.tensors import Graph, read_graphs
 from edgeks.audit.timeline import Moment, Timeline
@@ -305,8 +305,13 @@ class _Planner:
         return self._first[a] < self._first[b]
 
     def _timeline(self) -> Timeline:
-        """Live bytes per operator: arena tensors by their lifetimes, and what is kept all the time."""
-        always = [index for index, home in enumerate(self._homes) if home == "persistent" and index in self._first]
+        """Live bytes per operator: arena tensors by their lifetimes, and variables; a dequantised kernel is neither."""
+        kernels = {output for node in self._nodes if node.op_type in KEPT for output in node.outputs}
+        always = [
+            index
+            for index, home in enumerate(self._homes)
+            if home == "persistent" and index in self._first and index not in kernels
+        ]
         kept = sum(self._bytes[index] for index in always)
         starts: dict[int, list[int]] = {}
         ends: dict[int, list[int]] = {}
