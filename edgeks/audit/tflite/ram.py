@@ -105,6 +105,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
     objects += delegate.heap_bytes - dequantised
     late = delegate.first_run_bytes
     kept = _kept_kernels(graphs, arena)
+    fatal = _fatal_on_arm64(graphs) if (machine, version) == ("arm64", "tflite-runtime") else ()
     loaded = RamParts(
         mapped_bytes=_mapped_when_open(model, file_bytes, delegate),
         heap_bytes=dequantised,
@@ -133,7 +134,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
         loaded=loaded,
         run_peak=run_peak,
         kernels=_held_kernels(model, graphs, delegate),
-        notes=tuple(dict.fromkeys((*arena.notes, *delegate.notes, *_notes(model, session.threads)))),
+        notes=tuple(dict.fromkeys((*fatal, *arena.notes, *delegate.notes, *_notes(model, session.threads)))),
     )
 
 
@@ -159,6 +160,25 @@ NO_DELEGATE = XnnpackPlan(frozenset(), (), 0, 0, 0, 0, (), ())
 
 def _of(delegate: XnnpackPlan, number: int) -> Collection[int]:
     return {operator for graph, operator in delegate.taken if graph == number}
+
+
+def _fatal_on_arm64(graphs: tuple[Graph, ...]) -> tuple[str, ...]:
+    """tflite-runtime 2.14 for arm64 reads the bias of an int8 FULLY_CONNECTED without asking whether there is one, but
+    for a vector by a matrix of some size (cpu_backend_gemm_custom_gemv.h)."""
+    found = []
+    for graph in graphs:
+        for index, operator in enumerate(graph.operators):
+            if operator.op_type != "FULLY_CONNECTED" or min(operator.inputs[:2], default=-1) < 0:
+                continue
+            if len(operator.inputs) < 2 or (len(operator.inputs) > 2 and operator.inputs[2] >= 0):
+                continue
+            x, kernel = (graph.tensors[number] for number in operator.inputs[:2])
+            if x.kind != "INT8" or len(kernel.shape) != 2:
+                continue
+            units, depth = kernel.shape
+            if units < 4 or depth < 8 or x.elements > depth:
+                found.append(f"it dies at operator {index}: an int8 FULLY_CONNECTED needs a bias there")
+    return tuple(found[:1])
 
 
 def _notes(model: schema.ModelT, threads: int) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ MEASURED was read with edgeks/bench/runner.py on an emulated Cortex-A72 (qemu-sy
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_litert_ram import PROFILE, chain, predicted
+from test_tflite_arena import INT8, INT32, Graph
 
 from edgeks.audit.tflite import gemmlowp
 from edgeks.audit.tflite.ram import BASELINES, predict_litert
@@ -73,3 +75,29 @@ def test_with_several_threads_no_kernel_is_transposed_on_arm64(files):
     x86, arm = (predict_litert(model, size, four, machine).run_peak for machine in ("x86-64", "arm64"))
     assert arm.total_bytes == pytest.approx(17.02 * MB, abs=0.4 * MB)
     assert x86.arena_bytes > 4 * 4 * 256 * 9 * 256 > arm.arena_bytes  # on x86-64 each of the four layers has its own
+
+
+# Depth, units, with a bias: whether tflite-runtime 2.14 died of SIGSEGV in the emulated machine.
+DIES = {
+    (4, 64, False): True,
+    (64, 2, False): True,
+    (64, 64, False): False,
+    (4, 64, True): False,
+    (64, 2, True): False,
+}
+
+
+@pytest.mark.parametrize(("depth", "units", "has_bias"), DIES)
+def test_a_linear_layer_without_a_bias_that_kills_tflite_runtime_is_said(tmp_path, depth, units, has_bias):
+    graph = Graph()
+    x = graph.tensor("x", (1, depth), INT8, None, [0.1])
+    kernel = graph.constant(np.ones((units, depth), np.int8), INT8, np.full(units, 0.01))
+    bias = [graph.constant(np.zeros(units, np.int32), INT32, np.full(units, 0.001))] if has_bias else []
+    y = graph.tensor("y", (1, units), INT8, None, [0.1])
+    graph.node("FULLY_CONNECTED", [x, kernel, *bias], [y])
+    path = graph.write(tmp_path / "net.tflite", [x], [y])
+    dies = DIES[depth, units, has_bias]
+    said = "it dies at operator 0: an int8 FULLY_CONNECTED needs a bias there"
+    assert (said in predicted(path, "tflite-runtime", "arm64").notes) == dies
+    assert said not in predicted(path, "tflite-runtime").notes
+    assert said not in predicted(path, "litert-builtin", "arm64").notes
