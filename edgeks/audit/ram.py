@@ -14,8 +14,9 @@ class RamParts:
 
     mapped: pages of the file (and of its data files) that are read in place; the system can drop and reread them.
     heap: weights that the runtime copied out of the file, or computed from them. packed: weights that a kernel
-    library laid out anew. arena: activations, and scratch that lives while the model is open. library: what is the
-    runtime's own and not the model's weights or activations: graph, kernels, and pages of its code that are used.
+    library laid out anew. arena: activations, and scratch that stays (tables of addresses too). library: what is the
+    runtime's own and not the model's weights or activations: graph, kernels, pages of its code that are used, and
+    what it takes and gives back within an inference.
     """
 
     mapped_bytes: int

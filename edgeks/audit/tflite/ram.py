@@ -102,16 +102,15 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
     objects = NODE_BYTES * sum(len(graph.operators) for graph in graphs)
     objects += SCALE_BYTES * sum(len(tensor.scales) for graph in graphs for tensor in graph.tensors)
     dequantised = sum(kernel.heap_bytes for kernel in delegate.kernels)
-    objects += delegate.heap_bytes - dequantised
-    late = delegate.first_run_bytes
+    tables = delegate.heap_bytes - dequantised
     kept = _kept_kernels(graphs, arena)
     fatal = _fatal_on_arm64(graphs) if (machine, version) == ("arm64", "tflite-runtime") else ()
     loaded = RamParts(
         mapped_bytes=_mapped_when_open(model, file_bytes, delegate),
         heap_bytes=dequantised,
         packed_bytes=delegate.packed_bytes,
-        arena_bytes=max(delegate.workspace_bytes - late, 0),
-        library_bytes=objects - max(late - delegate.workspace_bytes, 0) + cost.heap_loaded + cost.code_loaded,
+        arena_bytes=delegate.workspace_bytes + tables - delegate.first_run_bytes,
+        library_bytes=objects + cost.heap_loaded + cost.code_loaded,
     )
     floats = any(graphs[0].tensors[index].kind == "FLOAT32" for index in (*graphs[0].inputs, *graphs[0].outputs))
     freed = max(cost.run_peak_float if floats else cost.run_peak, in_eigen)  # one after the other, in the same place
@@ -124,7 +123,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
         mapped_bytes=_mapped_when_run(model, file_bytes),
         heap_bytes=dequantised + kept,
         packed_bytes=delegate.packed_bytes,
-        arena_bytes=delegate.workspace_bytes + activations - kept + ruy.peak_bytes + in_gemmlowp,
+        arena_bytes=delegate.workspace_bytes + tables + activations - kept + ruy.peak_bytes + in_gemmlowp,
         library_bytes=objects + cost.heap_run + cost.code_run + freed,
     )
     return RamPrediction(
