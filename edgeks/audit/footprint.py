@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from edgeks.audit.budgets import BudgetCheck, Budgets
 from edgeks.audit.compute import Compute, LatencyBound, latency_bound
 from edgeks.audit.flash import Flash, measure_flash
-from edgeks.audit.onnx.arena import Arena, Peak, measure_arena
+from edgeks.audit.onnx.arena import measure_arena
 from edgeks.audit.onnx.compute import measure_compute
 from edgeks.audit.onnx.input_sizes import with_input_sizes
 from edgeks.audit.onnx.shapes import infer_activations
@@ -24,7 +24,7 @@ from edgeks.audit.tflite.arena import plan_arena
 from edgeks.audit.tflite.compute import measure_tflite_compute
 from edgeks.audit.tflite.flash import measure_tflite_flash
 from edgeks.audit.tflite.ram import predict_litert
-from edgeks.audit.timeline import Moment
+from edgeks.audit.timeline import Arena, Moment, Peak
 from edgeks.errors import BudgetExceeded, ConfigError
 from edgeks.onnx_file import ModelFile, read_model_file
 from edgeks.ort_file import read_ort

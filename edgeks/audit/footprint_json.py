@@ -9,8 +9,8 @@ from edgeks.audit.compute import Compute
 from edgeks.audit.diff import Diff
 from edgeks.audit.flash import Flash
 from edgeks.audit.footprint import Footprint, ProfileRam
-from edgeks.audit.onnx.arena import Arena
 from edgeks.audit.ram import RamParts
+from edgeks.audit.timeline import Arena
 
 SCHEMA = "edgeks.footprint/2"
 
@@ -57,6 +57,7 @@ def _flash(flash: Flash) -> dict[str, Any]:
         "graph_bytes": flash.graph_bytes,
         "metadata_bytes": flash.metadata_bytes,
         "floor_bytes": flash.floor_bytes,
+        "overhead_bytes": flash.overhead_bytes,
         "compressed_bytes": flash.compressed_bytes,
         "compressed_is_estimate": flash.compressed_is_estimate,
         "saved_bytes": flash.saved_bytes,

@@ -250,11 +250,12 @@ def _bytes_table(flash: Flash) -> Table:
         ("metadata", flash.metadata_bytes),
         ("file", flash.file_bytes),
         ("floor: each kernel once", flash.floor_bytes),
+        ("over the floor", flash.overhead_bytes),
     ]
     if flash.compressed_bytes is not None:
         parts.append(("compressed, about" if flash.compressed_is_estimate else "compressed", flash.compressed_bytes))
     for name, size in parts:
-        style = "bold" if name == "file" else "dim" if name.startswith(("floor", "compressed")) else ""
+        style = "bold" if name == "file" else "dim" if name.startswith(("floor", "over", "compressed")) else ""
         _add_row(table, name, in_kb(size), f"{100 * size / max(1, flash.file_bytes):.1f} %", style=style)
     return table
 

@@ -8,11 +8,10 @@ from typing import Literal
 
 from edgeks.audit.compute import Compute
 from edgeks.audit.flash import Flash
-from edgeks.audit.onnx.arena import Arena
 from edgeks.audit.onnxruntime.graph import IN_PLACE as ORT_IN_PLACE
 from edgeks.audit.ram import RamPrediction
 from edgeks.audit.sizes import in_kb, in_mb
-from edgeks.audit.timeline import Timeline
+from edgeks.audit.timeline import Arena, Timeline
 from edgeks.audit.xnnpack.plan import IN_PLACE as XNNPACK_IN_PLACE
 from edgeks.audit.xnnpack.plan import IN_PLACE_LATER as XNNPACK_IN_PLACE_LATER
 from edgeks.runtime_profile import Profile

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeks.audit.onnx.shapes import Activation
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """One tensor that is made at run time, with the shape and type that the graph gives it.
+
+    `made_by` names the node that computes it; empty for a graph input, and until the liveness tells.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    size_bytes: int
+    made_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +49,26 @@ class Timeline:
     def peak_bytes(self) -> int:
         """Live bytes at the peak; 0 for a graph without operators."""
         return self.moments[self.peak].live_bytes if self.moments else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The op at the peak, and the activations alive there, the largest first."""
+
+    peak_bytes: int
+    node: str
+    op_type: str
+    alive: tuple[Activation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """`peak` is None where a size is unknown; `notes` say why, and what was assumed.
+
+    `timeline`: the live bytes at every op of the main graph, with the peak of a body at the op that holds it; None as
+    `peak`.
+    """
+
+    peak: Peak | None
+    notes: tuple[str, ...]
+    timeline: Timeline | None = None

@@ -5,10 +5,8 @@ import dataclasses
 import small_graphs as graphs
 
 from edgeks.audit.footprint import footprint
-from edgeks.audit.onnx.arena import Arena, Peak
-from edgeks.audit.onnx.shapes import Activation
 from edgeks.audit.suggestions import suggest
-from edgeks.audit.timeline import Moment, Timeline
+from edgeks.audit.timeline import Activation, Arena, Moment, Peak, Timeline
 
 
 def kinds(result):
@@ -30,7 +28,7 @@ def test_in_place_saves_down_to_the_next_moment_at_most(tmp_path):
     moments = (Moment("conv", "Conv", 9_000_000), Moment("gelu", "Gelu", 90_000_000, 45_000_000))
     for next_highest, saved in ((9_000_000, 45_000_000), (80_000_000, 10_000_000)):
         timeline = Timeline((dataclasses.replace(moments[0], live_bytes=next_highest), moments[1]), 1, ())
-        arena = Arena(Peak(90_000_000, "gelu", "Gelu", ()), (), 0, timeline)
+        arena = Arena(Peak(90_000_000, "gelu", "Gelu", ()), (), timeline)
         first = suggestions(result, arena)[0]
         assert (first.kind, first.saved_bytes) == ("in_place", saved)
         assert "gelu" in first.text
@@ -50,7 +48,7 @@ def test_several_in_place_down_to_what_is_left(tmp_path):
 def test_what_the_runtime_does_in_place_of_itself_is_not_suggested(tmp_path):
     result = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
     timeline = Timeline((Moment("relu", "Relu", 90_000_000, 45_000_000),), 0, ())
-    arena = Arena(Peak(90_000_000, "relu", "Relu", ()), (), 0, timeline)
+    arena = Arena(Peak(90_000_000, "relu", "Relu", ()), (), timeline)
     assert "in_place" not in {each.kind for each in suggestions(result, arena)}
 
 

@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from onnx import GraphProto, NodeProto
 
 from edgeks.audit.onnx.pointwise import POINTWISE
-from edgeks.audit.onnx.shapes import Activation, Activations, infer_activations
-from edgeks.audit.timeline import Moment, Timeline
+from edgeks.audit.onnx.shapes import Activations, infer_activations
+from edgeks.audit.timeline import Activation, Arena, Moment, Peak, Timeline
 from edgeks.onnx_file import ModelFile, node_label, subgraphs
 
 INTEGER_KERNELS = frozenset(
@@ -47,43 +47,17 @@ CLAMPS = frozenset({"Relu", "Clip"})
 ALIASES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
 
 
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """The op at the peak, and the activations alive there, the largest first."""
-
-    peak_bytes: int
-    node: str
-    op_type: str
-    alive: tuple[Activation, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Arena:
-    """`peak` is None where a size is unknown; `notes` say why, and what was assumed.
-
-    `folded_bytes`: what the runtime makes of constants alone, once at load, and keeps (kernels stored as int8 and
-    computed with in float); None where nothing is known of it. `timeline`: the live bytes at every op of the main
-    graph, with the peak of a body at the op that holds it; None as `peak`.
-    """
-
-    peak: Peak | None
-    notes: tuple[str, ...]
-    folded_bytes: int | None = 0
-    timeline: Timeline | None = None
-
-
 def measure_arena(model: ModelFile, activations: Activations | None = None) -> Arena:
     """ModelFile → Arena (see the top of this file for the model); `activations`: its, where they are known already."""
     activations = activations or infer_activations(model)
     liveness = GraphLiveness(model, activations.by_graph, model.proto.graph)
-    folded = liveness.folded_bytes()
     try:
         peak, moments = liveness.run()
     except UnknownSize as unknown:
-        return Arena(None, (*activations.notes, f"peak activations are unknown: {unknown}"), folded)
+        return Arena(None, (*activations.notes, f"peak activations are unknown: {unknown}"))
     live = [moment.live_bytes for moment in moments]
     timeline = Timeline(moments, live.index(max(live)) if live else 0, peak.alive)
-    return Arena(peak, activations.notes, folded, timeline)
+    return Arena(peak, activations.notes, timeline)
 
 
 class UnknownSize(Exception):
@@ -251,16 +225,6 @@ class GraphLiveness:
                 return graph._sizes[name].shape
             graph = graph._around
         return None
-
-    def folded_bytes(self) -> int:
-        """Bytes of what constants alone compute and other nodes read; sizes that the file does not say are left out."""
-        folded = {
-            name
-            for name in self._constant & self._producer.keys() & self._sizes.keys()
-            if self._producer[name].op_type != "Constant"
-            and any(not self._constant.issuperset(node.output) for node in self._consumers[name])
-        }
-        return sum(self._sizes[name].size_bytes for name in folded)
 
     def steps(self) -> list[Step]:
         """Nodes in order, without those that merge into another or only rename a buffer."""

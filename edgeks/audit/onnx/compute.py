@@ -12,7 +12,8 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 from edgeks.audit.compute import Axis, Compute, Counted, LayerCost, ReadConstant, same_padding, sum_up, without_padding
 from edgeks.audit.onnx.kernels import GRAPH_OUTPUT, TRANSPARENT_OPS, Reader, readers_of
 from edgeks.audit.onnx.pointwise import POINTWISE
-from edgeks.audit.onnx.shapes import Activation, Activations, infer_activations
+from edgeks.audit.onnx.shapes import Activations, infer_activations
+from edgeks.audit.timeline import Activation
 from edgeks.onnx_file import BITS, Constant, ModelFile, first_output, node_label, subgraphs
 from edgeks.target import Precision
 

@@ -10,6 +10,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
 
 from edgeks.audit.onnx.shape_constants import fold_shapes
+from edgeks.audit.timeline import Activation
 from edgeks.onnx_file import BITS, KINDS, ModelFile, subgraphs
 
 # Inference needs the values of small constants (shapes, axes, pads); larger ones become inputs of the twin.
@@ -44,20 +45,6 @@ TWINS: dict[str, tuple[str, tuple[int, ...]]] = {
 SPATIAL_OPS = ("Conv", "AveragePool", "GlobalAveragePool")
 # Channels in blocks of the CPU's vector length: sizes are those of N×C×H×W with C rounded up to whole blocks.
 NCHWC_DOMAIN = "com.microsoft.nchwc"
-
-
-@dataclass(frozen=True, slots=True)
-class Activation:
-    """One tensor that is made at run time, with the shape and type that the graph gives it.
-
-    `made_by` names the node that computes it; empty for a graph input, and until the liveness tells.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    size_bytes: int
-    made_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from dataclasses import dataclass, field, replace
 from onnx import GraphProto, NodeProto, TensorProto
 
 from edgeks.audit.onnx.arena import GraphLiveness, Step
-from edgeks.audit.onnx.shapes import NCHWC_DOMAIN, Activation
+from edgeks.audit.onnx.shapes import NCHWC_DOMAIN
 from edgeks.audit.ram import Machine
+from edgeks.audit.timeline import Activation
 from edgeks.onnx_file import node_label
 from edgeks.target import Session
 

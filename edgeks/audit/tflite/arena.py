@@ -18,13 +18,12 @@ from dataclasses import dataclass
 
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.audit.onnx.shapes import Activation
 from edgeks.audit.tflite.libstdcxx_order import std_sort, unordered_set_order
 from edgeks.audit.tflite.pointwise import POINTWISE
 from edgeks.audit.tflite.prepare import KEPT, Node, PreparedGraph, called_graphs, prepare
 from edgeks.audit.tflite.scratch import WITHOUT_RULE, Kernels
 from edgeks.audit.tflite.tensors import Graph, read_graphs
-from edgeks.audit.timeline import Moment, Timeline
+from edgeks.audit.timeline import Activation, Moment, Timeline
 
 ALIGNMENT = 64
 ALWAYS = 2**31 - 1  # a tensor's last operator when it is never free again

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeks.audit.onnx.shapes import Activation
 from edgeks.audit.tflite.scratch import RESERVED, Kernels, Place, Prepared, temporaries
 from edgeks.audit.tflite.tensors import SIZELESS, Graph, Operator, Tensor
+from edgeks.audit.timeline import Activation
 from edgeks.audit.xnnpack.partition import in_turns
 
 # constant: in the file. given: the memory of another graph's tensor. none: nothing reads or writes it.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.audit.onnx.shapes import Activation
+from edgeks.audit.timeline import Activation
 from edgeks.tflite_file import OPERATOR_NAMES, TYPE_NAMES, operator_code, tensor_name, whole_numbers
 
 BITS = {
