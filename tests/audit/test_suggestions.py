@@ -37,9 +37,7 @@ def test_in_place_saves_down_to_the_next_moment_at_most(tmp_path):
 def test_several_in_place_down_to_what_is_left(tmp_path):
     result = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
     gelus = [Moment(f"gelu{index}", "Gelu", 90_000_000 - index, 40_000_000) for index in range(3)]
-    arena = Arena(
-        Peak(90_000_000, "gelu0", "Gelu", ()), (), 0, Timeline((*gelus, Moment("c", "Conv", 60_000_000)), 0, ())
-    )
+    arena = Arena(Peak(90_000_000, "gelu0", "Gelu", ()), (), Timeline((*gelus, Moment("c", "Conv", 60_000_000)), 0, ()))
     first = suggestions(result, arena)[0]
     assert (first.kind, first.saved_bytes) == ("in_place", 30_000_000)
     assert "'gelu0' and 2 more" in first.text

@@ -20,7 +20,7 @@ function showFlash() {
     if (size > 0) bar.append(styled(el("i", { class: kind, title: `${title}: ${mb(size)}` }), { width: percent(size / whole) }));
   const about = flash.compressed_is_estimate ? "about " : "";
   const compressed = ruler("above", flash.compressed_bytes, whole, `compressed, as an update is sent: ${about}${mb(flash.compressed_bytes)}`);
-  const floor = ruler("below", flash.floor_bytes, whole, `floor, these weights and the least of graph: ${mb(flash.floor_bytes)}`);
+  const floor = ruler("below", flash.floor_bytes, whole, `floor, each kernel once: ${mb(flash.floor_bytes)}`);
   const over = flash.floor_bytes == null ? null : flash.file_bytes - flash.floor_bytes;
   const rows = [...parts.filter(([, , size]) => size > 0), ["", "file", flash.file_bytes]];
   const columns = [
