@@ -21,7 +21,7 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 from edgeks.audit.footprint import footprint
-from edgeks.audit.report import to_json
+from edgeks.audit.footprint_json import to_json
 flash = footprint(Path(sys.argv[1])).flash
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
 copies = [[copy.kind, len(copy.constants), copy.wasted_bytes] for copy in flash.copies]

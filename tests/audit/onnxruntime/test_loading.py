@@ -64,7 +64,7 @@ def test_load_peak_is_as_measured(tmp_path, name, profile):
     path = graphs.save(FILES[name](), tmp_path / "net.onnx")
     expected = predict_onnxruntime(read_model_file(path), ONNX[profile].session, profile, "x86-64").load_peak_bytes
     measured = measure_ram(path, ONNX[profile]).load_peak_bytes
-    assert abs(expected - measured) <= max(MEGABYTE, 0.15 * measured), f"{expected / 1e6:.2f}, {measured / 1e6:.2f}"
+    assert abs(expected - measured) <= max(MEGABYTE, 0.2 * measured), f"{expected / 1e6:.2f}, {measured / 1e6:.2f}"
 
 
 def test_kernels_of_one_size_leave_holes_that_they_do_not_fit_in():
