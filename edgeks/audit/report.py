@@ -196,14 +196,12 @@ def _below_ram(footprint: Footprint) -> Iterator[Text]:
             sum(figures) for figures in zip((0, 0), *((k.copies, k.copies * k.copy_bytes) for k in shared), strict=True)
         )
         if shared:
-            text = (
-                f"{copies} {'copy' if copies == 1 else 'copies'} ({in_mb(size)})" if copies else "none but the file's"
-            )
+            text = f"{copies} ({in_mb(size)})" if copies else "none, read in the file,"
             held.setdefault(text, []).append(row.profile.name)
     if held:
         name = "the shared kernel" if kernels == 1 else f"the {kernels} shared kernels"
         parts = "; ".join(f"{text} under {', '.join(profiles)}" for text, profiles in held.items())
-        yield Text(_printable(f"of {name} RAM holds {parts}"))
+        yield Text(_printable(f"copies of {name} in RAM: {parts}"))
     for row in footprint.ram:
         if row.failed:
             yield Text(_printable(f"{row.profile.name} not measured: {row.failed}"), style="yellow")

@@ -76,6 +76,7 @@ def _profile(ram: Sequence[tuple[Profile, RamPrediction | None]]) -> Iterator[Su
     copies, fewer = (sum(kernel.copies for kernel in found.kernels if kernel.layers > 1) for found in (first, least))
     if copies > fewer:
         text += f"; {now.name} holds {copies} copies of shared kernels, {best.name} {fewer}"
+    text += "; `edgeks bench` tells what it costs in time"
     saved = _needed(first) - _needed(least)
     if saved > max(ERROR_BYTES, ERROR_SHARE * _needed(first)):
         yield Suggestion("profile", text, saved)
