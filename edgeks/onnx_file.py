@@ -168,6 +168,14 @@ def subgraphs(node: NodeProto, graph_path: str) -> Iterator[tuple[str, GraphProt
             yield f"{graph_path}/{made}.{attribute.name}.{position}", graph
 
 
+def all_graphs(graph: GraphProto, graph_path: str = "") -> Iterator[tuple[str, GraphProto]]:
+    """A graph and the bodies inside it, however deep, each with its path."""
+    yield graph_path, graph
+    for node in graph.node:
+        for body_path, body in subgraphs(node, graph_path):
+            yield from all_graphs(body, body_path)
+
+
 def require_file(path: Path, suffix: str) -> int:
     """Size of a regular file.
 

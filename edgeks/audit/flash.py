@@ -103,13 +103,14 @@ class Flash:
         return tuple(copies for copies in self.copies if copies.kind == "scaled")
 
 
-def measure_flash(model: ModelFile) -> Flash:
+def measure_flash(model: ModelFile, readers: dict[Constant, tuple[Reader, ...]] | None = None) -> Flash:
     """ModelFile → Flash, by reading what may be a copy of something else.
 
     Memory does not grow with the size of the constants. Kernels of more than 2^18 taps per output channel, and those of
     more than 128 MB with the output channels on another axis than the first, are compared byte for byte only.
+    `readers`: those of the model's constants, where they are known already.
     """
-    readers = readers_of(model)
+    readers = readers_of(model) if readers is None else readers
     kernels = kernels_of(model, readers)
     constants = model.all_constants()
     constant_bytes = sum(constant.stored_bytes for constant in constants)

@@ -16,6 +16,7 @@ from edgeks.audit.flash import Flash, measure_flash
 from edgeks.audit.onnx.arena import measure_arena
 from edgeks.audit.onnx.compute import measure_compute
 from edgeks.audit.onnx.input_sizes import with_input_sizes
+from edgeks.audit.onnx.kernels import readers_of
 from edgeks.audit.onnx.shapes import infer_activations
 from edgeks.audit.onnxruntime.ram import predict_onnxruntime
 from edgeks.audit.ram import Machine, RamPrediction
@@ -191,11 +192,11 @@ def footprint(
         model = read_ort(path) if suffix == ".ort" else read_model_file(path)
         if inputs:
             model = with_input_sizes(model, inputs)
-        activations, batch = infer_activations(model), _batch(model)
-        flash, arena = measure_flash(model), measure_arena(model, activations)
-        compute = measure_compute(model, activations)
+        activations, readers, batch = infer_activations(model), readers_of(model), _batch(model)
+        flash, arena = measure_flash(model, readers), measure_arena(model, activations)
+        compute = measure_compute(model, activations, readers)
         predicted = [
-            predict_onnxruntime(model, each.session, each.name, machine, activations)
+            predict_onnxruntime(model, each.session, each.name, machine, activations, readers)
             for each in profiles
             if isinstance(each.session, Session)
         ]

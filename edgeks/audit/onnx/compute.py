@@ -68,15 +68,20 @@ ATTRIBUTES = frozenset(
 HALVES = frozenset({"float16", "bfloat16"})
 
 
-def measure_compute(model: ModelFile, activations: Activations | None = None) -> Compute:
+def measure_compute(
+    model: ModelFile,
+    activations: Activations | None = None,
+    readers: dict[Constant, tuple[Reader, ...]] | None = None,
+) -> Compute:
     """ModelFile → Compute. A symbolic first dimension of an input is the batch, and is taken as 1.
 
     The body of a Loop counts as often as its constant trip count says, that of a Scan once per slice; of the branches
     of an If, the one with the most MACs does, or the one that its constant condition takes. A trip count that the file
-    does not hold is taken as 1, and noted. `activations`: the model's, where they are known already.
+    does not hold is taken as 1, and noted. `activations` and `readers`: the model's, and those of its constants, where
+    they are known already.
     """
     activations = activations or infer_activations(model)
-    walk = _Walk(model, activations.by_graph)
+    walk = _Walk(model, activations.by_graph, readers_of(model) if readers is None else readers)
     layers = walk.graph(model.proto.graph, "", ChainMap(), 1)
     return sum_up(layers.counted, layers.elementwise, (*activations.notes, *walk.unknown))
 
@@ -114,12 +119,17 @@ class _Layers:
 class _Walk:
     """One pass in node order through the graph and, where they are, its bodies."""
 
-    def __init__(self, model: ModelFile, activations: dict[str, dict[str, Activation]]) -> None:
+    def __init__(
+        self,
+        model: ModelFile,
+        activations: dict[str, dict[str, Activation]],
+        readers: dict[Constant, tuple[Reader, ...]],
+    ) -> None:
         self.unknown: list[str] = []
         self._model, self._activations = model, activations
         self._reads: dict[tuple[str, str], list[tuple[Constant, Reader]]] = defaultdict(list)
-        for constant, readers in readers_of(model).items():
-            for reader in readers:
+        for constant, found in readers.items():
+            for reader in found:
                 self._reads[reader.graph_path, reader.output].append((constant, reader))
 
     def graph(self, graph: GraphProto, path: str, scope: ChainMap[str, _Tensor], runs: int) -> _Layers:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
-from onnx import GraphProto, ModelProto
+from onnx import ModelProto
 
 from edgeks.errors import ConfigError
-from edgeks.onnx_file import ModelFile, subgraphs
+from edgeks.onnx_file import ModelFile, all_graphs
 
 ONLY = ""  # stands for the name of the input where there is one
 
@@ -40,19 +40,12 @@ def with_input_sizes(model: ModelFile, sizes: Mapping[str, tuple[int, ...]]) -> 
             if own and named.setdefault(own, size) != size:
                 raise ConfigError(f"--input {_text(name, given)}: {own!r} is {named[own]} in another place")
             dim.dim_value = size
-    for graph in _graphs(proto.graph, ""):
+    for _, graph in all_graphs(proto.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param in named:
                     dim.dim_value = named[dim.dim_param]
     return replace(model, proto=proto)
-
-
-def _graphs(graph: GraphProto, path: str) -> Iterator[GraphProto]:
-    yield graph
-    for node in graph.node:
-        for body_path, body in subgraphs(node, path):
-            yield from _graphs(body, body_path)
 
 
 def _text(name: str, sizes: tuple[int, ...]) -> str:

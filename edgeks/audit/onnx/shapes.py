@@ -11,7 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from edgeks.audit.onnx.shape_constants import fold_shapes
 from edgeks.audit.timeline import Activation
-from edgeks.onnx_file import BITS, KINDS, ModelFile, subgraphs
+from edgeks.onnx_file import BITS, KINDS, ModelFile, all_graphs
 
 # Inference needs the values of small constants (shapes, axes, pads); larger ones become inputs of the twin.
 MAX_INLINE_ELEMENTS = 1024
@@ -60,7 +60,7 @@ def infer_activations(model: ModelFile) -> Activations:
     notes: list[str] = []
     twin = _without_weights(model.proto)
     notes.extend(_fix_batch(twin))
-    for _, graph in _graphs(twin.graph, ""):
+    for _, graph in all_graphs(twin.graph):
         _replace_runtime_ops(graph)
         _declare_loop_states(graph)
     inferred, trouble = _inferred(twin)
@@ -70,7 +70,7 @@ def infer_activations(model: ModelFile) -> Activations:
         rounds += 1
     notes.extend(trouble)
     by_graph: dict[str, dict[str, Activation]] = {}
-    for graph_path, graph in _graphs(inferred.graph, ""):
+    for graph_path, graph in all_graphs(inferred.graph):
         found = by_graph[graph_path] = {}
         for value in (*graph.value_info, *graph.output, *graph.input):
             activation = _activation(value)
@@ -130,7 +130,7 @@ def _fix_batch(twin: ModelProto) -> Iterator[str]:
         if value.name not in initializers and not all(dim.HasField("dim_value") for dim in dims):
             sizes = "×".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
             yield f"{OPEN_SIZES}{value.name!r}: {sizes}"
-    for _, inner in _graphs(graph, ""):
+    for _, inner in all_graphs(graph):
         for value in (*inner.input, *inner.output, *inner.value_info):
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param and dim.dim_param in batch_names:
@@ -207,13 +207,6 @@ def _replace_blocked(node: NodeProto) -> None:
         inputs = node.input[:2] if node.op_type == "Conv" else node.input[:1]
         twin = NodeProto(op_type=node.op_type, name=node.name, input=inputs, output=node.output, attribute=attributes)
         node.CopyFrom(twin)
-
-
-def _graphs(graph: GraphProto, graph_path: str) -> Iterator[tuple[str, GraphProto]]:
-    yield graph_path, graph
-    for node in graph.node:
-        for body_path, body in subgraphs(node, graph_path):
-            yield from _graphs(body, body_path)
 
 
 def _activation(value: ValueInfoProto) -> Activation | None:

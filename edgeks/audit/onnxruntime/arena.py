@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from edgeks.audit.alignment import PAGE, rounded_up
 from edgeks.audit.onnxruntime.free_chunks import FreeChunks
 
 INITIAL_REGION = 1 << 20
@@ -18,11 +19,6 @@ CHUNK = 256
 HANDLE = 8  # bytes that the arena keeps for every CHUNK of a region, used or not
 MAX_DEAD_BYTES = 1 << 27
 TENSOR_ALIGNMENT = 64
-PAGE = 4096
-
-
-def _up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
 
 
 class Arena:
@@ -38,7 +34,7 @@ class Arena:
 
     def allocate(self, size: int) -> int:
         """Bytes → address of memory that will be written from end to end."""
-        wanted = max(_up(size, CHUNK), CHUNK)
+        wanted = max(rounded_up(size, CHUNK), CHUNK)
         found = self._free.take_best(wanted)
         held, address = found if found is not None else self._extend(wanted)
         if held >= 2 * wanted or held - wanted >= MAX_DEAD_BYTES:
@@ -54,7 +50,7 @@ class Arena:
 
     def touched_bytes(self) -> int:
         """Pages written so far, in bytes, and the table that finds the chunk of an address: what is resident."""
-        self._written = list(_merged((low // PAGE * PAGE, _up(high, PAGE)) for low, high in self._written))
+        self._written = list(_merged((low // PAGE * PAGE, rounded_up(high, PAGE)) for low, high in self._written))
         return sum(high - low for low, high in self._written) + self._regions // CHUNK * HANDLE
 
     def _extend(self, wanted: int) -> tuple[int, int]:
@@ -80,7 +76,7 @@ class Plan:
 
     def allocate(self, tensor: str, size: int) -> None:
         """Find a place for a tensor; the block grows at its end where no gap is large enough."""
-        size = _up(size, TENSOR_ALIGNMENT)
+        size = rounded_up(size, TENSOR_ALIGNMENT)
         if not size:
             return
         found = self._free.take_best(size)

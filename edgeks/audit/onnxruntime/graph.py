@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 
 from onnx import GraphProto, NodeProto, TensorProto
 
+from edgeks.audit.alignment import rounded_up
 from edgeks.audit.onnx.arena import GraphLiveness, Step
 from edgeks.audit.onnx.shapes import NCHWC_DOMAIN
 from edgeks.audit.ram import Machine
@@ -371,7 +372,7 @@ class _Layouts:
         found = self._liveness.size(tensor)
         if form != "blocked" or len(found.shape) < 2 or not found.shape[1]:
             return Buffer(name, found.size_bytes, (form, found.shape, found.size_bytes))
-        channels = -(-found.shape[1] // BLOCK) * BLOCK
+        channels = rounded_up(found.shape[1], BLOCK)
         size = found.size_bytes // found.shape[1] * channels
         return Buffer(name, size, ("", (found.shape[0], channels, *found.shape[2:]), size))
 

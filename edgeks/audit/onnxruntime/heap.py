@@ -8,6 +8,7 @@ from the heap. The end of the heap goes back to the system once twice the thresh
 
 from __future__ import annotations
 
+from edgeks.audit.alignment import PAGE, rounded_up
 from edgeks.audit.onnxruntime.free_chunks import FreeChunks
 
 ALIGNMENT = 64  # of tensors
@@ -15,11 +16,6 @@ HEADER, STEP, SMALLEST = 8, 16, 32  # bytes of a chunk
 MAP_FROM, MAP_FROM_AT_MOST = 128 << 10, 32 << 20
 TRIM_FROM, KEPT_AT_END = 128 << 10, 128 << 10
 TRIMS_FOR = 64 << 10  # a smaller chunk that is freed does not shrink the heap
-PAGE = 4096
-
-
-def _up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
 
 
 class Heap:
@@ -40,19 +36,19 @@ class Heap:
 
     def allocate(self, size: int, written: int | None = None) -> int:
         """Bytes → address; of a mapped block, perhaps only some bytes are `written`."""
-        address = self._chunk(max(_up(size + HEADER, STEP), SMALLEST))
+        address = self._chunk(max(rounded_up(size + HEADER, STEP), SMALLEST))
         if address < 0 and written is not None:
-            self._resident[address] = min(_up(written, PAGE), self._used[address])
+            self._resident[address] = min(rounded_up(written, PAGE), self._used[address])
         self._note()
         return address
 
     def allocate_aligned(self, size: int) -> int:
         """Bytes → address of a block that starts at a multiple of ALIGNMENT."""
-        wanted = max(_up(size + HEADER, STEP), SMALLEST)
-        address = self._chunk(_up(size + ALIGNMENT + SMALLEST + HEADER, STEP))
+        wanted = max(rounded_up(size + HEADER, STEP), SMALLEST)
+        address = self._chunk(rounded_up(size + ALIGNMENT + SMALLEST + HEADER, STEP))
         if address >= 0:
             held = self._used.pop(address)
-            start = _up(address, ALIGNMENT)
+            start = rounded_up(address, ALIGNMENT)
             start += ALIGNMENT if 0 < start - address < SMALLEST else 0
             self._used[start] = wanted
             rest = address + held - start - wanted
@@ -95,10 +91,10 @@ class Heap:
         if self._end - self._top < size + SMALLEST:
             if size >= self._map_from:
                 self._maps += 1
-                self._used[-self._maps] = _up(size + HEADER, PAGE)
+                self._used[-self._maps] = rounded_up(size + HEADER, PAGE)
                 self._resident[-self._maps] = self._used[-self._maps]
                 return -self._maps
-            self._end = _up(self._top + size + KEPT_AT_END, PAGE)
+            self._end = rounded_up(self._top + size + KEPT_AT_END, PAGE)
         address = self._top
         self._top += size
         self._written = max(self._written, self._top)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
+from edgeks.audit.alignment import rounded_up
 from edgeks.audit.onnx.arena import GraphLiveness
 from edgeks.audit.onnxruntime.graph import RuntimeStep, convolution
 from edgeks.audit.ram import Machine
@@ -54,7 +55,7 @@ def pack(step: RuntimeStep, weight: Weight, signed_input: bool, machine: Machine
         if step.op_type in ("Gemm", "QGemm") and _flag(step.node, "transB"):
             rows, columns = columns, rows
         if weight.dtype == "float32":
-            return Packing(True, _up(columns, PACKED_COLUMNS) * rows * 4)
+            return Packing(True, rounded_up(columns, PACKED_COLUMNS) * rows * 4)
         if weight.dtype in ("int8", "uint8"):
             return Packing(True, _integer_packed_bytes(columns, rows))
     return Packing(False, elements)
@@ -147,13 +148,9 @@ def _pointwise(node: NodeProto, taps: int) -> bool:
 
 def _integer_packed_bytes(columns: int, depth: int) -> int:
     """MlasGemmPackBSize for codes: the block-aligned matrix, and the sum of each column."""
-    aligned = _up(columns, PACKED_COLUMNS)
-    return _up(aligned * _up(depth, PACKED_DEPTH) + 4 * aligned, 64)
+    aligned = rounded_up(columns, PACKED_COLUMNS)
+    return rounded_up(aligned * rounded_up(depth, PACKED_DEPTH) + 4 * aligned, 64)
 
 
 def _flag(node: NodeProto, name: str) -> bool:
     return any(attribute.name == name and attribute.i for attribute in node.attribute)
-
-
-def _up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from onnx import GraphProto, NodeProto
 
+from edgeks.audit.alignment import PAGE, rounded_up
 from edgeks.audit.onnx.arena import GraphLiveness, UnknownSize
 from edgeks.audit.onnx.kernels import Reader, readers_of
 from edgeks.audit.onnx.shapes import Activations, infer_activations
@@ -22,7 +23,7 @@ from edgeks.audit.onnxruntime.graph import BLOCK, Lowering, RuntimeStep
 from edgeks.audit.onnxruntime.kernels import Packing, Weight, pack, scratch
 from edgeks.audit.onnxruntime.loading import Loading
 from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
-from edgeks.onnx_file import BITS, KINDS, Constant, ModelFile, first_output, subgraphs
+from edgeks.onnx_file import BITS, KINDS, Constant, ModelFile, all_graphs, first_output
 from edgeks.target import Session
 
 # Measured with ONNX Runtime 1.31.1, Python 3.11, numpy 2: bytes. Anonymous memory of a session, and of each
@@ -36,7 +37,6 @@ CODE_OF_OP_TYPE = 55_000
 FIRST_RUN, RUN_CODE, RUN_CODE_OF_OP_TYPE = 570_000, 550_000, 20_000
 LOAD_PEAK_NOTE = "the peak while loading is that with the memory allocator of glibc (± 20 %)"
 MMAP_THRESHOLD_MAX = 32 << 20
-PAGE = 4096
 
 
 def predict_onnxruntime(
@@ -45,17 +45,18 @@ def predict_onnxruntime(
     profile_name: str,
     machine: Machine,
     activations: Activations | None = None,
+    readers: dict[Constant, tuple[Reader, ...]] | None = None,
 ) -> RamPrediction | None:
     """ModelFile → RamPrediction; None where the file does not say the size of an activation (`Arena.notes` tells).
 
-    `activations`: the model's, where they are known already.
+    `activations` and `readers`: the model's, and those of its constants, where they are known already.
     """
     activations = activations or infer_activations(model)
     if model.path.suffix == ".ort":  # it was optimised when it was saved; what it holds runs as it is
         session = replace(session, graph_optimization="disabled")
     lowering = Lowering(session, machine)
     prepacks = dict(session.config).get("session.disable_prepacking", "0") != "1"
-    weights = _Weights(model, prepacks, machine)
+    weights = _Weights(model, readers_of(model) if readers is None else readers, prepacks, machine)
     try:
         sizes = lowering.widened(activations.by_graph)
         graph, rewrites_s8 = model.proto.graph, machine == "x86-64"
@@ -109,24 +110,24 @@ def _frame(liveness: GraphLiveness, lowering: Lowering, weights: _Weights, threa
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    for node in graph.node:
-        yield node
-        for _, body in subgraphs(node, ""):
-            yield from _nodes(body)
+    for _, inside in all_graphs(graph):
+        yield from inside.node
 
 
 class _Weights:
     """What is held of every constant: `hold` is told each step as it runs, and the totals are there at the end."""
 
-    def __init__(self, model: ModelFile, prepacks: bool, machine: Machine) -> None:
+    def __init__(
+        self, model: ModelFile, readers: dict[Constant, tuple[Reader, ...]], prepacks: bool, machine: Machine
+    ) -> None:
         self._prepacks, self._machine = prepacks, machine
         self._constants = model.all_constants()
         self._path, self._file_bytes = model.path, model.file_bytes
-        self._readers = readers_of(model)
+        self._readers = readers
         # A node is known by its graph and what it makes: several may have one name, or none.
         self._weight_of: dict[tuple[str, str], tuple[Constant, Reader]] = {}
-        for constant, readers in self._readers.items():
-            for reader in readers:
+        for constant, found in readers.items():
+            for reader in found:
                 if reader.weight is not None:
                     self._weight_of[reader.graph_path, reader.output] = constant, reader
         self._held: dict[Constant, dict[tuple[str, ...], int]] = {}
@@ -226,7 +227,7 @@ class _Weights:
                 if key[0] == "packed":
                     packed += size
                 elif key == ("original",) and self._is_external(constant):
-                    mapped += -(-size // PAGE) * PAGE
+                    mapped += rounded_up(size, PAGE)
                 else:
                     heap += size
         return mapped, heap, packed
@@ -262,5 +263,5 @@ def _bytes(constant: Constant) -> int:
 
 def _blocked_bytes(shape: tuple[int, ...]) -> int:
     outputs, inputs = shape[:2]
-    depth = inputs if inputs < BLOCK else -(-inputs // BLOCK) * BLOCK
-    return 4 * (-(-outputs // BLOCK) * BLOCK) * depth * math.prod(shape[2:])
+    depth = inputs if inputs < BLOCK else rounded_up(inputs, BLOCK)
+    return 4 * rounded_up(outputs, BLOCK) * depth * math.prod(shape[2:])

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from ai_edge_litert import schema_py_generated as schema
 
+from edgeks.audit.alignment import rounded_up
 from edgeks.audit.tflite.libstdcxx_order import std_sort, unordered_set_order
 from edgeks.audit.tflite.pointwise import POINTWISE
 from edgeks.audit.tflite.prepare import KEPT, Node, PreparedGraph, called_graphs, prepare
@@ -292,7 +293,7 @@ class _Planner:
         for index, home in enumerate(self._homes):
             if home == "persistent":
                 persistent.append(Block(index, end, self._bytes[index], 0, ALWAYS))
-                end += -(-self._bytes[index] // ALIGNMENT) * ALIGNMENT
+                end += rounded_up(self._bytes[index], ALIGNMENT)
 
     def _comes_before(self, a: int, b: int) -> bool:
         a_always = self._first[a] == 0 and a not in self._last
@@ -359,7 +360,7 @@ def _covered(blocks: list[Block], untouched: frozenset[int]) -> int:
     total = end = 0
     for block in blocks:
         if block.tensor not in untouched:
-            stop = block.offset + -(-block.size_bytes // ALIGNMENT) * ALIGNMENT
+            stop = block.offset + rounded_up(block.size_bytes, ALIGNMENT)
             total += max(stop - max(end, block.offset), 0)
             end = max(end, stop)
     return total
@@ -371,12 +372,12 @@ def _fit(blocks: list[Block], tensor: int, size: int, first: int, last: int) -> 
     for block in blocks:
         if block.last < first or block.first > last:
             continue
-        aligned = -(-end // ALIGNMENT) * ALIGNMENT
+        aligned = rounded_up(end, ALIGNMENT)
         if aligned + size <= block.offset and (best is None or block.offset - aligned < best_gap):
             best, best_gap = aligned, block.offset - end
         end = max(end, block.offset + block.size_bytes)
         if best_gap == 0:
             break
-    offset = -(-end // ALIGNMENT) * ALIGNMENT if best is None else best
+    offset = rounded_up(end, ALIGNMENT) if best is None else best
     place = bisect_right(blocks, offset, key=lambda block: block.offset)
     blocks.insert(place, Block(tensor, offset, size, first, last))

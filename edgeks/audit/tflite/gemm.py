@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edgeks.audit.alignment import rounded_up
 from edgeks.audit.ram import Machine
 from edgeks.audit.tflite import gemmlowp
 from edgeks.audit.tflite.scratch import is_hybrid
@@ -162,11 +163,14 @@ def _library(product: Product, machine: Machine, version: DelegateVersion) -> Li
 def _packed(product: Product, machine: Machine) -> list[int]:
     """What ruy asks for to pack both operands: for each its numbers, and a sum per column."""
     depth_step, column_step = (FLOAT_TILE if product.is_float else INTEGER_TILE)[machine]
-    depth = _up(product.depth, depth_step)
+    depth = rounded_up(product.depth, depth_step)
     asked = []
     for columns, item_bytes in ((product.rows, product.left_bytes), (product.columns, product.right_bytes)):
-        columns = _up(columns, column_step)
-        asked += [_up(depth * columns * item_bytes + AGAINST_ALIASING, ALIGNMENT), _up(4 * columns, ALIGNMENT)]
+        columns = rounded_up(columns, column_step)
+        asked += [
+            rounded_up(depth * columns * item_bytes + AGAINST_ALIASING, ALIGNMENT),
+            rounded_up(4 * columns, ALIGNMENT),
+        ]
     return [*asked, BOOKKEEPING]
 
 
@@ -199,7 +203,3 @@ def _even(length: int, most: int, step: int) -> int:
         return length
     rest = length % most
     return most if rest == 0 else most - step * ((most - 1 - rest) // (step * (length // most + 1)))
-
-
-def _up(number: int, step: int) -> int:
-    return -(-number // step) * step

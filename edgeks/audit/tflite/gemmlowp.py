@@ -6,6 +6,8 @@ product and stays (block_params.h, allocator.h and pack.h of google/gemmlowp).
 
 from __future__ import annotations
 
+from edgeks.audit.alignment import rounded_up
+
 CACHE_BYTES = 384 * 1024  # that gemmlowp assumes of every Arm processor
 OF_ACTIVATIONS = 0.75  # the part of it for the side with fewer columns
 TILE = 4  # rows and columns of its int8 kernel for NEON
@@ -16,18 +18,14 @@ ALIGNMENT = 64
 def block_bytes(rows: int, depth: int, columns: int) -> int:
     """A product of rows × depth by depth × columns, one thread → bytes that are written of the allocation."""
     rows, columns = max(rows, columns), min(rows, columns)
-    deep = _up(depth, REGISTER)
+    deep = rounded_up(depth, REGISTER)
     wide = _part(columns, int(OF_ACTIVATIONS * (CACHE_BYTES // deep)))
     tall = _part(rows, (CACHE_BYTES - deep * wide) // (deep + 4 * wide))
-    sides = sum(_up(deep * side, ALIGNMENT) + _up(4 * side, ALIGNMENT) for side in (wide, tall))
-    return sides + _up(4 * wide * tall, ALIGNMENT)
+    sides = sum(rounded_up(deep * side, ALIGNMENT) + rounded_up(4 * side, ALIGNMENT) for side in (wide, tall))
+    return sides + rounded_up(4 * wide * tall, ALIGNMENT)
 
 
 def _part(length: int, most: int) -> int:
     """Parts of equal size, of at most `most` before they are rounded up to a tile."""
     parts = max(1, -(-length // max(1, most)))
-    return _up(-(-length // parts), TILE)
-
-
-def _up(number: int, step: int) -> int:
-    return -(-number // step) * step
+    return rounded_up(-(-length // parts), TILE)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from edgeks.audit.alignment import PAGE, rounded_up
 from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
 from edgeks.audit.tflite.arena import TfliteArena, plan_arena
 from edgeks.audit.tflite.gemm import RuyBlock, eigen_bytes, gemmlowp_bytes, products, ruy_block
@@ -31,7 +32,6 @@ from edgeks.target import LiteRtSession
 from edgeks.tflite_file import tensor_name, whole_numbers
 from edgeks.tflite_kernels import kernel_operators
 
-PAGE = 4096
 READ_AHEAD = 65536  # pages of a mapped file that the system maps with the one that is touched
 NODE_BYTES = 1000  # an operator and its tensors
 # LiteRT frees the arenas of a WHILE's graphs after every inference; the next cannot use an aligned block of the same
@@ -225,7 +225,7 @@ def _mapped_when_run(model: schema.ModelT, file_bytes: int) -> int:
 
 
 def _pages(count: int) -> int:
-    return -(-max(count, 0) // PAGE) * PAGE
+    return rounded_up(max(count, 0), PAGE)
 
 
 def _kept_kernels(graphs: tuple[Graph, ...], arena: TfliteArena) -> int:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from ai_edge_litert import schema_py_generated as schema
 
+from edgeks.audit.alignment import rounded_up
 from edgeks.audit.ram import Machine
 from edgeks.audit.xnnpack.graph import FLOAT32, INT2, INT4, INT8, UINT8, Graph, Node
 
@@ -77,8 +78,8 @@ class Allocation:
 
 
 def rounded(size: int, step: int = ALIGNMENT) -> int:
-    """Up to a multiple."""
-    return -(-size // step) * step
+    """Up to a multiple; as XNNPACK aligns its blocks, where no step is given."""
+    return rounded_up(size, step)
 
 
 def arithmetic(graph: Graph, node: Node) -> Arithmetic:
