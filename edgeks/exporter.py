@@ -46,7 +46,7 @@ from edgeks.quant.options import Int8Options
 from edgeks.quant.quantise import quantise
 from edgeks.quant.sensitivity import Sensitivity, sensitivity
 from edgeks.quant.trained import NOTHING_TRAINED
-from edgeks.target import Format, LiteRtSession, Precision, Target
+from edgeks.target import LAYERS, Format, Layers, LiteRtSession, Precision, Target
 
 PARITY_SAMPLES = 64
 LAYER_PARITY_SAMPLES = 16
@@ -88,6 +88,7 @@ def export(
     float16: bool = False,
     nhwc: bool = True,
     options: Int8Options = Int8Options(),
+    layers: Layers | None = None,
     io: Io = "float",
     calib: Path | None = None,
     input_shape: tuple[int, int, int] | None = None,
@@ -109,6 +110,8 @@ def export(
     `float16`: kernels are stored as float16 and computed with in float32. `nhwc`: a .tflite takes and gives feature
     maps as N×H×W×C; False: N×C×H×W, as the network does.
 
+    `layers` instead of the target's: how layers that repeat are written (`edgeks.target.Target`).
+
     `io` "uint8": the file takes raw pixels, and an int8 one gives uint8 codes. "int8": it takes and gives int8 codes.
 
     Raises:
@@ -124,6 +127,9 @@ def export(
             f"{out}: target {target.name!r} writes {target.format}; name it .{target.format}, or choose a target "
             f"of the format {wanted} (--target {wanted})"
         )
+    layers = layers or target.layers
+    if layers not in LAYERS[target.format]:
+        raise ConfigError(f"--form {layers}: legal for {target.format}: {', '.join(LAYERS[target.format])}")
     if float16 and int8:
         raise ConfigError("int8 and float16 exclude each other: choose one")
     precision: Precision = "int8" if int8 else "fp16" if float16 else "fp32"
@@ -207,15 +213,15 @@ def export(
         required = min_sqnr_db
         if required is None:
             required = target.min_sqnr_db(precision)
-        layers = None
+        by_layer = None
         if parity_report and captured.prepared is not None:
             on_step("comparing layer by layer")
             few = inputs[:LAYER_PARITY_SAMPLES]
-            layers = layer_parity(
+            by_layer = layer_parity(
                 captured.prepared, captured.marks, model, few, reference if decided is not NOTHING_TRAINED else None
             )
         compared_with = reference_name(source)
-        require_parity(out, target, required, parity, parity_here, int8=int8, layers=layers, reference=compared_with)
+        require_parity(out, target, required, parity, parity_here, int8=int8, layers=by_layer, reference=compared_with)
         costs = None
         if float_model is not None:
             costs = sensitivity(float_model, ledger.plan, fed, target.int8, options, on_step)
@@ -245,7 +251,7 @@ def export(
             ),
             reference=compared_with,
             delegation=taken,
-            layers=layers,
+            layers=by_layer,
             sensitivity=costs,
         )
         temporary_ledger.write_text(_ledger_json(report, target, temporary), encoding="utf-8")

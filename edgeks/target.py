@@ -15,11 +15,13 @@ Int8Form = Literal["qdq", "qoperator"]
 Int8Type = Literal["int8", "uint8"]
 Activations = Literal["static", "dynamic", "float", "auto"]
 KernelLibrary = Literal["xnnpack", "builtin", "reference"]
+Layers = Literal["unrolled", "rolled", "cached"]
 
 FORMS: tuple[Int8Form, ...] = ("qdq", "qoperator")
 MODES: tuple[Activations, ...] = ("static", "dynamic", "float", "auto")
 RUNTIMES: dict[Format, tuple[str, ...]] = {"onnx": ("onnxruntime",), "tflite": ("litert", "tflite-runtime")}
 KERNEL_LIBRARIES: tuple[KernelLibrary, ...] = ("xnnpack", "builtin", "reference")
+LAYERS: dict[Format, tuple[Layers, ...]] = {"onnx": ("unrolled", "rolled"), "tflite": ("unrolled", "rolled", "cached")}
 # Names of ONNX Runtime 1.31; it takes any other in silence, and then does what was to be prevented.
 OPTIMIZERS = (
     "BiasGeluFusion", "CommonSubexpressionElimination", "ConstantFolding", "ConvActivationFusion",
@@ -94,7 +96,11 @@ class Board:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Format, runtime, quantisation scheme, op set, session options and budgets. `None` budget: unlimited."""
+    """Format, runtime, quantisation scheme, op set, session options and budgets. `None` budget: unlimited.
+
+    `layers` says how layers that repeat are written: "unrolled", one node each; "rolled", the body of one loop;
+    "cached" (TFLite), one node each in a form of which XNNPACK's weight cache holds one copy per kernel.
+    """
 
     name: str
     description: str
@@ -109,6 +115,7 @@ class Target:
     flash_budget_bytes: int | None
     ram_budget_bytes: int | None
     board: Board | None
+    layers: Layers = "unrolled"
 
     def min_sqnr_db(self, precision: Precision) -> float:
         """What an export of that precision must reach."""
@@ -148,6 +155,7 @@ def read_target(path: Path) -> Target:
     model_format = cast(Format, root.text("format", choices=tuple(RUNTIMES)))
     runtime = root.text("runtime", choices=RUNTIMES[model_format])
     opset = root.integer("opset", default=20, minimum=20, maximum=24)
+    layers = cast(Layers, root.text("layers", default="unrolled", choices=LAYERS[model_format]))
 
     int8 = root.table("int8")
     scheme = Int8Scheme(
@@ -196,6 +204,7 @@ def read_target(path: Path) -> Target:
         flash_budget_bytes=None if flash_mb is None else int(flash_mb * MEGABYTE),
         ram_budget_bytes=None if ram_mb is None else int(ram_mb * MEGABYTE),
         board=board,
+        layers=layers,
     )
 
 

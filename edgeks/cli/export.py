@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -33,7 +33,13 @@ def export(
         typer.Option(help="Real samples: .npz with one array N×C×H×W fed as it is, or a folder of images."),
     ] = None,
     arch: ArchOption = None,
-    form: Annotated[str | None, typer.Option(help="Static int8: qdq or qoperator. Default: the target's.")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            help="How repeated layers are written: unrolled, rolled (one loop), cached (TFLite, for a weight cache). "
+            "Or of static int8 in ONNX: qdq, qoperator. Default: the target's."
+        ),
+    ] = None,
     activations: Annotated[
         str | None,
         typer.Option(help="int8: static, dynamic (quantised on the fly), float, auto (TFLite). Default: the target's."),
@@ -88,13 +94,17 @@ def export(
     from edgeks.quant.options import Int8Options
     from edgeks.samples import parse_input_shape
     from edgeks.sensitivity_report import render as render_sensitivity
-    from edgeks.target import load_target
+    from edgeks.target import FORMS, Layers, load_target
 
     if fp32 + fp16 + int8 > 1:
         raise ConfigError("--fp32, --fp16 and --int8 exclude each other: choose one")
     if layout not in (None, "nhwc", "nchw"):
         raise ConfigError(f"--layout {layout}: legal: nhwc, nchw")
     chosen = load_target(target)
+    layers = form if form in get_args(Layers) else None
+    form = None if layers else form
+    if form is not None and form not in FORMS:
+        raise ConfigError(f"--form {form}: legal: {', '.join((*get_args(Layers), *FORMS))}")
     if layout and chosen.format != "tflite":
         raise ConfigError(f"--layout {layout} is about TFLite; target {chosen.name!r} writes {chosen.format}: N×C×H×W")
     options = Int8Options(
@@ -148,6 +158,7 @@ def export(
             float16=fp16,
             nhwc=layout != "nchw",
             options=options,
+            layers=layers,
             io=io,  # type: ignore[arg-type]  # export checks it
             calib=calib,
             input_shape=shape,
