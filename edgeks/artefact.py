@@ -15,7 +15,7 @@ from edgeks.audit.tflite.proof import prove_tflite
 from edgeks.formats import onnx as onnx_format
 from edgeks.formats.tflite import runtime as litert
 from edgeks.formats.tflite.lower import write_tflite
-from edgeks.sharing.plan import SharingPlan
+from edgeks.sharing.plan import UNROLLED, Rolled, SharingPlan
 from edgeks.target import Format, LiteRtSession, Session
 
 # The file's own arithmetic, whatever this machine's CPU would rather do.
@@ -57,10 +57,10 @@ def input_type(path: Path) -> str | None:
     return described.inputs[0].type if described else None
 
 
-def prove_artefact(path: Path, file_format: Format, plan: SharingPlan) -> Proof:
-    """The exactly-once proof on the file as it is written.
+def prove_artefact(path: Path, file_format: Format, plan: SharingPlan, rolled: Rolled = UNROLLED) -> Proof:
+    """The exactly-once proof on the file as it is written; `rolled` says what the layers in its loops stand for.
 
     Raises:
         SharingBroken: naming the group, its layers and what was found.
     """
-    return prove_tflite(path, plan) if file_format == "tflite" else prove_exactly_once(path, plan)
+    return prove_tflite(path, plan) if file_format == "tflite" else prove_exactly_once(path, plan, rolled)

@@ -33,6 +33,7 @@ from edgeks.graph.onnx_network import OnnxNetwork
 from edgeks.graph.passes.fold_batch_norm import fold_batch_norm
 from edgeks.graph.passes.integer_io import Codes
 from edgeks.graph.passes.raw_pixels import raw_pixels
+from edgeks.graph.passes.roll import roll, rolled_scheme
 from edgeks.graph.passes.split_large_kernels import split_large_kernels
 from edgeks.graph.passes.store_kernels_as_float16 import store_kernels_as_float16
 from edgeks.graph.passes.tie_equal_codes import tie_equal_codes
@@ -136,6 +137,8 @@ def export(
     require_io(io, source.preprocessing, int8=int8)
     if int8:
         target = replace(target, int8=resolved(options.scheme(target.int8), source))
+        if layers == "rolled" and target.format == "onnx":
+            target = replace(target, int8=rolled_scheme(target.int8))
         options = replace(options, activations=target.int8.mode)
     static = int8 and target.int8.mode == "static"
     if parity_report and not (static and io == "float"):
@@ -196,13 +199,16 @@ def export(
             ledger.run("fold_batch_norm", model, lambda: fold_batch_norm(model))
         if float16:
             ledger.run("store_kernels_as_float16", model, lambda: store_kernels_as_float16(model))
-        on_step("proving and comparing")
         negative = negative_scales(model)
         interface = interface_of(model, codes, source.preprocessing)
+        outside = tuple(layers_outside(model, int8=int8, asked=float_layers(ledger.plan, options.keep_float)))
+        if layers == "rolled":
+            ledger.roll(model, lambda: roll(model))
+        on_step("proving and comparing")
         if target.format == "tflite" and nhwc:
             interface = interface.channels_last()
         write_artefact(model, temporary, target.format, _metadata(source, interface, ledger, target.format), nhwc=nhwc)
-        proof = replace(prove_artefact(temporary, target.format, ledger.plan), path=out)
+        proof = replace(prove_artefact(temporary, target.format, ledger.plan, ledger.rolled), path=out)
         inputs = fed.inputs[:PARITY_SAMPLES]
         parity = compare_all(reference, run_artefact(temporary, REFERENCES[target.format], inputs))
         parity_here = compare_all(reference, run_artefact(temporary, target.session, inputs))
@@ -230,7 +236,7 @@ def export(
             ledger_path=ledger_path,
             target=target.name,
             precision=precision,
-            form=_form(target) if int8 else "float",
+            form=" ".join([*([layers] if layers != "unrolled" else []), _form(target) if int8 else "float"]),
             file_bytes=temporary.stat().st_size,
             samples=samples.origin,
             io=io,
@@ -246,7 +252,7 @@ def export(
                 *([clipped] if clipped else []),
                 *([str(negative)] if negative else []),
                 *not_trained(untrained),
-                *layers_outside(model, int8=int8, asked=float_layers(ledger.plan, options.keep_float)),
+                *outside,
                 *doubts(samples, parity, parity_here, target, temporary.stat().st_size, int8=int8),
             ),
             reference=compared_with,

@@ -101,14 +101,14 @@ def export(
     if layout not in (None, "nhwc", "nchw"):
         raise ConfigError(f"--layout {layout}: legal: nhwc, nchw")
     chosen = load_target(target)
-    layers = form if form in get_args(Layers) else None
+    layers: Layers | None = form if form in get_args(Layers) else None  # type: ignore[assignment]
     form = None if layers else form
     if form is not None and form not in FORMS:
         raise ConfigError(f"--form {form}: legal: {', '.join((*get_args(Layers), *FORMS))}")
     if layout and chosen.format != "tflite":
         raise ConfigError(f"--layout {layout} is about TFLite; target {chosen.name!r} writes {chosen.format}: N×C×H×W")
     options = Int8Options(
-        form=form,  # type: ignore[arg-type]  # Int8Options checks the choices
+        form=form,
         activations=activations,  # type: ignore[arg-type]
         calibration=calibration or "minmax",  # type: ignore[arg-type]
         bias_correction=bias_correction,

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import onnx
 
+from edgeks.onnx_file import all_graphs
+
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 KERNEL_RANK = 2
 
@@ -13,27 +15,30 @@ KERNEL_RANK = 2
 def compact_names(proto: onnx.ModelProto) -> None:
     """Rename, in place, every tensor but the graph's inputs, outputs and kernels; nodes keep the names of their layers.
 
-    Not done where a node holds a graph of its own, whose names refer to the outer ones.
+    In the bodies of Loops and the like too: a name stands for one tensor in all of them.
     """
     graph = proto.graph
-    if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
-        return
     kept = {value.name for value in (*graph.input, *graph.output)}
     kept |= {tensor.name for tensor in graph.initializer if len(tensor.dims) >= KERNEL_RANK}
     short: dict[str, str] = {"": ""}
     fresh = (name for name in _names() if name not in kept)
     for name in kept:
         short[name] = name
-    for tensor in graph.initializer:
-        if tensor.name not in short:
-            short[tensor.name] = next(fresh)
-        tensor.name = short[tensor.name]
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                if name not in short:
-                    short[name] = next(fresh)
-                names[index] = short[name]
+    for _, inner in all_graphs(graph):
+        for tensor in inner.initializer:
+            if tensor.name not in short:
+                short[tensor.name] = next(fresh)
+            tensor.name = short[tensor.name]
+        for value in (*inner.input, *inner.output):
+            if value.name not in short:
+                short[value.name] = next(fresh)
+            value.name = short[value.name]
+        for node in inner.node:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name not in short:
+                        short[name] = next(fresh)
+                    names[index] = short[name]
 
 
 def _names() -> Iterator[str]:

@@ -20,6 +20,7 @@ from edgeks.errors import GraphError, ModelFileError
 from edgeks.formats.batches import in_batches
 from edgeks.formats.compact_names import compact_names
 from edgeks.interface import Interface
+from edgeks.onnx_file import all_graphs
 from edgeks.target import Session
 
 MAX_PROTO_BYTES = 2**31 - 1
@@ -43,10 +44,11 @@ def to_proto(model: ir.Model, metadata: Mapping[str, Any] | None = None) -> onnx
     if sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value) > MAX_PROTO_BYTES - 2**20:
         raise GraphError("the network's weights are above 2 GB, more than one .onnx file holds")
     proto = ir.to_proto(model)
-    del proto.graph.value_info[:]
-    for node in proto.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            node.ClearField("name")  # a made-up name, 25 bytes each; their outputs are named after what they quantise
+    for _, graph in all_graphs(proto.graph):
+        del graph.value_info[:]
+        for node in graph.node:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                node.ClearField("name")  # made up, 25 bytes each; their outputs are named after what they quantise
     proto.producer_name, proto.producer_version = "edgeks", edgeks.__version__
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=f"edgeks.{key}", value=json.dumps(value, separators=(",", ":")))

@@ -10,9 +10,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgeks.graph.kernels import constant_bytes, readers
+from edgeks.graph.kernels import constant_bytes, layers_by_kernel
 from edgeks.graph.verify import verify
-from edgeks.sharing.plan import SharingPlan
+from edgeks.sharing.plan import Rolled, SharingPlan
 
 SCHEMA = "edgeks.ledger/1"
 
@@ -35,6 +35,7 @@ class Ledger:
 
     plan: SharingPlan
     rows: list[LedgerRow] = field(default_factory=list)
+    rolled: Rolled = field(default_factory=dict)
 
     def run(self, step: str, model: ir.Model, apply: Callable[[], str]) -> None:
         """Apply one pass to `model`, write its row, and verify that no tie is broken.
@@ -44,7 +45,7 @@ class Ledger:
         """
         note = apply()
         self.record(step, model, note)
-        verify(model, self.plan, step)
+        verify(model, self.plan, step, self.rolled)
 
     def replan(self, step: str, model: ir.Model, apply: Callable[[], tuple[SharingPlan, str]]) -> None:
         """As `run`, for a pass that changes which kernels there are: it gives the plan that holds from then on.
@@ -56,10 +57,20 @@ class Ledger:
         self.record(step, model, note)
         verify(model, self.plan, step)
 
+    def roll(self, model: ir.Model, apply: Callable[[], tuple[Rolled, str]]) -> None:
+        """As `run`, for the pass that rolls layers into loops: it gives what stands for which layers from then on.
+
+        Raises:
+            SharingBroken: a loop does not read what its layers read.
+        """
+        self.rolled, note = apply()
+        self.record("roll", model, note)
+        verify(model, self.plan, "roll", self.rolled)
+
     def record(self, step: str, model: ir.Model, note: str) -> None:
         """Write a row for the graph as it is."""
-        found = readers(model)
-        layers = sum(len(names) for names in found.values())
+        found = layers_by_kernel(model, self.rolled)
+        layers = sum(map(len, found))
         copies = len(found) - len(self.plan.kernels)
         self.rows.append(LedgerRow(step, len(found), layers, copies, constant_bytes(model), note))
 
@@ -71,5 +82,7 @@ class Ledger:
     def to_json(self, **extra: Any) -> str:
         """Ledger, plan and `extra` facts as JSON text."""
         content = {"schema": SCHEMA, **extra, "steps": [asdict(row) for row in self.rows]}
+        if self.rolled:
+            content["rolled"] = {layer: list(layers) for layer, layers in self.rolled.items()}
         content["plan"] = json.loads(self.plan.to_json())
         return json.dumps(content, indent=1)

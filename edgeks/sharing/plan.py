@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from edgeks.errors import PlanError
@@ -13,6 +14,10 @@ from edgeks.errors import PlanError
 Bias = Literal["none", "own", "shared"]
 FLOAT32_BYTES = 4
 PLAN_VERSION = 1
+
+# Name of a layer in the body of a loop → the layers that it stands for, one per trip, in order.
+Rolled = Mapping[str, tuple[str, ...]]
+UNROLLED: Rolled = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

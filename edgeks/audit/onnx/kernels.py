@@ -61,6 +61,9 @@ class Reader:
 
     `weight` is set where the constant is the kernel of the node. `zero_point` names the zero point's constant. The
     node is the one of the graph at `graph_path` that makes `output`, and takes the constant as its input `index`.
+
+    `trips`: how often it runs, in a Loop whose trip count is a constant. `stacked`: each trip gathers another slice of
+    the constant.
     """
 
     node: str
@@ -71,6 +74,8 @@ class Reader:
     graph_path: str = ""
     output: str = ""
     index: int = 0
+    trips: int = 1
+    stacked: bool = False
 
     @property
     def dequantizers(self) -> tuple[str, ...]:
@@ -114,7 +119,7 @@ class Kernel:
         """What `values` gives, read from the file some channels at a time."""
         kernel, shape, zero_point = self.constant, self.shape, None
         reader = self.readers[0]
-        if reader.weight is None or len(shape) < 2:
+        if reader.weight is None or len(shape) < 2 or reader.stacked:
             return StoredKernel(kernel.array, shape, kernel.numpy_dtype)
         axis = reader.weight.output_axis % len(shape)
         if len(shape) == 2 and sum(node.op_type == "Transpose" for node in reader.via) % 2:
@@ -148,7 +153,7 @@ def kernels_of(model: ModelFile, readers: dict[Constant, tuple[Reader, ...]]) ->
 def readers_of(model: ModelFile) -> dict[Constant, tuple[Reader, ...]]:
     """Every constant → the nodes that compute with it, directly or through transparent nodes; bodies included."""
     walk = _Walk(model)
-    walk.graph(model.proto.graph, "", ChainMap())
+    walk.graph(model.proto.graph, "", ChainMap(), 1)
     return {constant: tuple(readers) for constant, readers in walk.readers.items()}
 
 
@@ -159,6 +164,7 @@ class _Source:
     constant: Constant
     via: tuple[NodeProto, ...] = ()
     zero_point: Constant | None = None
+    stacked: bool = False
 
 
 class _Walk:
@@ -168,20 +174,32 @@ class _Walk:
         self.readers: dict[Constant, list[Reader]] = defaultdict(list)
         self._model = model
 
-    def graph(self, graph: GraphProto, graph_path: str, scope: ChainMap[str, _Source]) -> None:
+    def graph(self, graph: GraphProto, graph_path: str, scope: ChainMap[str, _Source], trips: int) -> None:
         constants = self._model.constants[graph_path]
         for name, constant in constants.items():
             scope[name] = _Source(constant)
         for node in graph.node:
             for body_path, body in subgraphs(node, graph_path):
-                self.graph(body, body_path, scope.new_child())
+                self.graph(body, body_path, scope.new_child(), trips * _trips(node, scope))
+            if node.op_type == "Gather" and graph_path and self._gathers(node, graph, scope):
+                continue
             if node.op_type != "Constant":
-                self._node(node, graph_path, scope)
+                self._node(node, graph_path, scope, trips)
         for value in graph.output:
             if value.name in scope:
                 self._read(scope[value.name], Reader(GRAPH_OUTPUT, GRAPH_OUTPUT, (), None, None))
 
-    def _node(self, node: NodeProto, graph_path: str, scope: MutableMapping[str, _Source]) -> None:
+    @staticmethod
+    def _gathers(node: NodeProto, body: GraphProto, scope: MutableMapping[str, _Source]) -> bool:
+        """Whether it takes the slice of a constant that this trip is about; its output stands for the constant then."""
+        source = scope.get(node.input[0]) if len(node.input) == 2 else None
+        axis = sum(attribute.i for attribute in node.attribute if attribute.name == "axis")
+        if source is None or source.via or axis or not body.input or node.input[1] != body.input[0].name:
+            return False
+        scope[node.output[0]] = _Source(source.constant, (node,), None, stacked=True)
+        return True
+
+    def _node(self, node: NodeProto, graph_path: str, scope: MutableMapping[str, _Source], trips: int) -> None:
         sources = [scope.get(name) if name else None for name in node.input]
         first = sources[0] if sources and node.op_type in TRANSPARENT_OPS and len(node.output) == 1 else None
         followed = first or _scaled_constant(node, sources)
@@ -191,22 +209,32 @@ class _Walk:
             zero_point = followed.zero_point
             if node.op_type == "DequantizeLinear" and len(sources) > 2 and sources[2] is not None:
                 zero_point = sources[2].constant
-            scope[node.output[0]] = _Source(followed.constant, (*followed.via, node), zero_point)
+            via = (*followed.via, node)
+            scope[node.output[0]] = _Source(followed.constant, via, zero_point, followed.stacked)
         weight = next((w for w in _weight_inputs(node) if w.index < len(sources) and sources[w.index]), None)
         for index, source in enumerate(sources):
             if source is None or source is followed:
                 continue
-            is_weight = weight is not None and weight.index == index and len(source.constant.shape) > 1
+            rank = len(source.constant.shape) - source.stacked
+            is_weight = weight is not None and weight.index == index and rank > 1
             zero_point = source.zero_point
             if is_weight and weight and weight.zero_point is not None and weight.zero_point < len(sources):
                 own = sources[weight.zero_point]
                 zero_point = own.constant if own else None
             kernel = weight if is_weight else None
-            place = graph_path, first_output(node), index
+            place = graph_path, first_output(node), index, trips, source.stacked
             self._read(source, Reader(node_label(node), node.op_type, source.via, kernel, zero_point, *place))
 
     def _read(self, source: _Source, reader: Reader) -> None:
         self.readers[source.constant].append(reader)
+
+
+def _trips(node: NodeProto, scope: MutableMapping[str, _Source]) -> int:
+    """How often a Loop's body runs, by its constant trip count; 1 for what is no Loop or does not say."""
+    source = scope.get(node.input[0]) if node.op_type == "Loop" and node.input else None
+    if source is None or math.prod(source.constant.shape) != 1:
+        return 1
+    return max(0, int(source.constant.array().reshape(-1)[0]))
 
 
 def _scaled_constant(node: NodeProto, sources: list[_Source | None]) -> _Source | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from edgeks.audit.onnx.kernels import Kernel, Reader, kernels_of, readers_of
 from edgeks.errors import SharingBroken
 from edgeks.onnx_file import Constant, ModelFile, read_model_file
 from edgeks.sharing.equality import copy_sets
-from edgeks.sharing.plan import SharingGroup, SharingPlan
+from edgeks.sharing.plan import UNROLLED, Rolled, SharingGroup, SharingPlan
 
 SHOWN = 4
 
@@ -46,13 +47,16 @@ class Proof:
     unshared: tuple[ProvenKernel, ...]
 
 
-def prove_exactly_once(path: Path, plan: SharingPlan) -> Proof:
+def prove_exactly_once(path: Path, plan: SharingPlan, rolled: Rolled = UNROLLED) -> Proof:
     """Read the file back by onnx alone and hold it against the plan.
 
     For every sharing group: all its layers (nodes are named after layers) resolve to one constant, which as many nodes
     read as the group has layers, and no other node; each layer of an int8 QDQ file has a DequantizeLinear of its own;
     no constant that the plan does not name equals it byte for byte or up to a per-channel factor. Every unshared layer
     reads a constant that nothing else reads. Kernels that are zero everywhere equal each other without being copies.
+
+    `rolled`: node in the body of a Loop → the layers that it stands for. The Loop's trip count is theirs, and a kernel
+    of one of them alone is the slice that its trip gathers from a stack of as many.
 
     Raises:
         SharingBroken: naming the group, its layers and what was found.
@@ -66,15 +70,36 @@ def prove_exactly_once(path: Path, plan: SharingPlan) -> Proof:
         for layer in kernel.layers:
             by_layer[layer].append(kernel)
 
-    groups = [(group, _one_kernel(path, group, by_layer, readers)) for group in plan.groups]
-    unshared = [(owner, _one_kernel(path, owner, by_layer, readers)) for owner in plan.unshared]
+    loops = Loops(rolled)
+    groups = [(group, _one_kernel(path, group, by_layer, readers, loops)) for group in plan.groups]
+    unshared = [(owner, _one_kernel(path, owner, by_layer, readers, loops)) for owner in plan.unshared]
     _no_copies(model, kernels, groups, planned={kernel.constant for _, kernel in (*groups, *unshared)})
     return Proof(
         path=path,
-        kernels_stored=len({kernel.constant for _, kernel in (*groups, *unshared)}),
+        kernels_stored=len({(kernel.constant, loops.slice(kernel, entry)) for entry, kernel in (*groups, *unshared)}),
         groups=tuple(_proven(group, kernel) for group, kernel in groups),
         unshared=tuple(_proven(owner, kernel) for owner, kernel in unshared),
     )
+
+
+class Loops:
+    """Which node computes each layer, and in which trip of a loop."""
+
+    def __init__(self, rolled: Rolled) -> None:
+        self._rolled = rolled
+        self._node_of = {layer: (node, trip) for node, layers in rolled.items() for trip, layer in enumerate(layers)}
+
+    def nodes(self, layers: Iterable[str]) -> tuple[str, ...]:
+        """Names of the nodes that compute some layers."""
+        return tuple(dict.fromkeys(self._node_of.get(layer, (layer, 0))[0] for layer in layers))
+
+    def layers(self, node: str) -> tuple[str, ...]:
+        """The layers that a node computes."""
+        return self._rolled.get(node, (node,))
+
+    def slice(self, kernel: Kernel, group: SharingGroup) -> int | None:
+        """Which kernel of a stack a layer of its own reads; None: the constant is one kernel."""
+        return self._node_of.get(group.layers[0], ("", 0))[1] if kernel.readers[0].stacked else None
 
 
 def _one_kernel(
@@ -82,40 +107,55 @@ def _one_kernel(
     group: SharingGroup,
     by_layer: dict[str, list[Kernel]],
     readers: dict[Constant, tuple[Reader, ...]],
+    loops: Loops,
 ) -> Kernel:
     """The one constant that exactly the layers of `group` read."""
     where = f"{path}: {_describe(group)}"
-    missing = [layer for layer in group.layers if layer not in by_layer]
+    nodes = loops.nodes(group.layers)
+    missing = [node for node in nodes if node not in by_layer]
     if missing:
         raise SharingBroken(
             f"{where}: no node named {_some(missing)} reads a constant kernel; the layer is missing, renamed, "
             "or its weight is computed at run time"
         )
-    doubled = [layer for layer in group.layers if len(by_layer[layer]) > 1]
+    doubled = [node for node in nodes if len(by_layer[node]) > 1]
     if doubled:
         raise SharingBroken(f"{where}: {len(by_layer[doubled[0]])} nodes are named {doubled[0]!r}; expected one")
-    found = list(dict.fromkeys(by_layer[layer][0] for layer in group.layers))
+    found = list(dict.fromkeys(by_layer[node][0] for node in nodes))
     if len(found) > 1:
         names = _some([kernel.name for kernel in found])
         raise SharingBroken(f"{where}: found {len(found)} constants ({names}), expected 1; a pass broke the sharing")
     kernel = found[0]
     weight_readers = [reader for reader in readers[kernel.constant] if reader.weight]
-    others = [reader.node for reader in weight_readers if reader.node not in group.layers]
+    for reader in weight_readers:
+        if reader.trips != len(loops.layers(reader.node)):
+            raise SharingBroken(
+                f"{where}: node {reader.node!r} runs {reader.trips} times and stands for "
+                f"{len(loops.layers(reader.node))} layers"
+            )
+    others = [reader.node for reader in weight_readers if reader.node not in nodes]
     if others:
         count = len(weight_readers)
         raise SharingBroken(
             f"{where}: constant {kernel.name!r} has {count} readers, expected {len(group.layers)}; "
             f"{_some(others)} is not in the plan's entry"
         )
-    if math.prod(kernel.shape) != math.prod(group.kernel_shape):
+    stacked = [reader for reader in weight_readers if reader.stacked]
+    if stacked and (len(group.layers) > 1 or kernel.shape[0] != stacked[0].trips):
+        raise SharingBroken(f"{where}: each trip of a loop gathers another slice of constant {kernel.name!r}")
+    if not stacked:
+        unnamed = [layer for node in nodes for layer in loops.layers(node) if layer not in group.layers]
+        if unnamed:
+            raise SharingBroken(f"{where}: constant {kernel.name!r} is also read by {_some(unnamed)} in a loop")
+    if math.prod(kernel.shape[1:] if stacked else kernel.shape) != math.prod(group.kernel_shape):
         raise SharingBroken(
             f"{where}: constant {kernel.name!r} has shape {kernel.shape}, expected {group.kernel_shape}"
         )
     dequantizers = {reader.dequantizers for reader in kernel.readers if reader.dequantizers}
-    if dequantizers and len(dequantizers) != len(group.layers):
+    if dequantizers and len(dequantizers) != len(nodes):
         raise SharingBroken(
             f"{where}: constant {kernel.name!r} is read through {len(dequantizers)} DequantizeLinear nodes, "
-            f"expected {len(group.layers)}, one per layer"
+            f"expected {len(nodes)}, one per layer"
         )
     return kernel
 

@@ -1,0 +1,270 @@
+"""Runs of repeated structure: units of nodes, one after another, that read the same kernels and differ in constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeks.graph.kernels import array, reads_by_kernel, required
+
+MAX_NODES = 20_000  # beyond, the comparison of all periods takes minutes
+KERNEL_RANK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a unit hands to the next: output `output` of its node `position`."""
+
+    position: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` units of `period` nodes each; `nodes` are all of them, unit after unit, in an order that computes them.
+
+    carried: slot → what the first unit takes in its place. stacked: (position, input) whose constants differ between
+    units. handed: (position, input) → the slot of the unit before that it reads. saved_bytes: of the kernels that the
+    units after the first read again.
+    """
+
+    nodes: tuple[ir.Node, ...]
+    period: int
+    count: int
+    carried: Mapping[Slot, ir.Value]
+    stacked: tuple[tuple[int, int], ...]
+    handed: Mapping[tuple[int, int], Slot]
+    saved_bytes: int
+
+    def unit(self, index: int) -> tuple[ir.Node, ...]:
+        """Nodes of unit `index`."""
+        return self.nodes[index * self.period : (index + 1) * self.period]
+
+    def constants(self, position: int, index: int) -> list[ir.Value]:
+        """What each unit reads there."""
+        return [required(self.unit(number)[position].inputs[index]) for number in range(self.count)]
+
+
+def find_runs(model: ir.Model) -> list[Run]:
+    """Longest runs that read most kernel bytes again, none overlapping, in the order in which they are computed.
+
+    A unit holds at least one kernel that all units read. Nothing but its last carried Values is read after a run, and
+    what it carries has one shape and type throughout. Constants that differ are of one shape and type; kernels of a
+    unit's own weigh no more than those that the units share.
+    """
+    nodes = data_order(model.graph)
+    if len(nodes) > MAX_NODES:
+        return []
+    shared = {kernel: reads for kernel, reads in reads_by_kernel(model).items() if len(reads) > 1}
+    weights = {read.node: array(kernel).nbytes for kernel, reads in shared.items() for read in reads}
+    keys = _keys(nodes, frozenset(shared))
+    search = _Search(nodes, keys, [weights.get(node, 0) for node in nodes], frozenset(shared))
+    found: list[tuple[int, Run]] = []
+    free = [(0, len(nodes))]
+    while free:
+        begin, end = free.pop()
+        best = search.best(begin, end)
+        if best is not None:
+            start, run = best
+            found.append(best)
+            free += [(begin, start), (start + run.period * run.count, end)]
+    return [run for _, run in sorted(found, key=lambda item: item[0])]
+
+
+def data_order(graph: ir.Graph) -> list[ir.Node]:
+    """The graph's nodes so that each follows what it reads, and what it reads first stands before the rest of it.
+
+    Blocks that are alike are in a like order then, whatever order the graph has them in.
+    """
+    ordered: list[ir.Node] = []
+    seen = set[ir.Node]()
+    for output in graph.outputs:
+        stack = [(node, iter(node.inputs)) for node in [output.producer()] if node is not None and node not in seen]
+        seen.update(node for node, _ in stack)
+        while stack:
+            node, inputs = stack[-1]
+            source = next((value for value in inputs if value is not None and _unseen(value, seen)), None)
+            if source is None:
+                ordered.append(node)
+                stack.pop()
+            elif (producer := source.producer()) is not None:
+                seen.add(producer)
+                stack.append((producer, iter(producer.inputs)))
+    return ordered
+
+
+def _unseen(value: ir.Value, seen: set[ir.Node]) -> bool:
+    producer = value.producer()
+    return producer is not None and producer not in seen
+
+
+def _keys(nodes: Sequence[ir.Node], shared: frozenset[ir.Value]) -> np.ndarray:
+    """One number per node; nodes that a loop's body could compute alike have the same."""
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(node_key(node, shared), len(numbers)) for node in nodes], np.int64)
+
+
+def node_key(node: ir.Node, shared: frozenset[ir.Value]) -> tuple[object, ...]:
+    """Operator, attributes, and what its inputs and outputs are; a shared kernel is itself."""
+    attributes = tuple(sorted((name, repr(attribute.value)) for name, attribute in node.attributes.items()))
+    inputs = tuple(_input_key(value, shared) for value in node.inputs)
+    return node.domain, node.op_type, attributes, inputs, tuple(_kind(value) for value in node.outputs)
+
+
+def _input_key(value: ir.Value | None, shared: frozenset[ir.Value]) -> object:
+    if value is None:
+        return None
+    if value in shared:
+        return id(value)
+    return value.is_initializer(), _kind(value)
+
+
+def _kind(value: ir.Value) -> tuple[object, ...]:
+    if value.const_value is not None:
+        return value.const_value.dtype, tuple(value.const_value.shape.numpy())
+    return value.dtype, None if value.shape is None else tuple(str(size) for size in value.shape)
+
+
+class _Search:
+    """The nodes in order, and what is known of each place."""
+
+    def __init__(self, nodes: list[ir.Node], keys: np.ndarray, weights: list[int], shared: frozenset[ir.Value]) -> None:
+        self._nodes, self._keys, self._weights, self._shared = nodes, keys, weights, shared
+        self._index = {node: index for index, node in enumerate(nodes)}
+        self._until = np.concatenate([[0], np.cumsum(weights)])
+
+    def best(self, begin: int, end: int) -> tuple[int, Run] | None:
+        """The run between two places that saves most, and where it begins; of several, the one that carries least."""
+        best: tuple[tuple[int, int, int], int, Run] | None = None
+        for start, period, count in self._candidates(begin, end):
+            promised = int(self._until[start + period * count] - self._until[start + period])
+            if best is not None and promised < best[0][0]:
+                continue
+            run = self._run(start, period, count)
+            if run is None:
+                continue
+            merit = run.saved_bytes, -sum(_bytes(value) for value in run.carried.values()), -period
+            if best is None or merit > best[0]:
+                best = merit, start, run
+        return None if best is None else best[1:]
+
+    def _candidates(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(start, period, count) by the keys alone: short periods first, every rotation, the most units first."""
+        for period in range(1, (end - begin) // 2 + 1):
+            same = self._keys[begin : end - period] == self._keys[begin + period : end]
+            edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+            for low, high in zip(edges[::2], edges[1::2], strict=True):
+                first, last = begin + int(low), begin + int(high) + period
+                if last - first < 2 * period or self._until[last] == self._until[first]:
+                    continue
+                for start in range(first, min(first + period, last - 2 * period + 1)):
+                    for count in range((last - start) // period, 1, -1):
+                        yield start, period, count
+
+    def _run(self, start: int, period: int, count: int) -> Run | None:
+        """The candidate as a run; None where its units hang together in different ways."""
+        nodes = tuple(self._nodes[start : start + period * count])
+        carried: dict[Slot, ir.Value] = {}
+        handed: dict[tuple[int, int], Slot] = {}
+        stacked: list[tuple[int, int]] = []
+        own_bytes = 0
+        for position in range(period):
+            for index in range(len(nodes[position].inputs)):
+                values = [nodes[unit * period + position].inputs[index] for unit in range(count)]
+                if any(value is None for value in values):
+                    if any(value is not None for value in values):
+                        return None
+                    continue
+                present = [required(value) for value in values]
+                if all(value.is_initializer() for value in present):
+                    if not alike(present):
+                        stacked.append((position, index))
+                        own_bytes += _kernel_bytes(array(present[0]))
+                    continue
+                places = [self._place(value, start, start + unit * period) for unit, value in enumerate(present)]
+                rest = set(places[1:])
+                if len(rest) != 1:
+                    return None
+                place = rest.pop()
+                if place is None:  # from outside: the same for all, or it is none
+                    if len(set(present)) != 1:
+                        return None
+                elif place[0] >= 0:
+                    if places[0] != place:
+                        return None
+                elif place[0] >= -period:
+                    slot = Slot(place[0] + period, place[1])
+                    first = places[0]
+                    if (first is not None and first[0] >= 0) or carried.setdefault(slot, present[0]) is not present[0]:
+                        return None
+                    handed[position, index] = slot
+                else:
+                    return None
+        saved = sum(self._weights[start + period : start + period * count])
+        if not carried or not saved or own_bytes > sum(self._weights[start : start + period]):
+            return None
+        if not self._closed(nodes, period, count, carried):
+            return None
+        return Run(nodes, period, count, carried, tuple(stacked), handed, saved)
+
+    def _place(self, value: ir.Value, start: int, unit: int) -> tuple[int, int] | None:
+        """(position relative to the unit that begins at `unit`, output) of what makes a Value; None: not in the run."""
+        producer = value.producer()
+        index = -1 if producer is None else self._index.get(producer, -1)
+        return None if index < start else (index - unit, value.index() or 0)
+
+    def _closed(self, nodes: tuple[ir.Node, ...], period: int, count: int, carried: Mapping[Slot, ir.Value]) -> bool:
+        """Whether only what the last unit carries is read elsewhere, and what is carried keeps its shape and type."""
+        inside = set(nodes)
+        for number, node in enumerate(nodes):
+            unit, position = divmod(number, period)
+            for output, value in enumerate(node.outputs):
+                slot = Slot(position, output)
+                if slot in carried and (None in _kind(value) or _kind(value) != _kind(carried[slot])):
+                    return False
+                leaves = value.is_graph_output() or any(use.node not in inside for use in value.uses())
+                if leaves and (unit < count - 1 or slot not in carried):
+                    return False
+        return True
+
+
+def alike(values: Sequence[ir.Value]) -> bool:
+    """Whether constants hold the same."""
+    if len(set(values)) == 1:
+        return True
+    first = array(values[0])
+    return all(np.array_equal(first, array(value), equal_nan=first.dtype.kind == "f") for value in values[1:])
+
+
+def _kernel_bytes(content: NDArray[np.generic]) -> int:
+    """Bytes of a constant that is more than a number per channel."""
+    return content.nbytes if content.ndim >= KERNEL_RANK and max(content.shape) < content.size else 0
+
+
+def _bytes(value: ir.Value) -> int:
+    """Bytes of an activation; a size that is not known counts as 1."""
+    sizes = [size for size in value.shape or () if isinstance(size, int)]
+    return int(math.prod(sizes) * (1 if value.dtype is None else value.dtype.itemsize))
+
+
+def why_not(model: ir.Model) -> str:
+    """Why layers that share a kernel form no run, by the group of the largest kernel."""
+    shared = {kernel: reads for kernel, reads in reads_by_kernel(model).items() if len(reads) > 1}
+    if not shared:
+        return "no two layers share a kernel"
+    kernel = max(shared, key=lambda value: array(value).nbytes)
+    first, second = (read.node for read in shared[kernel][:2])
+    where = f"{first.name!r} and {second.name!r}, which share a kernel,"
+    for name, attribute in first.attributes.items():
+        other = second.attributes.get(name)
+        if other is not None and other.value != attribute.value:
+            return f"{where} differ in {name}: {attribute.value} and {other.value}"
+    shapes = [required(node.inputs[0]).shape for node in (first, second)]
+    if shapes[0] != shapes[1]:
+        return f"{where} take inputs of different shapes: {shapes[0]} and {shapes[1]}"
+    return f"what stands between {where.removesuffix(',')} is not repeated as a whole"
