@@ -182,9 +182,10 @@ class _Search:
                     continue
                 present = [required(value) for value in values]
                 if all(value.is_initializer() for value in present):
-                    if not alike(present):
+                    size = _kernel_bytes(array(present[0]))  # equal kernels that are not tied are several
+                    if len(set(present)) > 1 and (size or not alike(present)):
                         stacked.append((position, index))
-                        own_bytes += _kernel_bytes(array(present[0]))
+                        own_bytes += size
                     continue
                 places = [self._place(value, start, start + unit * period) for unit, value in enumerate(present)]
                 rest = set(places[1:])
@@ -260,10 +261,11 @@ def why_not(model: ir.Model) -> str:
     kernel = max(shared, key=lambda value: array(value).nbytes)
     first, second = (read.node for read in shared[kernel][:2])
     where = f"{first.name!r} and {second.name!r}, which share a kernel,"
-    for name, attribute in first.attributes.items():
-        other = second.attributes.get(name)
-        if other is not None and other.value != attribute.value:
-            return f"{where} differ in {name}: {attribute.value} and {other.value}"
+    for name in dict.fromkeys((*first.attributes, *second.attributes)):
+        given = [node.attributes.get(name) for node in (first, second)]
+        found = ["its default" if attribute is None else attribute.value for attribute in given]
+        if found[0] != found[1]:
+            return f"{where} differ in {name}: {found[0]} and {found[1]}"
     shapes = [required(node.inputs[0]).shape for node in (first, second)]
     if shapes[0] != shapes[1]:
         return f"{where} take inputs of different shapes: {shapes[0]} and {shapes[1]}"

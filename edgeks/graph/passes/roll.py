@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.errors import GraphError
-from edgeks.graph.kernels import array, kernel_read
+from edgeks.graph.kernels import array, kernel_read, required
 from edgeks.graph.repeats import Run, find_runs, why_not
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 from edgeks.sharing.plan import Rolled
@@ -67,14 +67,16 @@ def _replace(model: ir.Model, run: Run, name: str) -> None:
     graph, first, last = model.graph, run.unit(0), run.unit(run.count - 1)
     iteration = _value(f"{name}.i", ir.DataType.INT64, ir.Shape(()))
     condition = _value(f"{name}.go", ir.DataType.BOOL, ir.Shape(()))
+    # Not run.carried: what a loop before this one made is that loop's output by now.
+    initial = {slot: required(first[place[0]].inputs[place[1]]) for place, slot in run.handed.items()}
     carried = {
         slot: _value(f"{name}.x{number}", value.dtype, value.shape)
-        for number, (slot, value) in enumerate(run.carried.items())
+        for number, (slot, value) in enumerate(initial.items())
     }
     gathers = _gather(model, run, iteration)
     loop = ir.node(
         "Loop",
-        [new_initializer(model, f"{name}.trips", np.array(run.count, np.int64)), None, *run.carried.values()],
+        [new_initializer(model, f"{name}.trips", np.array(run.count, np.int64)), None, *initial.values()],
         num_outputs=len(carried),
         name=name,
     )
