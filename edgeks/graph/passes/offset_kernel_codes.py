@@ -43,9 +43,9 @@ def offset_kernel_codes(model: ir.Model, zero_point: int) -> str:
             teller.replace_input_with(index, points[width])
         done, layers = done + 1, layers + len(reads)
     drop_unused_initializers(model)
-    return (
-        f"{done} kernels of {layers} layers have zero point {zero_point}" if done else "no convolutions share a kernel"
-    )
+    if not done:
+        return "nothing to do: no two convolutions share an int8 kernel with zero point 0"
+    return f"{done} kernels of {layers} layers have zero point {zero_point}"
 
 
 def _teller(read: KernelRead) -> ir.Node:
