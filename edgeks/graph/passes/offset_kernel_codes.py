@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeks.graph.kernels import KernelRead, array, reads_by_kernel
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 
-LIMITS = np.iinfo(np.int8)
+LOWEST = -128
+BLOCK = 16  # products that MLAS's kernel for Arm cores without dotprod takes at once, taps outside and channels inside
 # Node that is told the zero point → the index of that input.
 ZERO_POINT_INPUT = {"DequantizeLinear": 2, "QLinearConv": 5}
 
 
 def offset_kernel_codes(model: ir.Model, zero_point: int) -> str:
-    """W_q with zero point 0 → W_q + z with zero point z, for int8 kernels (OIHW) that several convolutions read; exact.
+    """W_q with zero point 0 → W_q + z with zero point z, for int8 kernels (OIHW) that several convolutions read.
 
     ONNX Runtime packs a kernel with zero point 0 for each node and one with another zero point once for all nodes.
+    Exact, but for a second −128 in a block of products that an Arm core without dotprod adds in 16 bits: it becomes
+    −127, since −128·−128 twice is one more than those hold. That is some codes in a million.
     Left as they are, because there is nothing to share or it would be slower (docs/adr/0017): kernels of one layer, of
     depthwise convolutions, of Gemm and MatMul, and uint8 kernels, whose zero point of 128 does the same.
     """
     points: dict[int, ir.Value] = {}
-    done, layers = 0, 0
+    done = layers = changed = 0
     for kernel, reads in reads_by_kernel(model).items():
         codes = array(kernel)
         if codes.dtype != np.int8 or not _can_share(reads) or kernel.is_graph_output():
             continue
-        moved = codes.astype(np.int16) + zero_point
-        if moved.min() < LIMITS.min or moved.max() > LIMITS.max:
+        wide = codes.astype(np.int16) + zero_point
+        if wide.min() < LOWEST:
             continue
-        kernel.const_value = ir.tensor(moved.astype(np.int8), name=kernel.name)
+        moved = _without_pairs_of_lowest(wide.astype(np.int8))
+        changed += int(np.count_nonzero(moved != wide))
+        kernel.const_value = ir.tensor(moved, name=kernel.name)
         for read in reads:
             teller = _teller(read)
             index = ZERO_POINT_INPUT[teller.op_type]
@@ -45,7 +51,20 @@ def offset_kernel_codes(model: ir.Model, zero_point: int) -> str:
     drop_unused_initializers(model)
     if not done:
         return "nothing to do: no two convolutions share an int8 kernel with zero point 0"
-    return f"{done} kernels of {layers} layers have zero point {zero_point}"
+    note = f"{done} kernels of {layers} layers have zero point {zero_point}"
+    return note + (f"; {changed} codes one step smaller" if changed else "")
+
+
+def _without_pairs_of_lowest(codes: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Kernel (OIHW) → the same with at most one −128 in every block of an output channel's products."""
+    outputs, inputs = codes.shape[:2]
+    rows = np.moveaxis(codes.reshape(outputs, inputs, -1), 1, 2)
+    depth = inputs * rows.shape[1]
+    blocks = np.pad(rows.reshape(outputs, depth), ((0, 0), (0, -depth % BLOCK))).reshape(outputs, -1, BLOCK)
+    lowest = blocks == LOWEST
+    blocks[lowest & (np.cumsum(lowest, axis=2) > 1)] += 1
+    rows = blocks.reshape(outputs, -1)[:, :depth].reshape(rows.shape)
+    return np.ascontiguousarray(np.moveaxis(rows, 2, 1).reshape(codes.shape))
 
 
 def _teller(read: KernelRead) -> ir.Node:

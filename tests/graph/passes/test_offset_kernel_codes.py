@@ -69,12 +69,12 @@ def test_uint8_kernels_keep_their_zero_point():
     assert offset_kernel_codes(int8_graph("uint8"), -1) == NOTHING
 
 
-def pair(op, weight, attributes="", second="W"):
+def pair(op, weight, attributes="", second="W", shape="1,4,6,6"):
     """x → op(W) → op(W), float activations and int8 kernels."""
     constants = {"W": weight, "V": weight.copy(), "s": np.float32(0.01)}
     if second == "W":
         del constants["V"]
-    shape = "1,4,6,6" if op == "Conv" else "4,4"
+    shape = shape if op == "Conv" else "4,4"
     return graph_of(
         f"""(float[{shape}] x) => (float[{shape}] y) {{
             w1 = DequantizeLinear(W, s) [one] a = {op}{attributes}(x, w1)
@@ -111,3 +111,20 @@ def test_a_grouped_kernel_and_a_scale_of_one_element():
     assert offset_kernel_codes(model, -1) == "1 kernels of 2 layers have zero point -1"
     assert node_of(model, "one").inputs[1].producer().inputs[2].shape == ()
     np.testing.assert_array_equal(run_graph(model, x)[0], expected)
+
+
+def test_no_two_products_that_an_arm_core_adds_in_16_bits_can_overflow():
+    """A core without dotprod adds products k and k + 8 of a block of 16, taps outside and input channels inside."""
+    codes = np.full((4, 32, 3, 3), -127, np.int8)
+    codes[1] = CODES[0, 0, 0, 0]
+    codes[2, ::16] = 127
+    model = pair("Conv", np.concatenate([codes] * 8), "<pads=[1,1,1,1]>", shape="1,32,6,6")
+    assert offset_kernel_codes(model, -1).startswith("1 kernels of 2 layers have zero point -1; ")
+    ((kernel, _),) = readers(model).items()
+    stored = constant(kernel).transpose(0, 2, 3, 1).reshape(32, -1, 16)
+    assert np.abs(stored.astype(int) + 1 - constant_rows(codes)).max() == 1
+    assert ((stored == -128).sum(axis=2) <= 1).all() and (stored == -128).any()
+
+
+def constant_rows(codes):
+    return np.concatenate([codes] * 8).astype(int).transpose(0, 2, 3, 1).reshape(32, -1, 16)
