@@ -1,4 +1,4 @@
-"""Float ONNX networks whose blocks repeat, written node by node: each block reads shared kernels, all else is its own."""
+"""Float ONNX networks whose blocks repeat, node by node: each block reads shared kernels, all else is its own."""
 
 from pathlib import Path
 

@@ -97,6 +97,10 @@ class Loops:
         """The layers that a node computes."""
         return self._rolled.get(node, (node,))
 
+    def stands_for_many(self, node: str) -> bool:
+        """Whether it was rolled; one in a loop that the network itself has is a layer like any other."""
+        return node in self._rolled
+
     def slice(self, kernel: Kernel, group: SharingGroup) -> int | None:
         """Which kernel of a stack a layer of its own reads; None: the constant is one kernel."""
         return self._node_of.get(group.layers[0], ("", 0))[1] if kernel.readers[0].stacked else None
@@ -128,7 +132,7 @@ def _one_kernel(
     kernel = found[0]
     weight_readers = [reader for reader in readers[kernel.constant] if reader.weight]
     for reader in weight_readers:
-        if reader.trips != len(loops.layers(reader.node)):
+        if loops.stands_for_many(reader.node) and reader.trips != len(loops.layers(reader.node)):
             raise SharingBroken(
                 f"{where}: node {reader.node!r} runs {reader.trips} times and stands for "
                 f"{len(loops.layers(reader.node))} layers"

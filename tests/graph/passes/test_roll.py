@@ -112,10 +112,9 @@ def test_layers_that_differ_are_named(tmp_path):
     assert "'level0.0' and 'level0.1', which share a kernel, differ in strides" in refusal(network, tmp_path)
 
 
-def test_a_value_that_is_read_behind_the_run_ends_it(tmp_path):
+def test_a_value_that_is_read_behind_the_run_ends_it():
     network = RepeatedNetwork([("plain", 4, "none")])
-    path, calib = network.save(tmp_path)
-    proto = onnx.load(path)
+    proto = network.proto()
     relus = [node for node in proto.graph.node if node.op_type == "Relu"][1:]
     pooled = next(node for node in proto.graph.node if node.op_type == "GlobalAveragePool")
     skip = helper.make_node("Add", [relus[1].output[0], relus[3].output[0]], ["skipped"], "skip")
