@@ -13,7 +13,7 @@ Input: one JSON object, on stdin or in the file named by the only argument. `mod
     session_config       ONNX Runtime: session config entries, text → text ({})
     kernels              TFLite: xnnpack, builtin or reference (xnnpack)
     weight_cache         litert-compiled: folder that keeps XNNPACK's packed kernels. Required. Whether a model's cache
-                         would be right is for the caller to know (edgeks/bench/weight_cache.py)
+                         would be right is for the caller to know (edgeks/tflite_weight_cache.py)
     warmup, runs         inferences that do not count (5), and that do (50)
     min_seconds          go on after `runs` until this many seconds of counted runs are over (0)
     seed                 of the random inputs (0)

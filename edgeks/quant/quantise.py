@@ -24,6 +24,7 @@ from edgeks.graph.passes.quantize_dynamically import quantize_dynamically
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
 from edgeks.graph.passes.quantize_on_the_fly import quantize_on_the_fly
 from edgeks.graph.passes.raw_pixels import pixel_ranges
+from edgeks.graph.passes.separate_affine import separate_affine
 from edgeks.graph.passes.split_large_kernels import is_tile
 from edgeks.graph.passes.store_kernels_as_int8 import store_kernels_as_int8
 from edgeks.graph.passes.to_qoperator import to_qoperator
@@ -44,8 +45,13 @@ def quantise(
     scheme: Int8Scheme,
     options: Int8Options,
     trained: Trained = NOTHING_TRAINED,
+    *,
+    apart: bool = False,
 ) -> tuple[str, ...]:
     """Float graph → int8 graph, in place; every pass is a verified row of `ledger`. Only static reads `samples`.
+
+    `apart` (TFLite): the layers of a kernel have its scales and no bias of their own; what differs between them is an
+    operator of its own behind each (docs/adr/0018).
 
     What quantisation-aware training decided (`trained`, by the marks on the graph's Values) is taken as it is; the
     other ranges are calibrated, and the kernels and tensors that training knew nothing of are returned.
@@ -57,12 +63,14 @@ def quantise(
     """
     scheme = options.scheme(scheme)
     if scheme.mode == "static":
-        return _static(graph, ledger, samples, scheme, options, trained)
-    _without_calibration(graph, ledger, scheme, options)
+        return _static(graph, ledger, samples, scheme, options, trained, apart=apart)
+    _without_calibration(graph, ledger, scheme, options, apart=apart)
     return ()
 
 
-def _without_calibration(graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, options: Int8Options) -> None:
+def _without_calibration(
+    graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, options: Int8Options, *, apart: bool
+) -> None:
     """int8 kernels between float activations: what can is computed in integers if dynamic, the rest in float."""
     if replace(options, keep_float=()).after_training:
         raise ConfigError(
@@ -71,6 +79,8 @@ def _without_calibration(graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, op
         )
     layers = float_layers(ledger.plan, options.keep_float)
     kept = {read.kernel for read in kernel_reads(graph) if read.node.name in layers}
+    if apart:
+        ledger.run("separate_affine", graph, lambda: separate_affine(graph))
     if scheme.format == "tflite":
         if scheme.mode == "dynamic":
             ledger.run("quantize_on_the_fly", graph, lambda: quantize_on_the_fly(graph, kept))
@@ -84,7 +94,14 @@ def _without_calibration(graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, op
 
 
 def _static(
-    graph: ir.Model, ledger: Ledger, samples: Samples, scheme: Int8Scheme, options: Int8Options, trained: Trained
+    graph: ir.Model,
+    ledger: Ledger,
+    samples: Samples,
+    scheme: Int8Scheme,
+    options: Int8Options,
+    trained: Trained,
+    *,
+    apart: bool,
 ) -> tuple[str, ...]:
     """Integer activations with scales that were calibrated or trained."""
     keep_float = float_layers(ledger.plan, options.keep_float)

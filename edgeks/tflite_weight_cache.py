@@ -1,4 +1,4 @@
-"""Where XNNPACK's weight cache would compute wrong numbers for a .tflite file.
+"""Where a runtime would compute other numbers than a .tflite file says, without a word.
 
 LiteRT 2.3 finds a packed kernel by the file's buffers of kernel and bias (of a hybrid layer: by the kernel's alone),
 but packs more than those: the scales and the input's zero point of an int8 layer, the scales and the bias of a hybrid
@@ -18,18 +18,41 @@ _OPS = schema.BuiltinOperator
 _PACKED_OPS = (_OPS.CONV_2D, _OPS.DEPTHWISE_CONV_2D, _OPS.TRANSPOSE_CONV, _OPS.FULLY_CONNECTED)
 
 
-def weight_cache_fault(model: schema.ModelT) -> str | None:
-    """The two layers that a weight cache would mix up, in words; None where it computes what the file says."""
+def weight_cache_fault(model: schema.ModelT, *, integer_layers_only: bool = False) -> str | None:
+    """The two layers that a weight cache would mix up, in words; None where it computes what the file says.
+
+    `integer_layers_only`: those with integer activations, which no export may mix up: sharing their kernel's buffer is
+    common, and sharing that of their bias as well is what turns a cache wrong.
+    """
     packed: dict[tuple[int, ...], tuple[Hashable, str]] = {}
-    for key, content, name in _layers(model):
+    for key, content, name, integer in _layers(model):
+        if integer_layers_only and not integer:
+            continue
         held, first = packed.setdefault(key, (content, name))
         if held != content:
             return f"{first!r} and {name!r} share the buffers of their kernel but not all that is packed with it"
     return None
 
 
-def _layers(model: schema.ModelT) -> Iterator[tuple[tuple[int, ...], Hashable, str]]:
-    """By what a layer's packed kernel is found, what is packed, and the name of its output."""
+def hybrid_fault(model: schema.ModelT) -> str | None:
+    """A FULLY_CONNECTED that quantises its input on the fly and has a scale per channel; None where there is none.
+
+    tflite-runtime 2.14 gives zeros for it (tests/test_tflite_facts.py).
+    """
+    for graph in model.subgraphs:
+        for operator in graph.operators or ():
+            if operator_code(model, operator) != _OPS.FULLY_CONNECTED:
+                continue
+            feed, kernel = (graph.tensors[int(index)] for index in operator.inputs[:2])
+            hybrid = feed.type == schema.TensorType.FLOAT32 and kernel.type == schema.TensorType.INT8
+            if hybrid and len(_numbers(kernel.quantization, "scale")) > 1:
+                name = bytes(graph.tensors[int(operator.outputs[0])].name or b"").decode(errors="replace")
+                return f"{name!r} is a FULLY_CONNECTED on the fly with a scale per channel"
+    return None
+
+
+def _layers(model: schema.ModelT) -> Iterator[tuple[tuple[int, ...], Hashable, str, bool]]:
+    """By what a layer's packed kernel is found, what is packed, the name of its output, whether its input is int8."""
     for graph in model.subgraphs:
         dequantised: dict[int, int] = {}
         for operator in graph.operators or ():
@@ -54,12 +77,12 @@ def _layers(model: schema.ModelT) -> Iterator[tuple[tuple[int, ...], Hashable, s
                     _numbers(feed.quantization, "zeroPoint"),
                     _numbers(result.quantization, "scale"),
                 )
-                yield (int(kernel.buffer), bias_buffer), (scales, activations), name
+                yield (int(kernel.buffer), bias_buffer), (scales, activations), name, True
             elif inputs[1] in dequantised:
-                yield (int(kernel.buffer), bias_buffer), scales, name
+                yield (int(kernel.buffer), bias_buffer), scales, name, False
             else:
                 added = model.buffers[bias_buffer].data
-                yield (int(kernel.buffer),), (scales, b"" if added is None else bytes(added)), name
+                yield (int(kernel.buffer),), (scales, b"" if added is None else bytes(added)), name, False
 
 
 def _numbers(quantization: Any, field: str) -> tuple[float, ...]:
