@@ -21,54 +21,54 @@ def separate_affine(model: ir.Model) -> str:
     the layer. Every other BN, but that of a layer alone with its kernel, becomes Mul and Add, too: then layers that
     repeat differ in constants only. A Relu behind the Add is fused with it by the lowering (docs/adr/0018).
     """
-    moved, alone = 0, set[ir.Node]()
+    biases: dict[ir.Value, NDArray[np.float64]] = {}  # by the output of the layer that had one
+    alone, moved = set[ir.Node](), 0
     for readers in reads_by_kernel(model).values():
         if len(readers) == 1:
             alone.add(readers[0].node)
-        elif not _one_bias(readers):
-            moved += sum(_move_bias(model, read) for read in readers)
-    norms = [node for node in model.graph if node.op_type == "BatchNormalization" and has_constant_parameters(node)]
-    apart = [norm for norm in norms if not (norm.inputs[0] is not None and norm.inputs[0].producer() in alone)]
-    for norm in apart:
+        elif len({_bias(read.node) for read in readers}) > 1:
+            biases |= {read.node.outputs[0]: bias for read in readers if (bias := _taken_bias(read)) is not None}
+    count = 0
+    for norm in list(model.graph):
+        source = norm.inputs[0] if norm.inputs else None
+        if norm.op_type != "BatchNormalization" or not has_constant_parameters(norm) or source is None:
+            continue
+        if source.producer() in alone:
+            continue
         gain, offset = affine(norm)
+        if sole_batch_norm(source) is norm and source in biases:
+            offset = offset + gain * biases.pop(source).ravel()
+            moved += 1
         _replace(model, norm, gain, offset)
+        count += 1
+    for result, bias in biases.items():
+        _add_behind(model, result, bias)
     drop_unused_initializers(model)
-    return f"{len(apart)} BN as Mul and Add, {moved} biases moved behind shared kernels"
-
-
-def _one_bias(readers: list[KernelRead]) -> bool:
-    """Whether all layers of a kernel hold one and the same bias, or none."""
-    return len({_bias(read.node) for read in readers}) == 1
+    return f"{count} BN as Mul and Add, {moved + len(biases)} biases moved behind shared kernels"
 
 
 def _bias(node: ir.Node) -> ir.Value | None:
     return node.inputs[2] if node.op_type in TAKE_BIAS and len(node.inputs) > 2 else None
 
 
-def _move_bias(model: ir.Model, read: KernelRead) -> bool:
-    """The layer's bias → the offset of the BN behind it, or an Add of its own."""
+def _taken_bias(read: KernelRead) -> NDArray[np.float64] | None:
+    """The constant bias that the layer has no more, shaped to be added to its output; None: it has none to take."""
     node, bias = read.node, _bias(read.node)
     if bias is None or not bias.is_initializer() or node.attributes.get_float("beta", 1.0) != 1.0:
-        return False
+        return None
     content = array(bias).astype(np.float64)
     node.resize_inputs(2)
-    norm = sole_batch_norm(node.outputs[0])
-    if norm is not None:
-        gain, offset = affine(norm)
-        _replace(model, norm, gain, gain * content.ravel() + offset)
-    else:
-        width = array(read.kernel).shape[output_channels(read)]
-        if node.op_type != "Gemm":
-            content = np.broadcast_to(content.ravel(), width).reshape(_along_channels(array(read.kernel).ndim))
-        _add_behind(model, node, content)
-    return True
+    if node.op_type == "Gemm":
+        return content
+    width = array(read.kernel).shape[output_channels(read)]
+    return np.broadcast_to(content.ravel(), width).reshape(_along_channels(array(read.kernel).ndim))
 
 
-def _add_behind(model: ir.Model, node: ir.Node, content: NDArray[np.float64]) -> None:
-    """`node` → Add(node, content) in its place; the sum takes over name and marks of the output."""
-    result = node.outputs[0]
-    offset = new_initializer(model, f"{node.name}.offset", content.astype(np.float32))
-    add = ir.node("Add", [result, offset], name=f"{node.name}.offset")
+def _add_behind(model: ir.Model, result: ir.Value, content: NDArray[np.float64]) -> None:
+    """A layer's output → Add(output, content), which takes over name and marks."""
+    name = f"{_name_of(result)}.offset"
+    offset = new_initializer(model, name, content.astype(np.float32))
+    add = ir.node("Add", [result, offset], name=name)
     total = add.outputs[0]
     total.shape, total.type = result.shape, result.type
     result.replace_all_uses_with(total, replace_graph_outputs=True)
@@ -76,6 +76,11 @@ def _add_behind(model: ir.Model, node: ir.Node, content: NDArray[np.float64]) ->
     insert_after_value(model, result, [add])
     total.name, result.name = result.name, f"{result.name}_layer"
     carry_marks(result, total)
+
+
+def _name_of(result: ir.Value) -> str:
+    producer = result.producer()
+    return str(result.name if producer is None else producer.name)
 
 
 def _replace(model: ir.Model, norm: ir.Node, gain: NDArray[np.float64], offset: NDArray[np.float64]) -> None:
@@ -86,6 +91,7 @@ def _replace(model: ir.Model, norm: ir.Node, gain: NDArray[np.float64], offset: 
     factor = new_initializer(model, f"{norm.name}.gain", gain.astype(np.float32).reshape(along))
     added = new_initializer(model, f"{norm.name}.offset", offset.astype(np.float32).reshape(along))
     product = ir.node("Mul", [source, factor], name=f"{norm.name}.gain")
+    product.outputs[0].name = f"{result.name}_scaled"
     product.outputs[0].shape, product.outputs[0].dtype = result.shape, ir.DataType.FLOAT
     total = ir.node("Add", [product.outputs[0], added], name=str(norm.name))
     replace_node(model, norm, [product, total])
