@@ -56,7 +56,7 @@ class SharedLinear(nn.Module):
 NETWORKS = {
     "strides": lambda: SharedConvs(16, (1, 2, 1), dilations=(1, 1, 2)),
     "biases": lambda: SharedConvs(16, bias=True),
-    "depthwise": lambda: SharedConvs(16, (1, 2, 1), dilations=(1, 1, 2), groups=16, bias=True),
+    "depthwise": lambda: SharedConvs(16, (1, 2, 1, 1), dilations=(1, 1, 2, 1), groups=16, bias=True),
     "linear": SharedLinear,
     "ConvMixer": lambda: ConvMixer(16, 4, 3, 2, 2),
     "ConvMixer, 9×9": lambda: ConvMixer(16, 3, 9, 1, 2),

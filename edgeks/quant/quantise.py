@@ -14,6 +14,7 @@ from edgeks.graph.kernels import array, kernel_reads
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.marks import marks
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
+from edgeks.graph.passes.affine_as_depthwise import affine_as_depthwise
 from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
 from edgeks.graph.passes.fold_batch_norm import fold_batch_norm
 from edgeks.graph.passes.move_codes import move_codes
@@ -30,6 +31,7 @@ from edgeks.graph.passes.store_kernels_as_int8 import store_kernels_as_int8
 from edgeks.graph.passes.to_qoperator import to_qoperator
 from edgeks.quant.bias_correction import correct_biases, quantised_layers
 from edgeks.quant.calibrate import calibrate
+from edgeks.quant.common_ranges import common_ranges
 from edgeks.quant.keep_float import float_layers
 from edgeks.quant.options import Int8Options
 from edgeks.quant.rounding import adaround
@@ -105,6 +107,9 @@ def _static(
 ) -> tuple[str, ...]:
     """Integer activations with scales that were calibrated or trained."""
     keep_float = float_layers(ledger.plan, options.keep_float)
+    if apart:
+        ledger.run("separate_affine", graph, lambda: separate_affine(graph, for_integers=True))
+        ledger.replan("affine_as_depthwise", graph, lambda: affine_as_depthwise(graph, ledger.plan))
     reference = graph.clone() if options.bias_correction else None
     codes: Mapping[str, NDArray[np.int8]] = {}
     if options.rounding == "adaround":
@@ -134,6 +139,8 @@ def _static(
     ranges = _trained_ranges(placement, trained)
     names = [str(value.name) for value in placement.ranged if str(value.name) not in ranges]
     ranges |= calibrate(graph, names, samples.inputs, options.calibration)
+    if apart:
+        ranges = common_ranges(graph, placement, ranges)
     pixels = pixel_ranges(graph)
     untrained += [name for name in names if name not in pixels]
     ranges |= pixels

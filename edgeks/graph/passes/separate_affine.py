@@ -11,22 +11,27 @@ from edgeks.graph.kernels import KernelRead, array, output_channels, reads_by_ke
 from edgeks.graph.marks import carry_marks
 from edgeks.graph.rewrite import drop_unused_initializers, insert_after_value, new_initializer, replace_node
 
+MAP_RANK = 4
 TAKE_BIAS = ("Conv", "ConvTranspose", "Gemm")
 
 
-def separate_affine(model: ir.Model) -> str:
+def separate_affine(model: ir.Model, *, for_integers: bool = False) -> str:
     """BN_l(conv(x, W) + c_l) → conv(x, W)·a_l + (a_l·c_l + b_l), a Mul and an Add, for every W that several layers read.
 
     Without BN: conv(x, W) + c_l → Add(conv(x, W), c_l). A bias that all layers of a kernel hold as one Value stays in
     the layer. Every other BN, but that of a layer alone with its kernel, becomes Mul and Add, too: then layers that
     repeat differ in constants only. A Relu behind the Add is fused with it by the lowering (docs/adr/0018).
+
+    `for_integers`: only layers that `affine_as_depthwise` takes, which comes next, and a bias that is one Value as well.
     """
     biases: dict[ir.Value, NDArray[np.float64]] = {}  # by the output of the layer that had one
     alone, moved = set[ir.Node](), 0
     for readers in reads_by_kernel(model).values():
         if len(readers) == 1:
             alone.add(readers[0].node)
-        elif len({_bias(read.node) for read in readers}) > 1:
+        elif for_integers and not all(is_dense_map(read) for read in readers):
+            alone.update(read.node for read in readers)
+        elif for_integers or len({_bias(read.node) for read in readers}) > 1:
             biases |= {read.node.outputs[0]: bias for read in readers if (bias := _taken_bias(read)) is not None}
     count = 0
     for norm in list(model.graph):
@@ -45,6 +50,12 @@ def separate_affine(model: ir.Model) -> str:
         _add_behind(model, result, bias)
     drop_unused_initializers(model)
     return f"{count} BN as Mul and Add, {moved + len(biases)} biases moved behind shared kernels"
+
+
+def is_dense_map(read: KernelRead) -> bool:
+    """Whether a layer is a 2-D convolution of one group."""
+    is_map = read.node.op_type == "Conv" and array(read.kernel).ndim == MAP_RANK
+    return is_map and read.node.attributes.get_int("group", 1) == 1
 
 
 def _bias(node: ir.Node) -> ir.Value | None:
