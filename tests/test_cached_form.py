@@ -1,13 +1,10 @@
 """--form cached: the same numbers with LiteRT's weight cache as without, and one packed copy of each shared kernel."""
 
 import functools
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from networks import SharedConvs, inputs_of, small_checkpoint
 from one_capture import one_capture
 from plain_tflite import PlainTflite, require_exactly_once
@@ -15,12 +12,10 @@ from test_tflite_artefacts import groups_of
 from tflite_graph import compiled, interpreted
 from torch import Tensor, nn
 
-from edgeks.errors import ConfigError
 from edgeks.exporter import export
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
 from edgeks.quant.options import Int8Options
-from edgeks.quant.qat import prepare_qat
 from edgeks.target import load_target
 from edgeks.tflite_file import read_tflite
 from edgeks.tflite_weight_cache import weight_cache_fault

@@ -195,8 +195,8 @@ def session_config(session: Session | LiteRtSession, threads: int) -> dict[str, 
 
 def _require_sound(path: Path, *, cached: bool) -> None:
     """Raise ModelFileError where the file contradicts itself, or XNNPACK's weight cache would compute wrong numbers."""
-    from edgeks.tflite_weight_cache import weight_cache_fault
     from edgeks.tflite_file import read_tflite
+    from edgeks.tflite_weight_cache import weight_cache_fault
 
     model = read_tflite(path)
     fault = weight_cache_fault(model) if cached else None

@@ -66,8 +66,12 @@ COSTS: dict[tuple[Machine, str, str], Cost] = {
     ("x86-64", "litert", "reference"): Cost(510_000, 1_050_000, 2_680_000, 2_880_000, 170_000, 120_000, 460_000),
     ("x86-64", "litert", "builtin"): Cost(510_000, 1_090_000, 2_680_000, 2_970_000, 170_000, 150_000, 460_000),
     ("x86-64", "litert", "xnnpack"): Cost(560_000, 1_100_000, 3_500_000, 3_700_000, 0, 120_000, 460_000),
-    ("x86-64", "litert-compiled", "builtin"): Cost(1_040_000, 1_600_000, 6_200_000, 6_400_000, 20_000, 500_000, 500_000),
-    ("x86-64", "litert-compiled", "xnnpack"): Cost(1_040_000, 1_600_000, 6_900_000, 7_100_000, 20_000, 500_000, 500_000),
+    ("x86-64", "litert-compiled", "builtin"): Cost(
+        1_040_000, 1_600_000, 6_200_000, 6_400_000, 20_000, 500_000, 500_000
+    ),
+    ("x86-64", "litert-compiled", "xnnpack"): Cost(
+        1_040_000, 1_600_000, 6_900_000, 7_100_000, 20_000, 500_000, 500_000
+    ),
     ("x86-64", "tflite-runtime", "reference"): Cost(600_000, 620_000, 2_450_000, 2_870_000, 200_000, 300_000, 300_000),
     ("x86-64", "tflite-runtime", "builtin"): Cost(600_000, 620_000, 2_450_000, 2_870_000, 200_000, 300_000, 300_000),
     ("x86-64", "tflite-runtime", "xnnpack"): Cost(600_000, 590_000, 3_050_000, 3_270_000, 170_000, 200_000, 200_000),
@@ -131,9 +135,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
         freed += LOOP_ARENAS_KEPT * sum(graph.arena_bytes - graph.untouched_bytes for graph in arena.graphs[1:])
     activations = arena.arena_bytes + arena.heap_bytes - sum(graph.untouched_bytes for graph in arena.graphs)
     run_peak = RamParts(
-        mapped_bytes=_mapped_with_cache(model, file_bytes, delegate)
-        if cached
-        else _mapped_when_run(model, file_bytes),
+        mapped_bytes=_mapped_with_cache(model, file_bytes, delegate) if cached else _mapped_when_run(model, file_bytes),
         heap_bytes=dequantised + kept,
         packed_bytes=delegate.packed_bytes,
         arena_bytes=delegate.workspace_bytes + tables + activations - kept + ruy.peak_bytes + in_gemmlowp,
