@@ -16,13 +16,13 @@ TAKE_BIAS = ("Conv", "ConvTranspose", "Gemm")
 
 
 def separate_affine(model: ir.Model, *, for_integers: bool = False) -> str:
-    """BN_l(conv(x, W) + c_l) → conv(x, W)·a_l + (a_l·c_l + b_l), a Mul and an Add, for every W that several layers read.
+    """BN_l(conv(x, W) + c_l) → conv(x, W)·a_l + (a_l·c_l + b_l): Mul and Add, for every W that several layers read.
 
     Without BN: conv(x, W) + c_l → Add(conv(x, W), c_l). A bias that all layers of a kernel hold as one Value stays in
     the layer. Every other BN, but that of a layer alone with its kernel, becomes Mul and Add, too: then layers that
     repeat differ in constants only. A Relu behind the Add is fused with it by the lowering (docs/adr/0018).
 
-    `for_integers`: only layers that `affine_as_depthwise` takes, which comes next, and a bias that is one Value as well.
+    `for_integers`: only layers that `affine_as_depthwise` takes, which comes next, and one bias of all as well.
     """
     biases: dict[ir.Value, NDArray[np.float64]] = {}  # by the output of the layer that had one
     alone, moved = set[ir.Node](), 0
