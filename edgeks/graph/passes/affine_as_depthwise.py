@@ -15,8 +15,8 @@ from edgeks.sharing.plan import SharingGroup, SharingPlan
 
 
 def affine_as_depthwise(model: ir.Model, plan: SharingPlan) -> tuple[SharingPlan, str]:
-    """conv(x, W)·a_l + b_l → depthwise(conv(x, W), a_l) + b_l, 1×1, for every W that several convolutions read: 2-D ones
-    of one group; a depthwise W is too small to need it.
+    """conv(x, W)·a_l + b_l → depthwise(conv(x, W), a_l) + b_l, 1×1, for every W that several 2-D convolutions of
+    one group read; a depthwise W is too small to need it.
 
     Follows `separate_affine`. A Mul and an Add by constants would leave the integers, one convolution does not: its
     codes are ±127, its scales |a_l|/127. It is a kernel of one layer: it joins the plan (docs/adr/0018).
