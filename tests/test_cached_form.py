@@ -1,10 +1,14 @@
 """--form cached: the same numbers with LiteRT's weight cache as without, and one packed copy of each shared kernel."""
 
 import functools
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import SharedConvs, inputs_of, small_checkpoint
 from one_capture import one_capture
 from plain_tflite import PlainTflite, require_exactly_once
@@ -13,10 +17,13 @@ from test_tflite_weight_cache import Layers
 from tflite_graph import compiled, interpreted
 from torch import Tensor, nn
 
+from edgeks.errors import ConfigError, ParityFailed
+from edgeks.export_checks import require_computed_as_written
 from edgeks.exporter import export
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
 from edgeks.quant.options import Int8Options
+from edgeks.quant.qat import prepare_qat
 from edgeks.target import load_target
 from edgeks.tflite_file import read_tflite
 from edgeks.tflite_kernels import kernel_operators
