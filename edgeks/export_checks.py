@@ -9,13 +9,16 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgeks.errors import ConfigError, ParityFailed
+from edgeks.export_source import Source, is_quantisation_trained
 from edgeks.graph.kernels import array, kernel_read, kernel_reads
 from edgeks.graph.passes.split_large_kernels import MAX_TAPS, is_tile, whole
 from edgeks.layer_parity import LayerParity
 from edgeks.parity import Parity
 from edgeks.samples import Samples
 from edgeks.sharing.plan import SharingPlan
-from edgeks.target import Format, Target
+from edgeks.target import Format, Layers, LiteRtSession, Target
+from edgeks.tflite_file import read_tflite
+from edgeks.tflite_weight_cache import hybrid_fault, weight_cache_fault
 
 # ONNX Runtime's rewrites may differ from the file's own arithmetic by this much before the report mentions it.
 # XNNPACK and TFLite's own kernels round at different places anyway: 2 dB on a network of a few layers.
@@ -24,6 +27,50 @@ RUNTIME_NAMES: dict[Format, str] = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}
 LOW_AGREEMENT = 0.9
 KERNEL_OPS = ("Conv", "ConvTranspose", "Gemm")
 SHOWN = 3
+
+
+def require_common_scales(source: Source, target: Target, layers: Layers) -> None:
+    """Check that the layers of a kernel can have its scales in common (docs/adr/0018): TFLite, rolled or cached.
+
+    Raises:
+        ConfigError: the network was trained otherwise, or the target's runtime has no weight cache.
+    """
+    if target.format != "tflite" or layers == "unrolled":
+        return
+    if is_quantisation_trained(source):
+        raise ConfigError(
+            f"--form {layers}: the network was trained with fake quantisation, each layer with scales of its own; "
+            "legal: unrolled"
+        )
+    session = target.session
+    kernels = session.kernels if isinstance(session, LiteRtSession) else ""
+    if layers == "cached" and (target.runtime, kernels) != ("litert", "xnnpack"):
+        raise ConfigError(
+            f"--form cached: the weight cache is XNNPACK's, in LiteRT, and target {target.name!r} runs "
+            f"{kernels} kernels in {target.runtime}, which read the file's own; legal: unrolled, rolled"
+        )
+
+
+def require_computed_as_written(path: Path, out: Path, layers: Layers) -> None:
+    """Check that no runtime computes, in silence, other numbers than the finished .tflite file at `path` says.
+
+    Raises:
+        ParityFailed: int8 layers that share kernel and bias, but not scales; a FULLY_CONNECTED on the fly with a scale
+            per channel; and for "cached" all else that a weight cache would mix up.
+    """
+    model = read_tflite(path)
+    fault = weight_cache_fault(model, integer_layers_only=layers != "cached")
+    if fault:
+        raise ParityFailed(
+            f"{out.name}: {fault}: with a weight cache LiteRT would compute wrong numbers; no file was written. "
+            "Try --form unrolled"
+        )
+    fault = hybrid_fault(model)
+    if fault:
+        raise ParityFailed(
+            f"{out.name}: {fault}: tflite-runtime 2.14 would compute zeros; no file was written. "
+            "Try --activations static or float"
+        )
 
 
 def require_parity(

@@ -79,15 +79,16 @@ def has_large_depthwise(source: Source) -> bool:
     )
 
 
-def resolved(scheme: Int8Scheme, source: Source) -> Int8Scheme:
-    """The scheme with "auto" decided: dynamic where large depthwise convolutions are float between float ops anyway.
+def resolved(scheme: Int8Scheme, source: Source, *, apart: bool = False) -> Int8Scheme:
+    """The scheme with "auto" decided: dynamic where large depthwise convolutions are float between float ops anyway,
+    and where layers of one kernel must have one scale (`apart`).
 
     LiteRT has no fast integer kernel for those (docs/adr/0014); everything else is fastest, and smallest in RAM, with
     integer activations.
     """
     if scheme.mode != "auto":
         return scheme
-    dynamic = has_large_depthwise(source) and not is_quantisation_trained(source)
+    dynamic = (apart or has_large_depthwise(source)) and not is_quantisation_trained(source)
     return replace(scheme, mode="dynamic" if dynamic else "static")
 
 

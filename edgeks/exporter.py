@@ -13,7 +13,15 @@ from edgeks.artefact import REFERENCES, prove_artefact, run_artefact, write_arte
 from edgeks.atomic_write import atomic_write
 from edgeks.audit.onnx.proof import Proof
 from edgeks.errors import ConfigError, DataError, OutputError, SharingBroken
-from edgeks.export_checks import doubts, layers_outside, not_trained, require_no_tiles, require_parity
+from edgeks.export_checks import (
+    doubts,
+    layers_outside,
+    not_trained,
+    require_common_scales,
+    require_computed_as_written,
+    require_no_tiles,
+    require_parity,
+)
 from edgeks.export_io import Io, as_pixels, interface_of, quantise_io, require_io
 from edgeks.export_source import (
     Source,
@@ -35,6 +43,7 @@ from edgeks.graph.passes.integer_io import Codes
 from edgeks.graph.passes.offset_kernel_codes import offset_kernel_codes
 from edgeks.graph.passes.raw_pixels import raw_pixels
 from edgeks.graph.passes.roll import roll, rolled_scheme
+from edgeks.graph.passes.separate_affine import separate_affine
 from edgeks.graph.passes.split_large_kernels import split_large_kernels
 from edgeks.graph.passes.store_kernels_as_float16 import store_kernels_as_float16
 from edgeks.graph.passes.tie_equal_codes import tie_equal_codes
@@ -132,13 +141,15 @@ def export(
     layers = layers or target.layers
     if layers not in LAYERS[target.format]:
         raise ConfigError(f"--form {layers}: legal for {target.format}: {', '.join(LAYERS[target.format])}")
+    apart = target.format == "tflite" and layers != "unrolled"
+    require_common_scales(source, target, layers)
     if float16 and int8:
         raise ConfigError("int8 and float16 exclude each other: choose one")
     precision: Precision = "int8" if int8 else "fp16" if float16 else "fp32"
     require_io(io, source.preprocessing, int8=int8)
     if int8:
-        target = replace(target, int8=resolved(options.scheme(target.int8), source))
-        if layers == "rolled" and target.format == "onnx":
+        target = replace(target, int8=resolved(options.scheme(target.int8), source, apart=apart))
+        if layers == "rolled":
             target = replace(target, int8=rolled_scheme(target.int8))
         options = replace(options, activations=target.int8.mode)
     static = int8 and target.int8.mode == "static"
@@ -192,13 +203,15 @@ def export(
         untrained: tuple[str, ...] = ()
         if int8:
             on_step(f"quantising, calibrating on {samples.origin}" if static else "quantising")
-            untrained = quantise(model, ledger, fed, target.int8, options, decided)
+            untrained = quantise(model, ledger, fed, target.int8, options, decided, apart=apart)
             if isinstance(source, OnnxNetwork):
                 ledger.replan("tie_equal_codes", model, lambda: tie_equal_codes(model, ledger.plan))
             if static and (zero_point := target.int8.kernel_zero_point):  # the last that changes codes: others know 0
                 ledger.run("offset_kernel_codes", model, lambda: offset_kernel_codes(model, zero_point))
             codes = quantise_io(model, ledger, fed, io) if io != "float" else codes
         elif target.format == "tflite":
+            if apart:
+                ledger.run("separate_affine", model, lambda: separate_affine(model))
             ledger.run("fold_batch_norm", model, lambda: fold_batch_norm(model))
         if float16:
             ledger.run("store_kernels_as_float16", model, lambda: store_kernels_as_float16(model))
@@ -211,6 +224,8 @@ def export(
         if target.format == "tflite" and nhwc:
             interface = interface.channels_last()
         write_artefact(model, temporary, target.format, _metadata(source, interface, ledger, target.format), nhwc=nhwc)
+        if target.format == "tflite":
+            require_computed_as_written(temporary, out, layers)
         proof = replace(prove_artefact(temporary, target.format, ledger.plan, ledger.rolled), path=out)
         inputs = fed.inputs[:PARITY_SAMPLES]
         parity = compare_all(reference, run_artefact(temporary, REFERENCES[target.format], inputs))

@@ -10,7 +10,12 @@ from edgeks.bench.memory import measure_ram
 from edgeks.errors import EdgeksError
 from edgeks.runtime_profile import MeasuredRam
 
-MODULES = {"onnxruntime": "onnxruntime", "litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
+MODULES = {
+    "onnxruntime": "onnxruntime",
+    "litert": "ai_edge_litert",
+    "litert-compiled": "ai_edge_litert",
+    "tflite-runtime": "tflite_runtime",
+}
 
 
 def with_measurements(footprint: Footprint, python: Path | None = None) -> Footprint:
@@ -21,6 +26,8 @@ def with_measurements(footprint: Footprint, python: Path | None = None) -> Footp
     """
     found: dict[str, MeasuredRam | str] = {}
     for row in footprint.ram:
+        if row.unusable:
+            continue
         try:
             here = importlib.util.find_spec(MODULES[row.profile.runtime]) is not None
             found[row.profile.name] = measure_ram(

@@ -12,7 +12,7 @@ UNFOLDED = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One way to run a model file. `runtime` is onnxruntime, litert or tflite-runtime."""
+    """One way to run a model file. `runtime` is onnxruntime, litert, litert-compiled or tflite-runtime."""
 
     name: str
     description: str
@@ -22,6 +22,8 @@ class Profile:
     @property
     def options(self) -> str:
         """What to pass to the runtime for it, as its Python interface calls it."""
+        if self.runtime == COMPILED:
+            return "CompiledModel with CpuOptions(xnnpack_weight_cache_path=…)"
         if isinstance(self.session, LiteRtSession):
             resolver = RESOLVERS[self.session.kernels]
             return f"experimental_op_resolver_type=OpResolverType.{resolver}" if resolver else "no options"
@@ -33,6 +35,7 @@ class Profile:
         return ", ".join(options) or "no options"
 
 
+COMPILED = "litert-compiled"
 RESOLVERS = {"xnnpack": "", "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "reference": "BUILTIN_REF"}
 
 PROFILES: dict[Format, tuple[Profile, ...]] = {
@@ -51,6 +54,12 @@ PROFILES: dict[Format, tuple[Profile, ...]] = {
         Profile("litert-builtin", "LiteRT, built-in kernels", "litert", LiteRtSession(1, "builtin")),
         Profile("litert-reference", "LiteRT, reference kernels", "litert", LiteRtSession(1, "reference")),
         Profile("tflite-runtime", "tflite-runtime 2.14 as it comes", "tflite-runtime", LiteRtSession(1, "xnnpack")),
+        Profile(
+            "litert-cached",
+            "LiteRT's CompiledModel, packed kernels in a file beside the model, which takes flash too",
+            COMPILED,
+            LiteRtSession(1, "xnnpack"),
+        ),
     ),
 }
 

@@ -25,23 +25,28 @@ from edgeks.audit.tflite.arena import plan_arena
 from edgeks.audit.tflite.compute import measure_tflite_compute
 from edgeks.audit.tflite.flash import measure_tflite_flash
 from edgeks.audit.tflite.ram import predict_litert
+from edgeks.audit.tflite.weight_cache import no_weight_cache
 from edgeks.audit.timeline import Arena, Moment, Peak
 from edgeks.errors import BudgetExceeded, ConfigError
 from edgeks.onnx_file import ModelFile, read_model_file
 from edgeks.ort_file import read_ort
-from edgeks.runtime_profile import MeasuredRam, Profile, profiles_for
+from edgeks.runtime_profile import COMPILED, MeasuredRam, Profile, profiles_for
 from edgeks.target import Format, Session, Target
 from edgeks.tflite_file import read_tflite, whole_numbers
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileRam:
-    """RAM under one profile. `predicted` is None where a size is unknown; `failed`: why it could not be measured."""
+    """RAM under one profile. `predicted` is None where a size is unknown; `failed`: why it could not be measured.
+
+    `unusable`: why the profile is not for this file, or not for the target's board.
+    """
 
     profile: Profile
     predicted: RamPrediction | None
     measured: MeasuredRam | None = None
     failed: str | None = None
+    unusable: str | None = None
 
     @property
     def load_peak_bytes(self) -> int | None:
@@ -181,13 +186,18 @@ def footprint(
     profiles = _profiles(path, model_format, target, profile)
     machine = machine or ("arm64" if target and target.board else this_machine())
     predicted: list[RamPrediction | None]
+    unusable: str | None = None
     if model_format == "tflite":
         if inputs:
             raise ConfigError(f"{path}: --input: the sizes of a .tflite file are fixed in it; export it for others")
         content, file_bytes = read_tflite(path), path.stat().st_size
         flash, compute = measure_tflite_flash(content, file_bytes, path), measure_tflite_compute(content)
         arena, batch = _tflite_arena(content), _tflite_batch(content)
-        predicted = [predict_litert(content, file_bytes, each, machine) for each in profiles]
+        unusable = no_weight_cache(content, target.board if target else None)
+        predicted = [
+            None if unusable and each.runtime == COMPILED else predict_litert(content, file_bytes, each, machine)
+            for each in profiles
+        ]
     else:
         model = read_ort(path) if suffix == ".ort" else read_model_file(path)
         if inputs:
@@ -200,7 +210,10 @@ def footprint(
             for each in profiles
             if isinstance(each.session, Session)
         ]
-    ram = tuple(ProfileRam(each, found) for each, found in zip(profiles, predicted, strict=True))
+    ram = tuple(
+        ProfileRam(each, found, unusable=unusable if each.runtime == COMPILED else None)
+        for each, found in zip(profiles, predicted, strict=True)
+    )
     return Footprint(
         path=path,
         format="ort" if suffix == ".ort" else model_format,

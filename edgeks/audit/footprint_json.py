@@ -108,6 +108,7 @@ def _ram(row: ProfileRam) -> dict[str, Any]:
         "run_peak": _parts(predicted.run_peak) if predicted else None,
         "kernels": [asdict(kernel) for kernel in predicted.kernels] if predicted else [],
         "notes": list(predicted.notes) if predicted else [],
+        "unusable": row.unusable,
         "measured": found,
     }
 

@@ -152,7 +152,7 @@ def _ram_table(rows: tuple[ProfileRam, ...], width: int) -> Table:
     for row in rows:
         found, cells = row.predicted, [row.profile.name]
         if found is None:
-            cells += ["–"] * 7 + ["unknown"]
+            cells += ["–"] * 7 + ["–" if row.unusable else "unknown"]
         else:
             parts = [getattr(found.run_peak, f"{name}_bytes") for name in PARTS]
             sizes = (found.load_peak_bytes, found.loaded.total_bytes, *parts, found.run_peak.total_bytes)
@@ -203,6 +203,8 @@ def _below_ram(footprint: Footprint) -> Iterator[Text]:
         parts = "; ".join(f"{text} under {', '.join(profiles)}" for text, profiles in held.items())
         yield Text(_printable(f"copies of {name} in RAM: {parts}"))
     for row in footprint.ram:
+        if row.unusable:
+            yield Text(_printable(f"not under {row.profile.name}: {row.unusable}"))
         if row.failed:
             yield Text(_printable(f"{row.profile.name} not measured: {row.failed}"), style="yellow")
     if footprint.ram[0].predicted is None:

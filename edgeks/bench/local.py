@@ -15,13 +15,13 @@ from typing import IO, Any
 
 from edgeks.bench.stats import Latency, summarise
 from edgeks.errors import ConfigError, DataError, EdgeksError, ModelFileError
+from edgeks.runtime_profile import COMPILED
 from edgeks.target import RUNTIMES, LiteRtSession, Session, Target
 
 RUNNER = Path(__file__).with_name("runner.py")
 MAX_RUNS = 10_000_000
 MAX_THREADS = 1024
 LAST_WORDS = 300
-COMPILED = "litert-compiled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +135,7 @@ def bench(
         config["inputs"] = str(inputs.resolve())
     if runtime == COMPILED:
         session["weight_cache"] = "warm"
-        with tempfile.TemporaryDirectory(prefix="edgeks_") as folder:
-            config["weight_cache"] = folder
-            run_runner(path, {**config, "warmup": 0, "runs": 1}, python, None)  # so that the cache is there
-            stream = run_runner(path, config, python, on_progress)
-    else:
-        stream = run_runner(path, config, python, on_progress)
+    stream = run_warm(path, config, python, on_progress)
     return BenchResult(
         path=path,
         target=target.name,
@@ -153,6 +148,25 @@ def bench(
         samples_ms=tuple(stream.samples),
         memory=tuple(stream.memory),
     )
+
+
+def run_warm(
+    path: Path,
+    config: dict[str, Any],
+    python: Path | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> RunnerStream:
+    """As `run_runner`; of litert-compiled behind a process that builds the weight cache, in a temporary folder.
+
+    Raises:
+        ModelFileError, DataError, ConfigError, EdgeksError: as `bench`.
+    """
+    if config["runtime"] != COMPILED:
+        return run_runner(path, config, python, on_progress)
+    with tempfile.TemporaryDirectory(prefix="edgeks_") as folder:
+        config = {**config, "weight_cache": folder}
+        run_runner(path, {**config, "warmup": 0, "runs": 1}, python)
+        return run_runner(path, config, python, on_progress)
 
 
 def _runtime(path: Path, target: Target, runtime: str | None) -> str:
@@ -181,8 +195,8 @@ def session_config(session: Session | LiteRtSession, threads: int) -> dict[str, 
 
 def _require_sound(path: Path, *, cached: bool) -> None:
     """Raise ModelFileError where the file contradicts itself, or XNNPACK's weight cache would compute wrong numbers."""
-    from edgeks.bench.weight_cache import weight_cache_fault
     from edgeks.tflite_file import read_tflite
+    from edgeks.tflite_weight_cache import weight_cache_fault
 
     model = read_tflite(path)
     fault = weight_cache_fault(model) if cached else None

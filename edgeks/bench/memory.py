@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeks.bench.local import Memory, run_runner, session_config
+from edgeks.bench.local import Memory, run_warm, session_config
 from edgeks.errors import EdgeksError
 from edgeks.runtime_profile import MeasuredRam, Profile
 
@@ -20,7 +20,7 @@ def measure_ram(
     """Open and run a model file in a fresh process, as `profile` says, with random inputs.
 
     `python` is the interpreter of another environment, which needs numpy and the runtime only. `inputs`: sizes of
-    inputs that the file leaves open, by name ("": of the only one).
+    inputs that the file leaves open, by name ("": of the only one). Of litert-compiled the weight cache is warm.
 
     Raises:
         ModelFileError, DataError, ConfigError: as `edgeks.bench`.
@@ -34,7 +34,7 @@ def measure_ram(
         "runs": RUNS,
         "shapes": dict(inputs or {}),
     }
-    stream = run_runner(path, config, python)
+    stream = run_warm(path, config, python)
     stages = {memory.stage: memory for memory in stream.memory}
     start, loaded, fed, run = (_known(stages[name]) for name in ("start", "loaded", "fed", "run"))
     held_by_caller = fed.rss - loaded.rss

@@ -13,7 +13,7 @@ Input: one JSON object, on stdin or in the file named by the only argument. `mod
     session_config       ONNX Runtime: session config entries, text → text ({})
     kernels              TFLite: xnnpack, builtin or reference (xnnpack)
     weight_cache         litert-compiled: folder that keeps XNNPACK's packed kernels. Required. Whether a model's cache
-                         would be right is for the caller to know (edgeks/bench/weight_cache.py)
+                         would be right is for the caller to know (edgeks/tflite_weight_cache.py)
     warmup, runs         inferences that do not count (5), and that do (50)
     min_seconds          go on after `runs` until this many seconds of counted runs are over (0)
     seed                 of the random inputs (0)
@@ -28,8 +28,8 @@ Output: one JSON object per line, `event` says which:
     inputs           name → {shape, dtype}
     first_inference  ms
     memory           stage (start: runtime imported, loaded: file open, fed: inputs made, run: after the last
-                     inference), rss_bytes, anonymous_bytes, mapped_bytes (pages of files below the model's folder
-                     that were not mapped ahead of it: the model and its data files),
+                     inference), rss_bytes, anonymous_bytes, mapped_bytes (pages of files below the model's folder,
+                     or weight_cache, that were not mapped ahead of it: the model, its data files and its cache),
                      peak_bytes (the most resident since the reading before); null where the system does not say
     samples          ms: every latency since the last such event
     error            stage (config, model, input, run), message: one line
@@ -137,8 +137,9 @@ class ProcessMemory:
     Free pages of the C library's heap are given back before each reading, so that what counts is in use.
     """
 
-    def __init__(self, model: str) -> None:
-        self._folder = Path(model).resolve().parent
+    def __init__(self, model: str, weight_cache: str = "") -> None:
+        folders = [Path(model).resolve().parent, *([Path(weight_cache).resolve()] if weight_cache else [])]
+        self._folders = frozenset(folders)
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
         self._libraries: Any = None  # what is mapped at the first reading: the model may lie beside this environment
         self._from_anew = False  # whether the peak is that since the reading before
@@ -180,13 +181,13 @@ class ProcessMemory:
         return found
 
     def _files(self) -> dict[str, int]:
-        """Files below the model's folder that are mapped → their resident bytes."""
+        """Files below the model's folder and the weight cache's that are mapped → their resident bytes."""
         found: dict[str, int] = {}
         path = ""
         for line in read_text("/proc/self/smaps").splitlines():
             parts = line.split(maxsplit=5)
             if not parts[0].endswith(":"):  # the head of a mapping: addresses, rights, offset, device, inode, path
-                below = len(parts) == 6 and self._folder in Path(parts[5]).parents
+                below = len(parts) == 6 and not self._folders.isdisjoint(Path(parts[5]).parents)
                 path = parts[5] if below else ""
             elif path and parts[0] == "Rss:":
                 found[path] = found.get(path, 0) + int(parts[1]) * 1024
@@ -353,6 +354,10 @@ class CompiledModel:
         self._model = compiled_model.CompiledModel.from_file(self._config["model"], options=chosen)
         self._signature = self._model.get_signature_by_index(0)["key"]
         self._fed, self._given = self._model.create_input_buffers(0), self._model.create_output_buffers(0)
+        # The first question about outputs allocates all activations: part of opening, not of what the caller holds.
+        outputs = self._model.get_output_tensor_details(self._signature)
+        names = self._model.get_signature_by_index(0)["outputs"]
+        self._results = [(math.prod(outputs[name]["shape"]), str(outputs[name]["dtype"])) for name in names]
 
     def inputs(self) -> list[Input]:
         """As the first signature declares them."""
@@ -365,9 +370,6 @@ class CompiledModel:
         """Take the arrays of all runs to come."""
         fits(self.inputs(), arrays)
         self._arrays = [arrays[value.name] for value in self.inputs()]
-        outputs = self._model.get_output_tensor_details(self._signature)
-        names = self._model.get_signature_by_index(0)["outputs"]
-        self._results = [(math.prod(outputs[name]["shape"]), str(outputs[name]["dtype"])) for name in names]
 
     def run(self) -> None:
         """One inference."""
@@ -500,7 +502,7 @@ def run(arguments: list[str]) -> None:
         cpu=cpu_name(),
         cores=cores(),
     )
-    memory = ProcessMemory(config["model"])
+    memory = ProcessMemory(config["model"], config.get("weight_cache") or "")
     memory.emit("start")
     start = time.perf_counter_ns()
     try:

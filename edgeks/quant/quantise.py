@@ -14,6 +14,7 @@ from edgeks.graph.kernels import array, kernel_reads
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.marks import marks
 from edgeks.graph.passes.absorb_batch_norm import absorb_batch_norm
+from edgeks.graph.passes.affine_as_depthwise import affine_as_depthwise
 from edgeks.graph.passes.drop_saturated_relu import drop_saturated_relu
 from edgeks.graph.passes.fold_batch_norm import fold_batch_norm
 from edgeks.graph.passes.move_codes import move_codes
@@ -24,11 +25,13 @@ from edgeks.graph.passes.quantize_dynamically import quantize_dynamically
 from edgeks.graph.passes.quantize_kernels import quantize_kernels
 from edgeks.graph.passes.quantize_on_the_fly import quantize_on_the_fly
 from edgeks.graph.passes.raw_pixels import pixel_ranges
+from edgeks.graph.passes.separate_affine import separate_affine
 from edgeks.graph.passes.split_large_kernels import is_tile
 from edgeks.graph.passes.store_kernels_as_int8 import store_kernels_as_int8
 from edgeks.graph.passes.to_qoperator import to_qoperator
 from edgeks.quant.bias_correction import correct_biases, quantised_layers
 from edgeks.quant.calibrate import calibrate
+from edgeks.quant.common_ranges import common_ranges
 from edgeks.quant.keep_float import float_layers
 from edgeks.quant.options import Int8Options
 from edgeks.quant.rounding import adaround
@@ -44,8 +47,13 @@ def quantise(
     scheme: Int8Scheme,
     options: Int8Options,
     trained: Trained = NOTHING_TRAINED,
+    *,
+    apart: bool = False,
 ) -> tuple[str, ...]:
     """Float graph → int8 graph, in place; every pass is a verified row of `ledger`. Only static reads `samples`.
+
+    `apart` (TFLite): the layers of a kernel have its scales and no bias of their own; what differs between them is an
+    operator of its own behind each (docs/adr/0018).
 
     What quantisation-aware training decided (`trained`, by the marks on the graph's Values) is taken as it is; the
     other ranges are calibrated, and the kernels and tensors that training knew nothing of are returned.
@@ -57,12 +65,14 @@ def quantise(
     """
     scheme = options.scheme(scheme)
     if scheme.mode == "static":
-        return _static(graph, ledger, samples, scheme, options, trained)
-    _without_calibration(graph, ledger, scheme, options)
+        return _static(graph, ledger, samples, scheme, options, trained, apart=apart)
+    _without_calibration(graph, ledger, scheme, options, apart=apart)
     return ()
 
 
-def _without_calibration(graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, options: Int8Options) -> None:
+def _without_calibration(
+    graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, options: Int8Options, *, apart: bool
+) -> None:
     """int8 kernels between float activations: what can is computed in integers if dynamic, the rest in float."""
     if replace(options, keep_float=()).after_training:
         raise ConfigError(
@@ -71,6 +81,8 @@ def _without_calibration(graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, op
         )
     layers = float_layers(ledger.plan, options.keep_float)
     kept = {read.kernel for read in kernel_reads(graph) if read.node.name in layers}
+    if apart:
+        ledger.run("separate_affine", graph, lambda: separate_affine(graph))
     if scheme.format == "tflite":
         if scheme.mode == "dynamic":
             ledger.run("quantize_on_the_fly", graph, lambda: quantize_on_the_fly(graph, kept))
@@ -84,10 +96,20 @@ def _without_calibration(graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, op
 
 
 def _static(
-    graph: ir.Model, ledger: Ledger, samples: Samples, scheme: Int8Scheme, options: Int8Options, trained: Trained
+    graph: ir.Model,
+    ledger: Ledger,
+    samples: Samples,
+    scheme: Int8Scheme,
+    options: Int8Options,
+    trained: Trained,
+    *,
+    apart: bool,
 ) -> tuple[str, ...]:
     """Integer activations with scales that were calibrated or trained."""
     keep_float = float_layers(ledger.plan, options.keep_float)
+    if apart:
+        ledger.run("separate_affine", graph, lambda: separate_affine(graph, for_integers=True))
+        ledger.replan("affine_as_depthwise", graph, lambda: affine_as_depthwise(graph, ledger.plan))
     reference = graph.clone() if options.bias_correction else None
     codes: Mapping[str, NDArray[np.int8]] = {}
     if options.rounding == "adaround":
@@ -117,6 +139,8 @@ def _static(
     ranges = _trained_ranges(placement, trained)
     names = [str(value.name) for value in placement.ranged if str(value.name) not in ranges]
     ranges |= calibrate(graph, names, samples.inputs, options.calibration)
+    if apart:
+        ranges = common_ranges(graph, placement, ranges)
     pixels = pixel_ranges(graph)
     untrained += [name for name in names if name not in pixels]
     ranges |= pixels

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from edgeks.errors import GraphError
+from edgeks.errors import ConfigError, GraphError
 from edgeks.graph.kernels import array, kernel_read, required
 from edgeks.graph.repeats import Run, find_runs, why_not
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
@@ -39,10 +39,19 @@ def roll(model: ir.Model) -> tuple[Rolled, str]:
 
 
 def rolled_scheme(scheme: Int8Scheme) -> Int8Scheme:
-    """How a Loop's body is quantised for ONNX Runtime, which runs a QDQ convolution with gathered scales in float.
+    """How a loop's body is quantised.
 
-    With u8 activations: as operators, s8 ones run six times slower on x86, and a fifth slower on a Cortex-A72.
+    Static in ONNX: as operators, since ONNX Runtime runs a QDQ convolution with gathered scales in float, and with u8
+    activations: s8 ones run six times slower so on x86, and a fifth slower on a Cortex-A72.
+
+    Raises:
+        ConfigError: static in TFLite, where a kernel's scales are a part of the file and cannot be gathered.
     """
+    if scheme.mode == "static" and scheme.format == "tflite":
+        raise ConfigError(
+            "--form rolled with static int8 activations: in TFLite a loop cannot change scales from trip to trip; "
+            "choose --activations dynamic or float"
+        )
     return replace(scheme, form="qoperator", activations="uint8") if scheme.mode == "static" else scheme
 
 

@@ -125,15 +125,16 @@ def node_has_bias(node: ir.Node) -> bool:
 def bias_tensor(ctx: Lowering, node: ir.Node, result: Result, kernel: Kernel, source: Tensor) -> Tensor:
     """The bias: int32 with the scale s_x·s_W of its own layer where the result is in codes, else float32.
 
-    Zeros where the layer has none: TFLite's convolutions ask for one. int32 biases are never shared, not even zeros:
-    XNNPACK's weight cache tells layers apart by them (tests/test_tflite_facts.py).
+    Zeros where the layer has none: TFLite's convolutions ask for one. int32 biases are never shared, for XNNPACK's
+    weight cache tells layers apart by them (tests/test_tflite_weight_cache.py), but for the zeros of layers that have
+    kernel and scales in common: those pack the same.
     """
     value = node.inputs[2] if len(node.inputs) > 2 else None
     width = result.shape[1] if node.op_type in ("Conv", "ConvTranspose") else result.shape[-1]
     if value is None:
         if result.quantisation is None:
             return ctx.floats(np.zeros(width))
-        return _int32(ctx, np.zeros(width), kernel, source)
+        return _int32(ctx, np.zeros(width), kernel, source, owner=_packed_with(kernel, source, result))
     dequantize = value.producer()
     if dequantize is None:
         content = constant_content(value)
@@ -155,10 +156,20 @@ def bias_tensor(ctx: Lowering, node: ir.Node, result: Result, kernel: Kernel, so
     return _int32(ctx, codes, kernel, source)
 
 
-def _int32(ctx: Lowering, codes: NDArray[Any], kernel: Kernel, source: Tensor) -> Tensor:
+def _int32(
+    ctx: Lowering, codes: NDArray[Any], kernel: Kernel, source: Tensor, owner: tuple[object, ...] | None = None
+) -> Tensor:
     assert kernel.scale is not None and source.quantisation is not None  # noqa: S101  # an integer layer
     scale = (source.quantisation.scale * kernel.scale).astype(np.float32)
-    return ctx.network.constant("", codes.astype(np.int32), Quantisation(scale, 0, 0))
+    return ctx.network.constant("", codes.astype(np.int32), Quantisation(scale, 0, 0), owner=owner)
+
+
+def _packed_with(kernel: Kernel, source: Tensor, result: Result) -> tuple[object, ...]:
+    """All that XNNPACK packs with the kernel of an integer layer without a bias."""
+    assert kernel.scale is not None and source.quantisation is not None  # noqa: S101  # an integer layer
+    assert result.quantisation is not None  # noqa: S101  # as well
+    read, given = source.quantisation, result.quantisation
+    return ("zeros", kernel.value, kernel.scale.tobytes(), read.scale.tobytes(), read.zero_point, given.scale.tobytes())
 
 
 def through_dynamic(value: ir.Value | None) -> tuple[ir.Value | None, bool]:

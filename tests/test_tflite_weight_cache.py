@@ -7,10 +7,10 @@ import pytest
 from tflite_graph import TfliteGraph, compiled, interpreted
 
 from edgeks.bench.local import bench
-from edgeks.bench.weight_cache import weight_cache_fault
 from edgeks.errors import ModelFileError
 from edgeks.target import load_target
 from edgeks.tflite_file import read_tflite
+from edgeks.tflite_weight_cache import weight_cache_fault
 
 ONE = (1, 1, 1)
 CHANNELS = 16
