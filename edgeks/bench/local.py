@@ -176,6 +176,8 @@ def session_config(session: Session | LiteRtSession, threads: int) -> dict[str, 
         "graph_optimization": session.graph_optimization,
         "disabled_optimizers": list(session.disabled_optimizers),
         "session_config": dict(session.config),
+        "arena": session.arena,
+        "memory_pattern": session.memory_pattern,
     }
 
 

@@ -11,6 +11,8 @@ Input: one JSON object, on stdin or in the file named by the only argument. `mod
     graph_optimization   ONNX Runtime: disabled, basic, extended or all (all)
     disabled_optimizers  ONNX Runtime: names of its graph optimisers to leave out ([])
     session_config       ONNX Runtime: session config entries, text → text ({})
+    arena                ONNX Runtime: enable_cpu_mem_arena (true)
+    memory_pattern       ONNX Runtime: enable_mem_pattern (true)
     kernels              TFLite: xnnpack, builtin or reference (xnnpack)
     weight_cache         litert-compiled: folder that keeps XNNPACK's packed kernels. Required. Whether a model's cache
                          would be right is for the caller to know (edgeks/bench/weight_cache.py)
@@ -225,6 +227,8 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = choice(config, "graph_optimization", "all", levels)
+        options.enable_cpu_mem_arena = bool(config.get("arena", True))
+        options.enable_mem_pattern = bool(config.get("memory_pattern", True))
         for key, value in config.get("session_config", {}).items():
             options.add_session_config_entry(key, str(value))
         self._session = ort.InferenceSession(

@@ -75,6 +75,7 @@ def open_session(model: Path | bytes, options: Session, name: str = "the graph")
     settings.inter_op_num_threads = 1
     settings.graph_optimization_level = LEVELS[options.graph_optimization]
     settings.log_severity_level = 3
+    settings.enable_cpu_mem_arena, settings.enable_mem_pattern = options.arena, options.memory_pattern
     for key, value in options.config:
         settings.add_session_config_entry(key, value)
     source = str(model) if isinstance(model, Path) else model
