@@ -53,7 +53,7 @@ class PreparedFile:
             f"assert onnxruntime.__version__ == {made.runtime_version!r} and platform.machine() == {machine!r}",
         ]
         if Path("/proc/cpuinfo").exists():
-            lines.append(f"assert {set(features)!r} <= set(open('/proc/cpuinfo').read().split())" if features else "")
+            lines.append(f"assert set({features!r}) <= set(open('/proc/cpuinfo').read().split())" if features else "")
         lines += [
             "options = onnxruntime.SessionOptions()",
             "options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL",
@@ -194,8 +194,8 @@ def _require_shared(source: ModelFile, out: Path, session: Session) -> int:
             disabled = ", ".join(session.disabled_optimizers) or "none"
             raise SharingBroken(
                 f"{source.path}: kernel {kernel.name!r} is read by {len(kernel.layers)} layers, and ONNX Runtime gives "
-                f"them copies when it optimises the file (disabled optimizers: {disabled}); no file was written. Choose "
-                "a target that disables ConvBNFusion, ConvMulFusion and ConvAddFusion, or another form of int8"
+                f"them copies when it optimises the file (disabled optimizers: {disabled}); no file was written. "
+                "Choose a target that disables ConvBNFusion, ConvMulFusion and ConvAddFusion, or another form of int8"
             )
     return len(wanted)
 
