@@ -6,6 +6,7 @@ See docs/prepared.md and docs/adr/0019.
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import onnx
 import onnxruntime as ort
 
 from edgeks.atomic_write import atomic_write_together
+from edgeks.audit.alignment import rounded_up
 from edgeks.audit.onnx.kernels import Kernel, kernels_of, readers_of
 from edgeks.bench.runner import Failure, Input, cpu_kind, random_inputs
 from edgeks.errors import ConfigError, DataError, ModelFileError, OutputError, ParityFailed, SharingBroken
@@ -28,6 +30,7 @@ from edgeks.target import Session, Target
 # ONNX Runtime maps a constant of external data, and copies one that lies in the model; below it a page would be wasted.
 MAPPED_FROM_BYTES = 1024
 SEEDS = (0, 1)
+BLOCKS = (8, 16)  # channels in a block, with AVX2 and with AVX-512
 BOARDS = "aarch64"  # what every target with a board is
 
 
@@ -164,7 +167,6 @@ def _data_files(out: Path) -> set[Path]:
 
 
 def _save(path: Path, session: Session, out: Path, data: Path) -> None:
-    data.touch()  # where every constant is small there is nothing to map
     saving = {
         "session.optimized_model_external_initializers_file_name": data.name,
         "session.optimized_model_external_initializers_min_size_in_bytes": str(MAPPED_FROM_BYTES),
@@ -175,33 +177,49 @@ def _save(path: Path, session: Session, out: Path, data: Path) -> None:
         open_session(path, session)  # raises where the model is at fault, and not the disk
         raise OutputError(f"{out}: cannot be written by ONNX Runtime ({error}); is the disk full?") from error
     try:
+        data.touch()  # where every constant is small there is nothing to map
         read_model_file(out)
     except ModelFileError as error:  # ONNX Runtime does not always say that it could not write
         raise OutputError(f"{out}: was not written whole ({error}); is the disk full?") from error
 
 
 def _require_shared(source: ModelFile, out: Path, session: Session) -> int:
-    """How many kernels several layers share, if the written file shares as many between as many layers.
+    """How many kernels several layers share, if the written file has no more kernels of their sizes than `source` has.
 
-    Kernels may lie in another order there (blocks of channels), so that they are told apart by their readers.
+    There they may be in blocks of channels, of which the last is filled up, so that values cannot be compared; a
+    kernel may also have fewer readers there, where a condition was known.
     """
-    written = read_model_file(out)
-    have = sorted((len(kernel.layers) for kernel in _shared(written)), reverse=True)
-    wanted = sorted(_shared(source), key=lambda kernel: -len(kernel.layers))
-    for index, kernel in enumerate(wanted):
-        found = have[index] if index < len(have) else 1
-        if found < len(kernel.layers):
+    before, after = ([_size(kernel) for kernel in _kernels(model)] for model in (source, read_model_file(out)))
+    shared = [kernel for kernel in _kernels(source) if len(kernel.layers) > 1]
+    for kernel in shared:
+        sizes = {_size(kernel), *_blocked_sizes(kernel)}
+        had, has = (sum(size in sizes for size in found) for found in (before, after))
+        if has > had:
             disabled = ", ".join(session.disabled_optimizers) or "none"
             raise SharingBroken(
-                f"{source.path}: kernel {kernel.name!r} is read by {len(kernel.layers)} layers, and ONNX Runtime gives "
-                f"them copies when it optimises the file (disabled optimizers: {disabled}); no file was written. "
-                "Choose a target that disables ConvBNFusion, ConvMulFusion and ConvAddFusion, or another form of int8"
+                f"{source.path}: kernel {kernel.name!r} is read by {len(kernel.layers)} layers, and ONNX Runtime makes "
+                f"{has - had} more of its size when it optimises the file (disabled optimizers: {disabled}); no file "
+                "was written. Choose a target that disables ConvBNFusion, ConvMulFusion and ConvAddFusion, and "
+                "NchwcTransformer where a loop reads it too; or another form of int8"
             )
-    return len(wanted)
+    return len(shared)
 
 
-def _shared(model: ModelFile) -> Iterator[Kernel]:
-    return (kernel for kernel in kernels_of(model, readers_of(model)) if len(kernel.layers) > 1)
+def _kernels(model: ModelFile) -> tuple[Kernel, ...]:
+    return kernels_of(model, readers_of(model))
+
+
+def _size(kernel: Kernel) -> tuple[bool, int]:
+    """Whether it has a number per channel only (as BatchNormalization in blocks of channels has), and how many."""
+    return math.prod(kernel.shape[1:]) == 1, math.prod(kernel.shape)
+
+
+def _blocked_sizes(kernel: Kernel) -> Iterator[tuple[bool, int]]:
+    """Its sizes where channels come in blocks."""
+    outputs, *rest = kernel.shape
+    for block in BLOCKS:
+        inputs = rest[0] if rest[0] < block else rounded_up(rest[0], block)
+        yield math.prod(rest) == 1, rounded_up(outputs, block) * inputs * math.prod(rest[1:])
 
 
 def _require_equal(path: Path, session: Session, out: Path, opened: Session) -> None:
