@@ -3,7 +3,8 @@
 python benchmarks/session_options.py FILE.onnx … > docs/results/session_options.md
 
 Every figure is of fresh processes. The variants of a file run in turns, several rounds of them; a time is that of the
-best round, relative to the first variant. With one thread it is CPU time, which other work on the machine disturbs less.
+best round, relative to the first variant. With one thread it is CPU time, which other work on the machine disturbs
+less.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def main() -> None:
     print(f"ONNX Runtime {ort.__version__}, {platform.machine()}, {os.cpu_count()} cores. MB above the process with")
     print("the runtime imported: anonymous memory once open and after three inferences, the most resident at one time")
     print(
-        f"(of {ROUNDS} processes the lowest and the highest). CPU time of an inference (of the best process) relative to"
+        f"(of {ROUNDS} processes the lowest and the highest). CPU time of an inference of the best process, relative to"
     )
     print("the first row of the file; the machine had other work: 0.05 means nothing. All with ConvBNFusion,")
     print("ConvMulFusion and ConvAddFusion disabled.\n\n## Memory (one thread)\n")
@@ -173,8 +174,9 @@ def main() -> None:
             print(f"| {path.stem} | {name} | {sizes} | {row['cpu_ms'] / base:.2f} |", flush=True)
     print("\n## Threads and spinning\n")
     print(
-        "Time: wall clock, the 10th percentile of the best process. Busy: cores in use meanwhile; idle: CPU seconds in the second after the last.\n"
+        "Time: wall clock, the 10th percentile of the best process. Busy: cores in use meanwhile; idle: CPU seconds in"
     )
+    print("the second after the last inference.\n")
     print("| file | options | after | time | busy | idle |\n|---|---|---|---|---|---|", flush=True)
     for path in arguments.files:
         rows = measured(path, THREADS)

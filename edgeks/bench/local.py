@@ -15,8 +15,6 @@ from typing import IO, Any
 
 from edgeks.bench.stats import Latency, summarise
 from edgeks.errors import ConfigError, DataError, EdgeksError, ModelFileError
-from edgeks.onnx_file import read_model_file
-from edgeks.prepared import read_prepared
 from edgeks.target import RUNTIMES, LiteRtSession, Session, Target
 
 RUNNER = Path(__file__).with_name("runner.py")
@@ -187,6 +185,9 @@ def _prepared_session(path: Path) -> Session | None:
     """The session of a file that is prepared for one: it runs as it was saved, and is to be opened in no other way."""
     if path.suffix != ".onnx":
         return None
+    from edgeks.onnx_file import read_model_file
+    from edgeks.prepared import read_prepared
+
     try:
         proto = read_model_file(path).proto
     except ModelFileError:
