@@ -160,7 +160,7 @@ def main() -> None:
     print(f"ONNX Runtime {ort.__version__}, {platform.machine()}, {os.cpu_count()} cores. MB above the process with")
     print("the runtime imported: anonymous memory once open and after three inferences, the most resident at one time")
     print(
-        f"(of {ROUNDS} processes the lowest and the highest). CPU time of an inference of the best process, relative to"
+        f"(of {ROUNDS} processes the lowest and the highest). CPU time of an inference, the best process, relative to"
     )
     print("the first row of the file; the machine had other work: 0.05 means nothing. All with ConvBNFusion,")
     print("ConvMulFusion and ConvAddFusion disabled.\n\n## Memory (one thread)\n")
@@ -173,17 +173,15 @@ def main() -> None:
             sizes = f"{row['loaded'] / 1e6:.1f} | {row['after'] / 1e6:.1f} | {peak}"
             print(f"| {path.stem} | {name} | {sizes} | {row['cpu_ms'] / base:.2f} |", flush=True)
     print("\n## Threads and spinning\n")
-    print(
-        "Time: wall clock, the 10th percentile of the best process. Busy: cores in use meanwhile; idle: CPU seconds in"
-    )
-    print("the second after the last inference.\n")
-    print("| file | options | after | time | busy | idle |\n|---|---|---|---|---|---|", flush=True)
+    print("CPU time of an inference, of all threads, relative to the first row: what threads that wait burn. Wall: the")
+    print("10th percentile of the best process, which needs both cores free. Idle: CPU seconds in the second after.\n")
+    print("| file | options | after | CPU time | wall | idle |\n|---|---|---|---|---|---|", flush=True)
     for path in arguments.files:
         rows = measured(path, THREADS)
-        base = rows[THREADS[0].name]["ms"]
+        first = rows[THREADS[0].name]
         for name, row in rows.items():
-            cpu = f"{row['busy']:.2f} | {row['idle']:.2f}"
-            print(f"| {path.stem} | {name} | {row['after'] / 1e6:.1f} | {row['ms'] / base:.2f} | {cpu} |", flush=True)
+            times = f"{row['cpu_ms'] / first['cpu_ms']:.2f} | {row['ms'] / first['ms']:.2f}"
+            print(f"| {path.stem} | {name} | {row['after'] / 1e6:.1f} | {times} | {row['idle']:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -199,8 +199,8 @@ def test_a_prediction_is_not_held_against_a_measurement(path):
     result = footprint(path)
     found = result.with_measured({row.profile.name: measured(row, 99_000_000) for row in result.ram})
     for old, new, change in [(result, found, 0), (found, result, 0), (found, found, 0)]:
-        assert [row.change for row in diff(old, new).rows if row.what.startswith("RAM")] == [change] * 3
-    assert [row.new for row in diff(found, found).rows if row.what.startswith("RAM")] == [99_000_000] * 3
+        assert [row.change for row in diff(old, new).rows if row.what.startswith("RAM")] == [change] * len(result.ram)
+    assert [row.new for row in diff(found, found).rows if row.what.startswith("RAM")] == [99_000_000] * len(result.ram)
 
 
 def test_no_budget_is_no_failure(path):

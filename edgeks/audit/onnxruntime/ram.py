@@ -98,7 +98,7 @@ def _notes(model: ModelFile, lowering: Lowering) -> Iterator[str]:
     if not lowering.integers and any(node.op_type == "DequantizeLinear" for node in _nodes(model.proto.graph)):
         yield "below the level extended every kernel is dequantised at each inference: the arena is an upper bound"
     if not lowering.session.arena:
-        yield "activations come from the C library's heap, whose holes may add as much again and differ by run"
+        yield "activations come from the C library's heap, whose holes differ by process: the peak is a lower bound"
     if lowering.session.threads > 1:
         yield "measured with one thread: each further one adds its stack and, in float convolutions, a buffer of 64 kB"
 

@@ -291,8 +291,8 @@ def test_without_an_arena_activations_go_and_the_peak_is_a_lower_bound(files, na
     prediction = predict_onnxruntime(read_model_file(files(name)), session, "no arena", "x86-64")
     measured = measure_ram(files(name), Profile("no arena", "", "onnxruntime", session))
     parts = prediction.run_peak
-    assert any("holes may add as much again" in note for note in prediction.notes)
-    assert parts.total_bytes - MEGABYTE <= measured.run_peak_bytes <= parts.total_bytes + 2 * parts.arena_bytes
+    assert any("the peak is a lower bound" in note for note in prediction.notes)
+    assert parts.total_bytes - MEGABYTE <= measured.run_peak_bytes  # at times by several arenas
     require_near(parts.total_bytes - parts.arena_bytes, measured.run_bytes)
 
 
@@ -300,7 +300,7 @@ def test_the_targets_session_holds_one_kernel_and_one_block_of_activations(tmp_p
     """Twelve layers that read one kernel of 9.44 MB, on 8×8."""
     path = graphs.save(fp32(512, 8, 12), tmp_path / "net.onnx")
     measured = measure_ram(path, Profile("onnx", "", "onnxruntime", load_target("onnx").session))
-    assert measured.run_anonymous_bytes <= 14 * MEGABYTE
+    assert measured.run_anonymous_bytes <= 12.5 * MEGABYTE, measured
     assert measured.run_anonymous_bytes - measured.loaded_anonymous_bytes <= 3 * MEGABYTE
 
 
