@@ -211,7 +211,7 @@ def test_every_command_has_help(edgeks, command):
         (["export", "m.pt", "--keep-float", "stem"], "--keep-float is about int8: add --int8"),
         (["export", "m.pt", "--sensitivity"], "--sensitivity is about int8: add --int8"),
         (["export", "m.pt", "--int8", "--rounding", "up"], "int8: rounding is 'up'; legal: nearest, adaround"),
-        (["export", "m.pt", "--int8", "--form", "QDQ"], "int8: form is 'QDQ'; legal: qdq, qoperator"),
+        (["export", "m.pt", "--int8", "--form", "QDQ"], "--form QDQ: legal: unrolled, rolled, cached, qdq, qoperator"),
         (["export", "m.pt", "--activations", "float"], "--activations float is about int8: add --int8"),
         (["export", "m.pt", "--int8", "--activations", "s8"], "activations is 's8'; legal: static, dynamic, float"),
         (["export", "m.pt", "--input", "32"], "--input 32: legal: channels x height x width"),
