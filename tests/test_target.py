@@ -21,7 +21,7 @@ KEYS = {
 # Everything else about int8 in TFLite, and where an opset would matter, has one legal value.
 TFLITE_KEYS = {
     **KEYS,
-    "": ["description", "format", "runtime"],
+    "": ["description", "format", "runtime", "layers"],
     "int8": ["mode"],
     "session": ["threads", "kernels"],
 }
