@@ -9,7 +9,7 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.formats.tflite.layout import channels_last
-from edgeks.formats.tflite.lowering import Lowering, Unsupported
+from edgeks.formats.tflite.lowering import Lowering
 from edgeks.formats.tflite.network import Tensor
 from edgeks.formats.tflite.ops.kernels import (
     bias_tensor,
@@ -20,6 +20,7 @@ from edgeks.formats.tflite.ops.kernels import (
     through_dynamic,
 )
 from edgeks.formats.tflite.ops.windows import VALID, padded_for, window
+from edgeks.formats.tflite.values import Unsupported
 
 
 def conv(ctx: Lowering, node: ir.Node) -> None:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.formats.tflite.layout import plain
-from edgeks.formats.tflite.lowering import Lowering, Result, Unsupported
+from edgeks.formats.tflite.lowering import Lowering, Result
 from edgeks.formats.tflite.network import Tensor
 from edgeks.formats.tflite.ops.kernels import (
     Kernel,
@@ -17,6 +17,7 @@ from edgeks.formats.tflite.ops.kernels import (
     node_has_bias,
     through_dynamic,
 )
+from edgeks.formats.tflite.values import Unsupported
 
 
 def gemm(ctx: Lowering, node: ir.Node) -> None:

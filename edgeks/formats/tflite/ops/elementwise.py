@@ -9,8 +9,9 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.formats.tflite.layout import Order, channels_last, plain
-from edgeks.formats.tflite.lowering import Lowering, Result, Unsupported, clip_bounds, constant_content
+from edgeks.formats.tflite.lowering import Lowering, Result
 from edgeks.formats.tflite.network import Quantisation, Tensor
+from edgeks.formats.tflite.values import Unsupported, clip_bounds, constant_content
 
 # int8 outputs of these have one quantisation, written into TFLite's kernels.
 OF_LOGISTIC = Quantisation(np.array([1 / 256], np.float32), -128)

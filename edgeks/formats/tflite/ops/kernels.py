@@ -10,16 +10,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeks.formats.tflite.layout import same_memory
-from edgeks.formats.tflite.lowering import (
-    WITH_KERNEL,
-    Held,
-    Lowering,
-    Result,
-    Unsupported,
-    constant_content,
-    quantised_on_the_fly,
-)
+from edgeks.formats.tflite.lowering import Held, Lowering, Result
 from edgeks.formats.tflite.network import Quantisation, Tensor
+from edgeks.formats.tflite.values import WITH_KERNEL, Unsupported, constant_content, quantised_on_the_fly
 
 # Which axis of the graph's kernel each axis of the operator's is; None: an axis of size 1 that the graph has not.
 Arrangement = tuple[int | None, ...]
@@ -102,7 +95,8 @@ def kernel_tensor(
     order = tuple(axis for axis in arrangement if axis is not None)
     stored = ctx.kernels.get(kernel.value)
     if stored is not None and not codes and not same_memory(kernel.content.shape, stored.order, order):
-        own = stored.tensor if stored.tensor.type == "float32" else ctx.dequantised(stored.tensor)
+        own = ctx.as_first_stored(kernel.value).tensor
+        own = own if own.type == "float32" else ctx.dequantised(own)
         return ctx.reshaped(ctx.reordered(Held(own, stored.order), order), _shape(kernel, arrangement))
     content = kernel.content.transpose(order).reshape(_shape(kernel, arrangement))
     content = content if columns is None else content[..., columns]
