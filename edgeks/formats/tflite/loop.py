@@ -53,6 +53,9 @@ def lower_loop(ctx: Lowering, node: ir.Node, lower_all: LowerAll) -> None:
     for value, held in (*carried, *captured):
         inputs.append(_twin(inner.network, held.tensor))
         inner.hold(value, inputs[-1], held.order)
+    going_on = body.outputs[0].producer()
+    assert going_on is not None  # noqa: S101  # _trips has looked
+    ctx.done[going_on] = None
     lower_all(inner, body)
     one = inner.network.constant("", np.array(1, np.int32), owner=("number", 1))
     outputs = [inner.step("ADD", [inner.iteration, one], (), schema.AddOptionsT())]

@@ -310,14 +310,16 @@ class Lowering:
         content = content.transpose(0, *(1 + axis for axis in order))
         return self.at_iteration(content, (stack, content.shape, order))
 
-    def at_iteration(self, stack: NDArray[Any], owner: tuple[object, ...]) -> Tensor:
+    def at_iteration(
+        self, stack: NDArray[Any], owner: tuple[object, ...], quantisation: Quantisation | None = None
+    ) -> Tensor:
         """GATHER of stack[iteration]; one buffer and, in this graph, one GATHER for each `owner`."""
         key = ("stack", *owner)
         if key not in self._constants:
             if self.iteration is None:
                 raise Unsupported("a constant of an iteration outside of a loop")
             stack = stack.astype(np.float32) if stack.dtype == np.float64 else stack
-            stored = self.network.constant("", stack, owner=key)
+            stored = self.network.constant("", stack, quantisation, owner=key)
             options = schema.GatherOptionsT()
             options.axis = 0
             self._constants[key] = self.step("GATHER", [stored, self.iteration], stack.shape[1:], options)

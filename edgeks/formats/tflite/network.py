@@ -153,7 +153,7 @@ class Network:
         description: str,
         metadata: Mapping[str, bytes],
     ) -> bytes:
-        """The file, of its main graph. `inputs` and `outputs` are named in its signature; one tensor may be two outputs."""
+        """The file; this is its main graph. Its signature names `inputs` and `outputs`; two may be one tensor."""
         self.bound([tensor for _, tensor in inputs], [tensor for _, tensor in outputs])
         model = schema.ModelT()
         model.version = SCHEMA_VERSION

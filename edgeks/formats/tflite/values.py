@@ -46,6 +46,11 @@ def stack_of(value: ir.Value | None) -> ir.Value | None:
     return stack if picked and stack is not None and stack.is_initializer() else None
 
 
+def is_computed(value: ir.Value | None) -> bool:
+    """Whether a Value is neither a constant nor picked of a stack of them."""
+    return value is not None and constant_content(value) is None and stack_of(value) is None
+
+
 def is_picked(node: ir.Node) -> bool:
     """Whether a loop's body picks a constant of the iteration here."""
     return node.op_type == "Gather" and stack_of(node.outputs[0]) is not None
