@@ -78,8 +78,7 @@ def _conv_of_stacked(ctx: Lowering, node: ir.Node, kernel: StackedKernel) -> Non
     source = ctx.read(x, result, channels_last(MAP_RANK))
     own = per_channel(node.inputs[2] if node_has_bias(node) else None)
     if groups == 1 and (over.kernel, over.strides, any(sum(over.pads, ()))) == ((1, 1), (1, 1), False):
-        weight = picked_kernel(ctx, kernel, (0, 1, 2, 3))
-        weight = ctx.reshaped(weight, shape[:2])
+        weight = picked_kernel(ctx, kernel, (0, 1))
         matrix = schema.FullyConnectedOptionsT()
         matrix.keepNumDims = True
         _emit_own(ctx, "FULLY_CONNECTED", [source, weight], result, matrix, kernel.scale, own)

@@ -65,12 +65,14 @@ def stacked_kernel(node: ir.Node) -> StackedKernel | None:
 
 
 def picked_kernel(ctx: Lowering, kernel: StackedKernel, arrangement: Sequence[int]) -> Tensor:
-    """The iteration's kernel in float32, without its scale; axes in `arrangement`, which counts the kernel's own."""
-    order = (0, *(1 + axis for axis in arrangement))
-    owner = (kernel.stack, tuple(arrangement))
+    """The iteration's kernel in float32, without its scale; of its axes those in `arrangement`, the others are 1."""
+    order = [1 + axis for axis in arrangement]
+    left = [axis for axis in range(1, kernel.content.ndim) if axis not in order]
+    content = kernel.content.transpose(0, *order, *left)
+    content, owner = content.reshape(content.shape[: 1 + len(order)]), (kernel.stack, tuple(arrangement))
     if kernel.content.dtype == np.float32:
-        return ctx.at_iteration(kernel.content.transpose(order), owner)
-    codes = ctx.at_iteration(kernel.content.transpose(order), owner, UNIT)
+        return ctx.at_iteration(content, owner)
+    codes = ctx.at_iteration(content, owner, UNIT)
     return ctx.step("DEQUANTIZE", [codes], codes.shape, type="float32")
 
 
