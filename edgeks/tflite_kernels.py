@@ -12,6 +12,7 @@ from edgeks.tflite_loops import loop_bodies
 
 # Operator → axis of the output channels in its kernel: O×H×W×I, 1×H×W×O, O×I, O×H×W×I, …×I×O.
 OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0, "BATCH_MATMUL": -1}
+MAX_RUNS = 10_000  # runs of one operator that are told apart
 KERNEL_INPUT = 1  # of each of them
 
 
@@ -35,6 +36,17 @@ class KernelOperator:
     def buffer(self) -> int:
         """Number of the buffer that holds the kernel."""
         return int(self.tensor.buffer)
+
+    @property
+    def kernels(self) -> int:
+        """How many kernels the tensor holds."""
+        return int(self.tensor.shape[0]) if self.stacked else 1
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """A name for every run of the operator that reads the same kernel; of a stack each run reads another."""
+        runs = 1 if self.stacked else min(self.runs or 1, MAX_RUNS)
+        return (self.layer, *(f"{self.layer} (iteration {number})" for number in range(2, runs + 1)))
 
 
 def kernel_operators(model: schema.ModelT) -> list[KernelOperator]:
