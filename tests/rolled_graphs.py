@@ -230,8 +230,7 @@ def squeeze_excite(trips: int, channels: int, *, stored: str = "float") -> Block
 
 
 def own_convolutions(trips: int, channels: int) -> Block:
-    """gelu(depthwise_i(conv_i(x)) · captured): kernels of every kind that no two iterations share, and a captured map.
-    """
+    """gelu(depthwise_i(conv_i(x)) · captured): kernels of every kind, none shared, and a captured map."""
     rng = np.random.default_rng(8)
     full = rng.normal(0, 0.2, (trips, channels, channels, 3, 3)).astype(np.float32)
     depth = rng.normal(0, 0.5, (trips, channels, 1, 3, 3)).astype(np.float32)
@@ -244,5 +243,58 @@ def own_convolutions(trips: int, channels: int) -> Block:
         y = each.op("Conv", [y, each.own("depth", depth)], "depth", group=channels, pads=[1, 1, 1, 1])
         y = each.op("Conv", [y, each.own("point", point)], "point")
         return each.op("Gelu", [each.op("Mul", [y, captured])])
+
+    return block
+
+
+def stored(trips: int, channels: int, kind: str, *, depthwise: bool = False) -> Block:
+    """gain_i · conv(x, W) + offset_i in float, W stored as codes or halves and made float in the graph."""
+    factors, offsets = gains(trips, channels)
+    weight = kernel(channels)[:, :1] * 3 if depthwise else kernel(channels)
+    scale = (np.abs(weight).max((1, 2, 3), keepdims=True) / 127).astype(np.float32)
+    codes = np.rint(weight / scale).astype(np.int8)
+
+    def block(each: Iteration, x: ir.Value, _: ir.Value) -> ir.Value:
+        if kind == "half":
+            read = each.op("Cast", [each.shared("w", weight.astype(np.float16))], to=1)
+        else:
+            read = each.op("Mul", [each.op("Cast", [each.shared("w", codes)], to=1), each.shared("s", scale)])
+        groups = {"group": channels} if depthwise else {}
+        y = each.op("Conv", [x, read], "conv", pads=[1, 1, 1, 1], **groups)
+        return each.op("Add", [each.op("Mul", [y, each.own("gain", factors)]), each.own("offset", offsets)])
+
+    return block
+
+
+def batch_norm(trips: int, channels: int) -> Block:
+    """relu(BN_i(conv(x, W))), BN as a node of its own."""
+    rng = np.random.default_rng(9)
+    vectors = [rng.uniform(0.5, 1.5, (trips, channels)).astype(np.float32) for _ in range(4)]
+    weight = kernel(channels)
+
+    def block(each: Iteration, x: ir.Value, _: ir.Value) -> ir.Value:
+        y = each.op("Conv", [x, each.shared("conv.weight", weight)], "conv", pads=[1, 1, 1, 1])
+        given = [each.own(f"bn{number}", vector) for number, vector in enumerate(vectors)]
+        return each.op("Relu", [each.op("BatchNormalization", [y, *given])])
+
+    return block
+
+
+def static_int8(trips: int, channels: int, own: str = "") -> Block:
+    """QuantizeLinear → DequantizeLinear → Conv → both again; `own`: the scales that every iteration has for itself."""
+    codes = np.rint(kernel(channels) * 1000).clip(-127, 127).astype(np.int8)
+    scale = np.full((trips, channels), 0.001, np.float32)
+    step = np.full(trips, 0.05, np.float32) * np.arange(1, trips + 1, dtype=np.float32)
+
+    def block(each: Iteration, x: ir.Value, _: ir.Value) -> ir.Value:
+        steps = each.own("step", step) if own == "activations" else each.shared("step.0", step[0])
+        scales = each.own("scale", scale) if own == "kernel" else each.shared("scale.0", scale[0])
+        zero = each.shared("zero", np.array(3, np.int8))
+
+        def in_codes(value: ir.Value) -> ir.Value:
+            return each.op("DequantizeLinear", [each.op("QuantizeLinear", [value, steps, zero]), steps, zero])
+
+        weight = each.op("DequantizeLinear", [each.shared("conv.codes", codes), scales], axis=0)
+        return in_codes(each.op("Conv", [in_codes(x), weight], "conv", pads=[1, 1, 1, 1]))
 
     return block
