@@ -80,7 +80,7 @@ def _reads(path: Path, operator: KernelOperator, rolled: Mapping[str, Sequence[s
     """What an operator reads in each of its runs, by the layers that it then is."""
     layers = tuple(rolled.get(operator.layer, (operator.layer,)))
     if operator.runs != len(layers):
-        often = "an unknown number of times" if operator.runs is None else f"{operator.runs} times"
+        often = "an unknown number of times" if operator.runs is None else f"{operator.runs} time(s)"
         raise SharingBroken(
             f"{path}: {operator.layer!r} is computed {often}; expected {len(layers)}, for {_some(layers)}"
         )

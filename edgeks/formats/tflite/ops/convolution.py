@@ -19,6 +19,7 @@ from edgeks.formats.tflite.ops.kernels import (
     kernel_tensor,
     layers_of,
     node_has_bias,
+    of_one_scale,
     own_bias,
     through_dynamic,
 )
@@ -54,6 +55,7 @@ def conv(ctx: Lowering, node: ir.Node) -> None:
     source = _as_map(ctx, ctx.read(x, result, channels_last(rank)))
     depthwise = kernel.content.shape[1] == 1 and all(_groups(layer) > 1 for layer in layers_of(kernel))
     codes = kernel.dequantize and (result.quantisation is not None or (on_the_fly and _groups(node) == 1))
+    kernel = of_one_scale(kernel) if on_the_fly else kernel
     arrangement = (1, *sizes, 0) if depthwise else (0, *sizes, 1)
     weight = kernel_tensor(ctx, kernel, arrangement, 3 if depthwise else 0, codes=codes)
     bias = bias_tensor(ctx, node, result, kernel, source)

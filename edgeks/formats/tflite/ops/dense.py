@@ -15,6 +15,7 @@ from edgeks.formats.tflite.ops.kernels import (
     kernel_of,
     kernel_tensor,
     node_has_bias,
+    of_one_scale,
     own_bias,
     through_dynamic,
 )
@@ -116,6 +117,7 @@ def _as_convolution(
     the built-in kernels, and gives zeros in tflite-runtime 2.14 (tests/test_tflite_facts.py).
     """
     rows = int(np.prod(source.shape[:-1]))
+    kernel = of_one_scale(kernel)
     arrangement = (1, None, None, 0) if transposed else (0, None, None, 1)
     weight = kernel_tensor(ctx, kernel, arrangement, 0, codes=True)
     bias = bias_tensor(ctx, node, result, kernel, source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,15 @@ def kernel_tensor(
     if len(order) == len(arrangement) and columns is None:
         ctx.kernels.setdefault(kernel.value, Held(tensor, order))
     return tensor if codes or tensor.type == "float32" else ctx.dequantised(tensor)
+
+
+def of_one_scale(kernel: Kernel) -> Kernel:
+    """A kernel for activations that are quantised on the fly: one scale where all channels have the same.
+
+    tflite-runtime 2.14 takes equal ones for one, and gives the bias alone (tests/test_tflite_facts.py).
+    """
+    equal = kernel.scale is not None and kernel.scale.size > 1 and bool((kernel.scale == kernel.scale[0]).all())
+    return replace(kernel, scale=None if kernel.scale is None else kernel.scale[:1]) if equal else kernel
 
 
 def _shape(kernel: Kernel, arrangement: Arrangement) -> list[int]:
