@@ -40,15 +40,12 @@ def stacked_kernel(node: ir.Node) -> StackedKernel | None:
         Unsupported: it is of another type, or has a zero point.
     """
     weight = node.inputs[1]
-    scale = None
+    scale = zero = None
     stack = stack_of(weight)
     producer = None if weight is None else weight.producer()
     if stack is None and producer is not None and producer.op_type == "DequantizeLinear":
-        zero = producer.inputs[2] if len(producer.inputs) > 2 else None
-        content = None if zero is None else constant_content(stack_of(zero) or zero)
-        if zero is not None and (content is None or content.any()):
-            raise Unsupported("its kernels have a zero point; TFLite's are int8 around 0")
         stack, scale = stack_of(producer.inputs[0]), producer.inputs[1]
+        zero = producer.inputs[2] if len(producer.inputs) > 2 else None
     elif stack is None and producer is not None and producer.op_type == "Mul" and producer.inputs[0] is not None:
         cast, scale = producer.inputs[0].producer(), producer.inputs[1]
         stack = stack_of(cast.inputs[0]) if cast is not None and cast.op_type == "Cast" else None
@@ -56,6 +53,9 @@ def stacked_kernel(node: ir.Node) -> StackedKernel | None:
         raise Unsupported("its kernels differ from iteration to iteration and are float16; legal: float32, int8")
     if stack is None:
         return None
+    points = None if zero is None else constant_content(stack_of(zero) or zero)
+    if zero is not None and (points is None or points.any()):
+        raise Unsupported("its kernels have a zero point; TFLite's are int8 around 0")
     content = constant_content(stack)
     assert content is not None  # noqa: S101  # stack_of gives constants
     content = content.astype(np.float32) if content.dtype == np.float64 else content
