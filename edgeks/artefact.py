@@ -63,4 +63,4 @@ def prove_artefact(path: Path, file_format: Format, plan: SharingPlan, rolled: R
     Raises:
         SharingBroken: naming the group, its layers and what was found.
     """
-    return prove_tflite(path, plan) if file_format == "tflite" else prove_exactly_once(path, plan, rolled)
+    return (prove_tflite if file_format == "tflite" else prove_exactly_once)(path, plan, rolled)

@@ -125,6 +125,42 @@ def test_a_dynamic_convolution_with_a_scale_per_channel_is_right(kernels, tmp_pa
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("count", [1, N])
+def test_a_dynamic_convolution_with_equal_scales_is_wrong_in_tflite_runtime(count, kernels, tmp_path):
+    """It takes equal scales for one, as of a whole tensor, and then gives the bias alone; one scale is right."""
+    codes, scale = random_codes(N, 3, 3, N), np.full(count, 0.01, np.float32)
+    x = np.random.default_rng(1).standard_normal(MAPS).astype(np.float32)
+    found = outputs(hybrid(tmp_path / "net.tflite", "CONV_2D", codes, scale), [x], kernels)[0]
+    if count > 1 and kernels == "tflite-runtime":
+        assert not found.any()
+    else:
+        assert sqnr_db(found, convolved(x, codes * scale[0])) > 40
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("op", ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"])
+def test_a_float_kernel_may_be_computed_at_run_time(op, kernels, tmp_path):
+    """XNNPACK leaves such a convolution to the built-in kernels."""
+    rng = np.random.default_rng(0)
+    graph, matrix = TfliteGraph(), op == "FULLY_CONNECTED"
+    kernel = rng.standard_normal({"CONV_2D": (N, 3, 3, N), "DEPTHWISE_CONV_2D": (1, 3, 3, N)}.get(op, (N, N)))
+    x, kernel = rng.standard_normal(MAPS).astype(np.float32), kernel.astype(np.float32)
+    first, factor = graph.input(MAPS, np.float32), graph.input((1,), np.float32)
+    doubled = graph.op("MUL", [graph.constant(kernel), factor], graph.tensor(kernel.shape, np.float32), version=1)
+    fed, kernel = [first, doubled], 2 * kernel
+    y = graph.tensor(MAPS, np.float32)
+    if matrix:
+        made = graph.op(op, fed, y, version=2, keepNumDims=True)
+        expected = x @ kernel.T
+    else:
+        made = graph.conv([*fed, graph.constant(np.zeros(N, np.float32))], y, op)
+        dense = kernel if op == "CONV_2D" else np.einsum("ijko,op->ojkp", kernel, np.eye(N))
+        expected = convolved(x, dense)
+    found = outputs(graph.write(tmp_path / "net.tflite", made), [x, np.full(1, 2, np.float32)], kernels)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_a_dynamic_fully_connected_layer_per_channel_is_wrong_in_tflite_runtime(per_channel, kernels, tmp_path):
     """Such a layer gets one scale: with several, tflite-runtime 2.14 takes 0 for all and gives the bias alone.

@@ -18,6 +18,7 @@ OPTIONS = {
     "DEPTHWISE_CONV_2D": schema.DepthwiseConv2DOptionsT,
     "FULLY_CONNECTED": schema.FullyConnectedOptionsT,
     "ADD": schema.AddOptionsT,
+    "MUL": schema.MulOptionsT,
 }
 
 

@@ -11,7 +11,8 @@ from ai_edge_litert import schema_py_generated as schema
 from edgeks.audit.compute import Axis, Compute, Counted, LayerCost, ReadConstant, same_padding, sum_up, without_padding
 from edgeks.audit.tflite.pointwise import POINTWISE
 from edgeks.target import Precision
-from edgeks.tflite_file import OPERATOR_NAMES, constant, is_constant, operator_code, tensor_name, whole_numbers
+from edgeks.tflite_file import OPERATOR_NAMES, is_constant, operator_code, tensor_name, whole_numbers
+from edgeks.tflite_loops import while_trips
 
 # Operator → its inputs with the data and the kernel. The shapes are in `_products`.
 PRODUCTS = {
@@ -111,7 +112,7 @@ class _Graphs:
         name, options = _name(self._model, operator), operator.builtinOptions or operator.builtinOptions2
         where = f"{name} → {_output_name(self._model.subgraphs[index], operator)!r}"
         if name == "WHILE" and options is not None:
-            trips = _while_trips(self._model, self._model.subgraphs[index], operator)
+            trips = while_trips(self._model, self._model.subgraphs[index], operator)
             if trips is None:
                 self.unknown.append(f"{where}: its trip count is not in the file; counted once")
             for callee in (int(options.condSubgraphIndex), int(options.bodySubgraphIndex)):
@@ -258,57 +259,6 @@ def _precision(name: str, tensors: list[schema.TensorT], inputs: list[int]) -> P
         return "fp32"
     kind = tensors[inputs[position]].type
     return "int8" if kind in CODES else "fp16" if kind in (TYPE.FLOAT16, TYPE.BFLOAT16) else "fp32"
-
-
-def _while_trips(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> int | None:
-    """(limit − start) / step of a counter that is compared with a constant, and that the body adds a constant to."""
-    options, count = operator.builtinOptions, len(model.subgraphs)
-    if not (0 <= options.condSubgraphIndex < count and 0 <= options.bodySubgraphIndex < count):
-        return None
-    condition, body = model.subgraphs[options.condSubgraphIndex], model.subgraphs[options.bodySubgraphIndex]
-    compared = _maker(model, condition, whole_numbers(condition.outputs)[:1])
-    if compared is None or _name(model, compared) not in ("LESS", "LESS_EQUAL"):
-        return None
-    counter, limit = _state_and_number(model, condition, compared)
-    if counter is None or limit is None or counter >= min(len(body.inputs), len(body.outputs), len(operator.inputs)):
-        return None
-    step_by = _maker(model, body, [int(body.outputs[counter])])
-    if step_by is None or _name(model, step_by) != "ADD":
-        return None
-    stepped, step = _state_and_number(model, body, step_by)
-    start = _number(model, graph, int(operator.inputs[counter]))
-    if stepped != counter or step is None or step <= 0 or start is None:
-        return None
-    limit += _name(model, compared) == "LESS_EQUAL"
-    return max(0, -(-(limit - start) // step))
-
-
-def _state_and_number(
-    model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT
-) -> tuple[int | None, int | None]:
-    """Of `state < number` and `state + number`: which input of the graph, and the number."""
-    states = whole_numbers(graph.inputs)
-    operands = whole_numbers(operator.inputs)
-    if _name(model, operator) == "ADD" and operands and operands[0] not in states:
-        operands.reverse()
-    if len(operands) != 2 or operands[0] not in states:
-        return None, None
-    return states.index(operands[0]), _number(model, graph, operands[1])
-
-
-def _maker(model: schema.ModelT, graph: schema.SubGraphT, made: list[int]) -> schema.OperatorT | None:
-    found = [operator for operator in graph.operators or [] if made and made[0] in whole_numbers(operator.outputs)]
-    return found[0] if found else None
-
-
-def _number(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> int | None:
-    """A whole constant of one element."""
-    content = constant(model, graph.tensors[index]) if index >= 0 else None
-    return (
-        int(content.reshape(-1)[0])
-        if content is not None and content.size == 1 and content.dtype.kind in "iu"
-        else None
-    )
 
 
 def _times(layer: Counted, runs: int) -> Counted:

@@ -26,7 +26,7 @@ from edgeks.tflite_file import (
     tensor_name,
     whole_numbers,
 )
-from edgeks.tflite_kernels import KernelOperator, kernel_operators
+from edgeks.tflite_kernels import MAX_RUNS, KernelOperator, kernel_operators
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def measure_tflite_flash(model: schema.ModelT, file_bytes: int, path: Path | Non
     shared = [
         SharedKernel(kernel.name, kernel.dtype, kernel.shape, layers, kernel.stored_bytes)
         for kernel in kernels
-        if len(layers := tuple(operator.layer for operator in operators[kernel.index])) > 1
+        if len(layers := tuple(name for operator in operators[kernel.index] for name in operator.layers)) > 1
     ]
     equal = equal_sets([(buffer.dtype, buffer.shape) for buffer in buffers], [buffer.load for buffer in buffers])
     of_kernel = {kernel.index: position for position, kernel in enumerate(kernels)}
@@ -92,8 +92,8 @@ def measure_tflite_flash(model: schema.ModelT, file_bytes: int, path: Path | Non
         unique_bytes=unique_bytes,
         graph_bytes=graph_bytes,
         saved_bytes=sum(kernel.saved_bytes for kernel in shared),
-        kernels=len(kernels),
-        layers=sum(map(len, operators.values())),
+        kernels=sum(operators[kernel.index][0].kernels for kernel in kernels),
+        layers=sum(min(read.runs or 1, MAX_RUNS) for found in operators.values() for read in found),
         shared=tuple(sorted(shared, key=lambda kernel: -kernel.saved_bytes)),
         copies=tuple(sorted(copies, key=lambda copies: -copies.wasted_bytes)),
         ops=_bytes_per_op(model, buffers),

@@ -275,7 +275,7 @@ def _held_kernels(model: schema.ModelT, graphs: tuple[Graph, ...], delegate: Xnn
     layers: dict[int, int] = defaultdict(int)
     names: dict[int, str] = {}
     for operator in kernel_operators(model):
-        layers[operator.buffer] += 1
+        layers[operator.buffer] += len(operator.layers)
         names.setdefault(operator.buffer, tensor_name(operator.tensor))
     copies: dict[int, list[int]] = defaultdict(list)
     for kernel in delegate.kernels:

@@ -50,6 +50,8 @@ def kernel_tensors(model: schema.ModelT) -> list[KernelTensor]:
     """Every constant tensor that is read as a kernel, in the order of its first reader."""
     found: dict[int, KernelTensor] = {}
     for read in kernel_operators(model):
+        if read.stacked:  # kernels of several layers in one tensor
+            continue
         known = found.get(id(read.tensor))
         readers = () if known is None else known.readers
         axis = read.output_axis if known is None else known.axis

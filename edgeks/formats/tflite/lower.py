@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 
 import edgeks
 from edgeks.errors import GraphError
 from edgeks.formats.tflite.layout import NHWC, Order, held_shape, plain
-from edgeks.formats.tflite.lowering import Lowering, Unsupported, constant_content, quantisation_of
+from edgeks.formats.tflite.loop import lower_loop
+from edgeks.formats.tflite.lowering import Lowering
 from edgeks.formats.tflite.network import Tensor
+from edgeks.formats.tflite.shapes import inferred_shapes
 from edgeks.formats.tflite.table import LOWERINGS
+from edgeks.formats.tflite.values import LOOP, Unsupported, constant_content, is_picked, makes_kernel, quantisation_of
 
 MAP_RANK = 4
+CONSTANTS = ("DequantizeLinear", "DynamicQuantizeLinear", "Constant")  # read by the operators behind them
 LISTED = 20
 # Keys that graph/source_lines.py writes, which this room does not import.
 SOURCE = "source"  # of Node.meta: the line of the user's Python that the node comes from
@@ -47,20 +50,10 @@ def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True) 
     Raises:
         GraphError: nodes that TFLite has no form for; all of them are listed.
     """
-    ctx = Lowering(model, inferred_shapes(model))
+    ctx = Lowering(model.graph, inferred_shapes(model))
     faults: list[str] = []
     inputs = [(str(value.name), _input(ctx, value, nhwc=nhwc)) for value in model.graph.inputs]
-    for node in model.graph:
-        if node in ctx.done:
-            continue
-        done = len(ctx.done)
-        try:
-            _lower_node(ctx, node)
-        except Unsupported as reason:
-            faults.append(f"{describe(node)}: {reason}")
-            for follower in list(ctx.done)[done:]:  # not merged into it after all
-                del ctx.done[follower]
-            _assume(ctx, node)
+    _lower_all(ctx, model.graph, faults)
     if faults:
         shown = "; ".join(faults[:LISTED]) + (f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else "")
         way_out = "; --converter litert-torch takes more operators" if model.meta.get(CAPTURED) == "torch" else ""
@@ -73,90 +66,41 @@ def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True) 
     return Lowered(content, tuple(ctx.network.operators))
 
 
+def _lower_all(ctx: Lowering, graph: ir.Graph, faults: list[str]) -> None:
+    """Every node of a graph; what cannot be lowered is added to `faults`."""
+    for node in graph:
+        if node in ctx.done:
+            continue
+        done = len(ctx.done)
+        try:
+            if node.op_type == LOOP and node.domain in ("", "ai.onnx"):
+                lower_loop(ctx, node, lambda body, of: _lower_all(body, of, faults))
+            else:
+                _lower_node(ctx, node)
+        except Unsupported as reason:
+            faults.append(f"{describe(node)}: {reason}")
+            for follower in list(ctx.done)[done:]:  # not merged into it after all
+                del ctx.done[follower]
+            _assume(ctx, node)
+
+
 def describe(node: ir.Node) -> str:
     """A node as a user knows it: operator, layer, line of Python."""
     source = node.meta.get(SOURCE)
     return f"{node.op_type} {str(node.name)!r}" + (f" ({source})" if source else "")
 
 
-def inferred_shapes(model: ir.Model) -> dict[str, tuple[int, ...]]:
-    """Name of every Value whose shape is static → that shape.
-
-    Raises:
-        GraphError: an input has a dimension that is not known.
-    """
-    for value in model.graph.inputs:
-        if value.shape is None or not all(isinstance(d, int) for d in value.shape):
-            raise GraphError(f"input {value.name!r} has the shape {value.shape}; TFLite needs numbers: fix its sizes")
-    for index, node in enumerate(model.graph):  # inference goes by name
-        for output in node.outputs:
-            output.name = output.name or f"value_{index}_{output.index()}"
-    proto = ir.to_proto(model)
-    found = _static_shapes(proto)
-    for node in proto.graph.node:  # in order: what is behind one that is wrong is wrong too
-        if _without_ceil(node, found):
-            found = _static_shapes(proto)
-    return found
-
-
-def _static_shapes(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    found = {}
-    for info in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
-        shape = info.type.tensor_type.shape
-        if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in shape.dim):
-            found[info.name] = tuple(d.dim_value for d in shape.dim)
-    return found
-
-
-def _without_ceil(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """ceil_mode of a pooling as padding, where onnx counts a window that begins beyond the map, as no runtime does.
-
-    Only shapes are read from such a node. Gives whether it was changed.
-    """
-    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    shape = shapes.get(node.input[0]) if node.input else None
-    if node.op_type not in ("MaxPool", "AveragePool") or not given.get("ceil_mode") or shape is None:
-        return False
-    kernel, spatial = given["kernel_shape"], len(shape) - 2
-    strides, dilations = (given.get(key, [1] * spatial) for key in ("strides", "dilations"))
-    pads = list(given.get("pads", [0] * (2 * spatial)))
-    wrong = False
-    for axis, (size, k, s, d) in enumerate(zip(shape[2:], kernel, strides, dilations, strict=True)):
-        low, high = pads[axis], pads[axis + spatial]
-        reach = (k - 1) * d + 1
-        outputs = -(-(size + low + high - reach) // s) + 1
-        if (outputs - 1) * s >= size + low:
-            outputs, wrong = outputs - 1, True
-        pads[axis + spatial] = max((outputs - 1) * s + reach - size - low, 0)
-    if wrong:
-        kept = [attribute for attribute in node.attribute if attribute.name not in ("ceil_mode", "pads")]
-        del node.attribute[:]
-        node.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
-    return wrong
-
-
 def _lower_node(ctx: Lowering, node: ir.Node) -> None:
     if node.op_type == "QuantizeLinear":
         _quantize(ctx, node)
-    elif node.op_type in ("DequantizeLinear", "DynamicQuantizeLinear", "Constant") or _makes_kernel(node):
-        return  # read by the operators behind them
+    elif node.op_type in CONSTANTS or is_picked(node) or makes_kernel(node):
+        return
     elif node.domain not in ("", "ai.onnx") or node.op_type not in LOWERINGS:
         raise Unsupported("not in the table")
     elif any(len(ctx.shape(value)) > 6 for value in node.outputs):
         raise Unsupported("more than 6 axes")
     else:
         LOWERINGS[node.op_type](ctx, node)
-
-
-def _makes_kernel(node: ir.Node) -> bool:
-    """Cast of stored codes or halves, and the Mul by their scale."""
-    source = node.inputs[0] if node.inputs else None
-    if node.op_type == "Cast":
-        return source is not None and source.is_initializer()
-    if node.op_type == "Mul" and source is not None and (producer := source.producer()) is not None:
-        return producer.op_type == "Cast" and _makes_kernel(producer)
-    return False
 
 
 def _quantize(ctx: Lowering, node: ir.Node) -> None:

@@ -13,15 +13,20 @@ from numpy.typing import NDArray
 
 from edgeks.formats.tflite.layout import Order, batch_free, held_shape, plain, same_memory
 from edgeks.formats.tflite.network import Network, Quantisation, Tensor
+from edgeks.formats.tflite.values import (
+    NONE,
+    WITH_KERNEL,
+    Unsupported,
+    constant_content,
+    fused_activation,
+    layers_in,
+    only_reader,
+    quantisation_of,
+    quantised_on_the_fly,
+    stack_of,
+)
 
-Activation = schema.ActivationFunctionType
-NONE: int = Activation.NONE
 MOST_OWN_STEPS = 2  # steps of the graph in one of a kernel's own: rounding to it first is then off by one at most
-WITH_KERNEL = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # their outputs bear the names of their layers
-
-
-class Unsupported(Exception):
-    """A node that has no form in TFLite; the text says why, for the one error that lists all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +58,17 @@ class Result:
 class Lowering:
     """Values that are held so far, and the network that grows. Operators of the table read and write through this."""
 
-    def __init__(self, model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.model = model
-        self.network = Network({str(node.name) for node in model.graph if node.op_type in WITH_KERNEL})
-        self.done: dict[ir.Node, None] = {}  # lowered with an operator before them
-        self.kernels: dict[ir.Value, Held] = {}  # each as the first layer that reads it has it stored
-        self._shapes = shapes
+    def __init__(self, graph: ir.Graph, shapes: Mapping[str, tuple[int, ...]], caller: Lowering | None = None) -> None:
+        """`caller`: what lowers the graph that `graph` is the body of a loop in."""
+        self.graph = graph
+        if caller is None:
+            self.network = Network({str(node.name) for node in layers_in(graph)})
+            self.done: dict[ir.Node, None] = {}  # lowered with an operator before them
+            self.kernels: dict[ir.Value, Held] = {}  # each as the first layer that reads it has it stored
+        else:
+            self.network, self.done, self.kernels = caller.network.inner(str(graph.name)), caller.done, caller.kernels
+        self.iteration: Tensor | None = None  # number of the pass through a loop's body, a scalar
+        self.shapes = shapes
         self._held: dict[ir.Value, Held] = {}
         self._reordered: dict[tuple[int, Order], Tensor] = {}  # by tensor and permutation of its axes
         self._constants: dict[tuple[object, ...], Tensor] = {}
@@ -74,7 +84,7 @@ class Lowering:
         """
         if value is not None and value.const_value is not None:
             return tuple(value.const_value.shape.numpy())
-        found = self._shapes.get(str(value.name)) if value is not None else None
+        found = self.shapes.get(str(value.name)) if value is not None else None
         if found is None:
             raise Unsupported(f"the shape of {value.name if value is not None else 'an input'!r} is not known")
         return found
@@ -96,7 +106,7 @@ class Lowering:
     def codes_of(self, value: ir.Value | None) -> ir.Value | None:
         """The Value whose codes `value` is made of; None where it is made in float."""
         node = None if value is None else value.producer()
-        if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None or node.graph is not self.graph:
             return None
         codes = node.inputs[0]
         return None if codes.is_initializer() or quantised_on_the_fly(codes) is not None else codes
@@ -218,6 +228,9 @@ class Lowering:
                 self._held[value] = replace(source, tensor=output)
             elif content is not None:
                 self._held[value] = Held(self.constant(value, plain(content.ndim)), plain(content.ndim))
+            elif stack_of(value) is not None:
+                order = plain(len(self.shape(value)))
+                self._held[value] = Held(self.gathered(value, order), order)
             else:
                 raise Unsupported(f"its input {value.name!r} is not computed in float")
         return self._held[value]
@@ -261,6 +274,8 @@ class Lowering:
         if content is not None:
             assert value is not None  # noqa: S101  # it has content
             return self.constant(value, order, rank=rank)
+        if value is not None and stack_of(value) is not None:
+            return self.gathered(value, order, rank=rank)
         held = self.operand(value, result)
         missing = rank - len(held.order)
         if missing == 0:
@@ -285,6 +300,31 @@ class Lowering:
             self._constants[key] = self.network.constant("", content.transpose(order), owner=key)
         return self._constants[key]
 
+    def gathered(self, value: ir.Value, order: Order, rank: int | None = None) -> Tensor:
+        """What a loop's body picks of a stack, as `constant`; the stack itself is stored in that order."""
+        stack = stack_of(value)
+        content = None if stack is None else constant_content(stack)
+        assert content is not None  # noqa: S101  # the caller has looked
+        lead = [1] * ((rank or content.ndim - 1) - content.ndim + 1)
+        content = content.reshape([len(content), *lead, *content.shape[1:]])
+        content = content.transpose(0, *(1 + axis for axis in order))
+        return self.at_iteration(content, (stack, content.shape, order))
+
+    def at_iteration(
+        self, stack: NDArray[Any], owner: tuple[object, ...], quantisation: Quantisation | None = None
+    ) -> Tensor:
+        """GATHER of stack[iteration]; one buffer and, in this graph, one GATHER for each `owner`."""
+        key = ("stack", *owner)
+        if key not in self._constants:
+            if self.iteration is None:
+                raise Unsupported("a constant of an iteration outside of a loop")
+            stack = stack.astype(np.float32) if stack.dtype == np.float64 else stack
+            stored = self.network.constant("", stack, quantisation, owner=key)
+            options = schema.GatherOptionsT()
+            options.axis = 0
+            self._constants[key] = self.step("GATHER", [stored, self.iteration], stack.shape[1:], options)
+        return self._constants[key]
+
     def integers(self, numbers: Sequence[int] | NDArray[Any]) -> Tensor:
         """An int32 vector: axes, shapes, amounts of padding. Stored once."""
         key = ("integers", tuple(int(number) for number in numbers))
@@ -297,8 +337,16 @@ class Lowering:
         array = np.asarray(content, np.float32)
         key = ("floats", array.shape, array.tobytes())
         if key not in self._constants:
-            self._constants[key] = self.network.constant("", array)
+            self._constants[key] = self.network.constant("", array, owner=key)
         return self._constants[key]
+
+    def as_first_stored(self, value: ir.Value) -> Held:
+        """A kernel of `kernels` as a tensor of this graph."""
+        first, content = self.kernels[value], constant_content(value)
+        assert content is not None  # noqa: S101  # a kernel
+        tensor = first.tensor
+        content = content.transpose(first.order).reshape(tensor.shape).astype(tensor.type, copy=False)
+        return replace(first, tensor=self.stored(value, first.order, content, tensor.quantisation, str(value.name)))
 
     def stored(
         self, value: ir.Value, order: Order, content: NDArray[Any], quantisation: Quantisation | None, name: str
@@ -337,61 +385,3 @@ class Lowering:
             else:
                 self._padded[key] = self.step("PADV2", [tensor, table, fill], shape, schema.PadV2OptionsT())
         return self._padded[key]
-
-
-def constant_content(value: ir.Value) -> NDArray[Any] | None:
-    """What an initializer holds; None for a Value that is computed."""
-    if not value.is_initializer() or value.const_value is None:
-        return None
-    return np.asarray(value.const_value.numpy())
-
-
-def quantised_on_the_fly(codes: ir.Value | None) -> ir.Value | None:
-    """What a DynamicQuantizeLinear made `codes` of; None where they come from elsewhere."""
-    node = None if codes is None else codes.producer()
-    return node.inputs[0] if node is not None and node.op_type == "DynamicQuantizeLinear" else None
-
-
-def only_reader(value: ir.Value) -> ir.Node | None:
-    """The one node that reads `value` as its first input and nothing else does; None otherwise."""
-    uses = list(value.uses())
-    if len(uses) != 1 or value.is_graph_output() or uses[0].idx != 0:
-        return None
-    return uses[0].node
-
-
-def quantisation_of(node: ir.Node) -> Quantisation:
-    """Scale and zero point of a QuantizeLinear or DequantizeLinear of a whole tensor."""
-    scale = None if node.inputs[1] is None else constant_content(node.inputs[1])
-    zero = constant_content(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.array(0)
-    if scale is None or zero is None or scale.size != 1:
-        raise Unsupported("activations are quantised per channel, or with a scale that is computed at run time")
-    return Quantisation(scale.reshape(1).astype(np.float32), int(zero.ravel()[0]))
-
-
-def fused_activation(node: ir.Node) -> int | None:
-    """The activation that TFLite merges into the operator before it; None for any other node."""
-    if node.op_type == "Relu":
-        return int(Activation.RELU)
-    if node.op_type == "Clip":
-        bounds = clip_bounds(node)
-        if bounds == (0.0, 6.0):
-            return int(Activation.RELU6)
-        if bounds == (-1.0, 1.0):
-            return int(Activation.RELU_N1_TO_1)
-        if bounds == (0.0, float("inf")):
-            return int(Activation.RELU)
-    return None
-
-
-def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
-    """Lowest and highest value of a Clip; None where they are computed at run time."""
-    bounds = [-float("inf"), float("inf")]
-    for index in (1, 2):
-        value = node.inputs[index] if len(node.inputs) > index else None
-        if value is not None:
-            content = constant_content(value)
-            if content is None:
-                return None
-            bounds[index - 1] = float(content.ravel()[0])
-    return bounds[0], bounds[1]

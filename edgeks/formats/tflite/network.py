@@ -1,4 +1,4 @@
-"""Tensors and operators of a .tflite file as they are added one by one, and the bytes that they become."""
+"""Graphs of a .tflite file: tensors and operators as they are added one by one, and the bytes that they become."""
 
 from __future__ import annotations
 
@@ -51,28 +51,55 @@ class Tensor:
     constant: bool
 
 
+class _File:
+    """What the graphs of one file have in common: buffers, operator codes and names."""
+
+    def __init__(self, reserved: Collection[str]) -> None:
+        self.graphs: list[schema.SubGraphT] = []
+        self.codes: dict[tuple[str, int], int] = {}
+        self.buffers: list[schema.BufferT] = [schema.BufferT()]
+        self.buffer_of: dict[object, int] = {}
+        self.names = set(reserved)
+        self.reserved = set(reserved)
+        self.operators: list[str] = []
+
+
 class Network:
-    """A .tflite file under construction. A buffer is written once for every object that is passed as its `owner`."""
+    """A graph of a .tflite file under construction, the main one or one that an operator of it runs (`inner`).
+
+    A buffer is written once for every object that is passed as its `owner`, whichever graphs read it.
+    """
 
     def __init__(self, reserved: Collection[str] = ()) -> None:
         """`reserved` names are given to the tensors that ask for them as activations, and to no other."""
+        self._open(_File(reserved), "main")
+
+    def inner(self, name: str) -> Network:
+        """Another graph of the same file. A tensor belongs to the graph that it was added to."""
+        graph = Network.__new__(Network)
+        graph._open(self._file, name)
+        return graph
+
+    def _open(self, file: _File, name: str) -> None:
+        self._file = file
+        self.index = len(file.graphs)
         self.tensors: list[Tensor] = []
-        self.operators: list[str] = []
-        self._tensors: list[schema.TensorT] = []
-        self._operators: list[schema.OperatorT] = []
-        self._codes: dict[tuple[str, int], int] = {}
-        self._buffers: list[schema.BufferT] = [schema.BufferT()]
-        self._buffer_of: dict[object, int] = {}
-        self._names: set[str] = set(reserved)
-        self._reserved = set(reserved)
+        self._graph = schema.SubGraphT()
+        self._graph.name, self._graph.tensors, self._graph.operators = name, [], []
+        file.graphs.append(self._graph)
+
+    @property
+    def operators(self) -> list[str]:
+        """Operators of all graphs of the file, in the order in which they were added."""
+        return self._file.operators
 
     def activation(
         self, name: str, shape: Sequence[int], type: str, quantisation: Quantisation | None = None
     ) -> Tensor:
         """A tensor that an operator computes."""
-        if name in self._reserved:
-            self._reserved.remove(name)
-            self._names.discard(name)
+        if name in self._file.reserved:
+            self._file.reserved.remove(name)
+            self._file.names.discard(name)
         return self._add(name, shape, type, quantisation, 0)
 
     def fed(self, name: str, shape: Sequence[int], type: str, quantisation: Quantisation | None = None) -> Tensor:
@@ -87,15 +114,15 @@ class Network:
         owner: object = None,
     ) -> Tensor:
         """A stored tensor. Tensors of one `owner` point to one buffer, whatever their scales are."""
-        if owner is None or owner not in self._buffer_of:
+        if owner is None or owner not in self._file.buffer_of:
             buffer = schema.BufferT()
             buffer.data = np.ascontiguousarray(content).reshape(-1).view(np.uint8)
-            self._buffers.append(buffer)
-            index = len(self._buffers) - 1
+            self._file.buffers.append(buffer)
+            index = len(self._file.buffers) - 1
             if owner is not None:
-                self._buffer_of[owner] = index
+                self._file.buffer_of[owner] = index
         else:
-            index = self._buffer_of[owner]
+            index = self._file.buffer_of[owner]
         return self._add(name, content.shape, content.dtype.name, quantisation, index)
 
     def operator(
@@ -105,14 +132,19 @@ class Network:
         types = {tensor.type for tensor in (*inputs, *outputs) if tensor is not None}
         key = (name, version(name, types, options, [None if t is None else t.type for t in inputs]))
         operator = schema.OperatorT()
-        operator.opcodeIndex = self._codes.setdefault(key, len(self._codes))
+        operator.opcodeIndex = self._file.codes.setdefault(key, len(self._file.codes))
         operator.inputs = np.array([-1 if t is None else t.index for t in inputs], np.int32)
         operator.outputs = np.array([t.index for t in outputs], np.int32)
         if options is not None:
             operator.builtinOptions = options
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
-        self._operators.append(operator)
+        self._graph.operators.append(operator)
         self.operators.append(name)
+
+    def bound(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Say which tensors of this graph come in and go out."""
+        self._graph.inputs = np.array([tensor.index for tensor in inputs], np.int32)
+        self._graph.outputs = np.array([tensor.index for tensor in outputs], np.int32)
 
     def to_bytes(
         self,
@@ -121,19 +153,15 @@ class Network:
         description: str,
         metadata: Mapping[str, bytes],
     ) -> bytes:
-        """The file. `inputs` and `outputs` are named in its signature; one tensor may be two outputs."""
-        graph = schema.SubGraphT()
-        graph.name = "main"
-        graph.tensors, graph.operators = self._tensors, self._operators
-        graph.inputs = np.array([tensor.index for _, tensor in inputs], np.int32)
-        graph.outputs = np.array([tensor.index for _, tensor in outputs], np.int32)
+        """The file; this is its main graph. Its signature names `inputs` and `outputs`; two may be one tensor."""
+        self.bound([tensor for _, tensor in inputs], [tensor for _, tensor in outputs])
         model = schema.ModelT()
         model.version = SCHEMA_VERSION
         model.description = description
-        model.subgraphs = [graph]
-        model.operatorCodes = [_operator_code(name, number) for name, number in self._codes]
+        model.subgraphs = self._file.graphs
+        model.operatorCodes = [_operator_code(name, number) for name, number in self._file.codes]
         model.signatureDefs = [_signature(inputs, outputs)]
-        model.buffers = list(self._buffers)
+        model.buffers = list(self._file.buffers)
         model.metadata = []
         for name, content in metadata.items():
             entry = schema.MetadataT()
@@ -159,27 +187,31 @@ class Network:
             parameters.zeroPoint = np.full(parameters.scale.shape, quantisation.zero_point, np.int64)
             parameters.quantizedDimension = quantisation.axis
             stored.quantization = parameters
-        self._tensors.append(stored)
+        self._graph.tensors.append(stored)
         tensor = Tensor(len(self.tensors), tuple(int(d) for d in shape), type, quantisation, buffer > 0)
         self.tensors.append(tensor)
         return tensor
 
     def name_output(self, tensor: Tensor, name: str) -> None:
         """Give a tensor that has no name of its own the name of the network's output."""
-        stored = self._tensors[tensor.index]
-        if stored.name == f"t{tensor.index}":
+        stored = self._graph.tensors[tensor.index]
+        if stored.name == self._number(tensor.index):
             stored.name = self._unique(name)
+
+    def _number(self, index: int) -> str:
+        """Name of a tensor that has none of its own."""
+        return f"t{index}" if self.index == 0 else f"g{self.index}t{index}"
 
     def _unique(self, name: str) -> str:
         """`name`, or the first free `name_2`, `name_3` …; tools that read .tflite files know tensors by name.
 
         A tensor without a name gets a short one: a third of a small file would be names otherwise.
         """
-        name = name or f"t{len(self.tensors)}"
+        name = name or self._number(len(self.tensors))
         unique, number = name, 2
-        while unique in self._names:
+        while unique in self._file.names:
             unique, number = f"{name}_{number}", number + 1
-        self._names.add(unique)
+        self._file.names.add(unique)
         return unique
 
 

@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+import rolled_graphs
 from test_tflite_arena import FLOAT32, INT8, INT32, SAME, Graph, rolled
 from tflite_runtime_env import PYTHON, needs_tflite_runtime
 
@@ -13,6 +14,7 @@ from edgeks.audit.tflite.ram import predict_litert
 from edgeks.audit.tflite.tensors import read_graphs
 from edgeks.bench.memory import measure_ram
 from edgeks.errors import ModelFileError
+from edgeks.formats.tflite.lower import lower
 from edgeks.runtime_profile import PROFILES
 from edgeks.tflite_file import read_tflite
 
@@ -174,3 +176,20 @@ def test_a_damaged_file_that_can_be_read_is_predicted(tmp_path):
                 prediction = predict_litert(model, len(content), profile, "x86-64")
                 assert min(prediction.run_peak.total_bytes, prediction.loaded.total_bytes) > 0
     assert read > 20
+
+
+@pytest.mark.parametrize("profile", LITERT)
+@pytest.mark.parametrize("block", ["float", "dynamic", "squeeze-excite"])
+def test_rolled_networks_as_they_are_lowered(block, profile, tmp_path):
+    """XNNPACK takes the convolution of the body, and packs its kernel once."""
+    trips, channels, path = 8, 256, tmp_path / "net.tflite"
+    made = {
+        "float": rolled_graphs.conv_affine(trips, channels),
+        "dynamic": rolled_graphs.conv_affine(trips, channels, dynamic=True),
+        "squeeze-excite": rolled_graphs.squeeze_excite(trips, channels, stored="codes"),
+    }
+    model = rolled_graphs.graph_of(made[block], (1, channels, 8, 8), trips, rolled=True)
+    path.write_bytes(lower(model, {}).content)
+    shared = max(predicted(path, profile).kernels, key=lambda kernel: kernel.layers)
+    assert (shared.layers, shared.copies) == (trips, 1 if profile == "litert-xnnpack" else 0)
+    assert_as_measured(path, profile)

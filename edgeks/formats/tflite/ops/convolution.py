@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
 
-from edgeks.formats.tflite.layout import channels_last
-from edgeks.formats.tflite.lowering import Lowering, Unsupported
+from edgeks.formats.tflite.layout import channels_last, held_shape
+from edgeks.formats.tflite.lowering import Lowering, Result
 from edgeks.formats.tflite.network import Tensor
 from edgeks.formats.tflite.ops.kernels import (
     bias_tensor,
@@ -17,15 +19,31 @@ from edgeks.formats.tflite.ops.kernels import (
     kernel_tensor,
     layers_of,
     node_has_bias,
+    of_one_scale,
+    own_bias,
     through_dynamic,
 )
-from edgeks.formats.tflite.ops.windows import VALID, padded_for, window
+from edgeks.formats.tflite.ops.per_iteration import (
+    StackedKernel,
+    emit_with_own,
+    per_channel,
+    picked_kernel,
+    stacked_kernel,
+)
+from edgeks.formats.tflite.ops.windows import VALID, Window, padded_for, window
+from edgeks.formats.tflite.values import Unsupported
+
+MAP_RANK = 4
 
 
 def conv(ctx: Lowering, node: ir.Node) -> None:
     """CONV_2D; DEPTHWISE_CONV_2D for one input channel per group, where the kernel has no other layers. 1-D or 2-D; any
     kernel size, stride, dilation, group count and padding (a PAD where it is neither SAME nor VALID); a constant
     kernel. A Relu, Relu6 or Clip(-1, 1) behind it is fused."""
+    stacked = stacked_kernel(node)
+    if stacked is not None:
+        _conv_of_stacked(ctx, node, stacked)
+        return
     kernel = kernel_of(node)
     if kernel is None:
         raise Unsupported("its kernel is computed at run time")
@@ -37,18 +55,72 @@ def conv(ctx: Lowering, node: ir.Node) -> None:
     source = _as_map(ctx, ctx.read(x, result, channels_last(rank)))
     depthwise = kernel.content.shape[1] == 1 and all(_groups(layer) > 1 for layer in layers_of(kernel))
     codes = kernel.dequantize and (result.quantisation is not None or (on_the_fly and _groups(node) == 1))
+    kernel = of_one_scale(kernel) if on_the_fly else kernel
     arrangement = (1, *sizes, 0) if depthwise else (0, *sizes, 1)
     weight = kernel_tensor(ctx, kernel, arrangement, 3 if depthwise else 0, codes=codes)
     bias = bias_tensor(ctx, node, result, kernel, source)
     source, padding = padded_for(ctx, source, over)
-    options: Any = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
+    name, options = _operator(over, padding, kernel.content.shape[0] // _groups(node) if depthwise else None)
+    own = own_bias(node, kernel.gain)
+    if kernel.gain is not None or own is not None:
+        _emit_own(ctx, name, [source, weight, bias], result, options, kernel.gain, own)
+        return
+    options.fusedActivationFunction = result.activation
+    _emit_map(ctx, name, [source, weight, bias], result, rank, options)
+
+
+def _conv_of_stacked(ctx: Lowering, node: ir.Node, kernel: StackedKernel) -> None:
+    """A convolution with a kernel of its own in every iteration: in float; a FULLY_CONNECTED where it is 1×1."""
+    shape, groups = kernel.content.shape[1:], _groups(node)
+    if len(shape) != MAP_RANK:
+        raise Unsupported(f"a {len(shape) - 2}-D kernel that differs from iteration to iteration; legal: 2-D")
+    x, _ = through_dynamic(node.inputs[0])
+    result = ctx.result(node, [])
+    over = window(node, shape[2:], ctx.shape(x)[2:])
+    source = ctx.read(x, result, channels_last(MAP_RANK))
+    own = per_channel(node.inputs[2] if node_has_bias(node) else None)
+    if groups == 1 and (over.kernel, over.strides, any(sum(over.pads, ()))) == ((1, 1), (1, 1), False):
+        weight = picked_kernel(ctx, kernel, (0, 1))
+        matrix = schema.FullyConnectedOptionsT()
+        matrix.keepNumDims = True
+        _emit_own(ctx, "FULLY_CONNECTED", [source, weight], result, matrix, kernel.scale, own)
+        return
+    depthwise = shape[1] == 1 and groups > 1
+    if groups > 1 and not depthwise:
+        raise Unsupported("a grouped kernel that differs from iteration to iteration; legal: one group, or depthwise")
+    weight = picked_kernel(ctx, kernel, (1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
+    source, padding = padded_for(ctx, source, over)
+    name, options = _operator(over, padding, shape[0] // groups if depthwise else None)
+    bias = ctx.floats(np.zeros(shape[0]))
+    _emit_own(ctx, name, [source, weight, bias], result, options, kernel.scale, own)
+
+
+def _operator(over: Window, padding: int, multiplier: int | None) -> tuple[str, Any]:
+    """CONV_2D, or with a `multiplier` DEPTHWISE_CONV_2D, and its options."""
+    options: Any = schema.Conv2DOptionsT() if multiplier is None else schema.DepthwiseConv2DOptionsT()
     options.padding = padding
     options.strideH, options.strideW = over.strides
     options.dilationHFactor, options.dilationWFactor = over.dilations
-    options.fusedActivationFunction = result.activation
-    if depthwise:
-        options.depthMultiplier = kernel.content.shape[0] // _groups(node)
-    _emit_map(ctx, "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", [source, weight, bias], result, rank, options)
+    if multiplier is None:
+        return "CONV_2D", options
+    options.depthMultiplier = multiplier
+    return "DEPTHWISE_CONV_2D", options
+
+
+def _emit_own(
+    ctx: Lowering,
+    name: str,
+    inputs: list[Tensor | None],
+    result: Result,
+    options: Any,
+    gain: NDArray[np.float32] | None,
+    offset: NDArray[np.float32] | None,
+) -> None:
+    """The operator and, behind it, what the iteration has of its own."""
+    if len(result.shape) != MAP_RANK:
+        raise Unsupported("a 1-D layer with a scale or bias of its own in every iteration")
+    order = channels_last(MAP_RANK)
+    emit_with_own(ctx, name, inputs, result, order, options, held_shape(result.shape, order), gain, offset)
 
 
 def conv_transpose(ctx: Lowering, node: ir.Node) -> None:

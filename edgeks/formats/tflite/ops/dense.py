@@ -7,7 +7,7 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.formats.tflite.layout import plain
-from edgeks.formats.tflite.lowering import Lowering, Result, Unsupported
+from edgeks.formats.tflite.lowering import Lowering, Result
 from edgeks.formats.tflite.network import Tensor
 from edgeks.formats.tflite.ops.kernels import (
     Kernel,
@@ -15,8 +15,18 @@ from edgeks.formats.tflite.ops.kernels import (
     kernel_of,
     kernel_tensor,
     node_has_bias,
+    of_one_scale,
+    own_bias,
     through_dynamic,
 )
+from edgeks.formats.tflite.ops.per_iteration import (
+    StackedKernel,
+    emit_with_own,
+    per_channel,
+    picked_kernel,
+    stacked_kernel,
+)
+from edgeks.formats.tflite.values import Unsupported
 
 
 def gemm(ctx: Lowering, node: ir.Node) -> None:
@@ -34,8 +44,9 @@ def gemm(ctx: Lowering, node: ir.Node) -> None:
 def matmul(ctx: Lowering, node: ir.Node) -> None:
     """FULLY_CONNECTED (CONV_2D of 1×1 where activations are quantised on the fly) for x·W with a constant matrix W;
     BATCH_MATMUL, in float, for a product of two tensors of equal rank, up to 4 axes."""
-    kernel = kernel_of(node)
-    if kernel is not None and kernel.content.ndim == 2:
+    stacked = stacked_kernel(node)
+    kernel = kernel_of(node) if stacked is None else None
+    if stacked is not None or (kernel is not None and kernel.content.ndim == 2):
         _fully_connected(ctx, node, transposed=True)
         return
     left, right = node.inputs
@@ -53,6 +64,10 @@ def matmul(ctx: Lowering, node: ir.Node) -> None:
 
 
 def _fully_connected(ctx: Lowering, node: ir.Node, *, transposed: bool) -> None:
+    stacked = stacked_kernel(node)
+    if stacked is not None:
+        _of_stacked(ctx, node, stacked, transposed=transposed)
+        return
     kernel = kernel_of(node)
     if kernel is None or kernel.content.ndim != 2:
         raise Unsupported("its matrix is computed at run time")
@@ -67,12 +82,30 @@ def _fully_connected(ctx: Lowering, node: ir.Node, *, transposed: bool) -> None:
         return
     codes = kernel.dequantize and result.quantisation is not None
     weight = kernel_tensor(ctx, kernel, (1, 0) if transposed else (0, 1), 0, codes=codes, columns=columns)
+    own = own_bias(node, kernel.gain)
     # tflite-runtime 2.14 on arm64 reads the bias of integer layers without asking whether there is one, and dies.
-    bias = [bias_tensor(ctx, node, result, kernel, source)] if codes or node_has_bias(node) else []
+    bias = [bias_tensor(ctx, node, result, kernel, source)] if codes or (node_has_bias(node) and own is None) else []
     options = schema.FullyConnectedOptionsT()
-    options.fusedActivationFunction = result.activation
     options.keepNumDims = rank > 2
-    ctx.emit("FULLY_CONNECTED", [source, weight, *bias], result, plain(rank), options)
+    inputs, order, gain = [source, weight, *bias], plain(rank), kernel.gain
+    emit_with_own(ctx, "FULLY_CONNECTED", inputs, result, order, options, result.shape, gain, own)
+
+
+def _of_stacked(ctx: Lowering, node: ir.Node, kernel: StackedKernel, *, transposed: bool) -> None:
+    """A Linear layer with a matrix of its own in every iteration: in float."""
+    if kernel.content.ndim != 3:
+        raise Unsupported("a product with more than a matrix that differs from iteration to iteration")
+    x, _ = through_dynamic(node.inputs[0])
+    result = ctx.result(node, [])
+    rank = len(result.shape)
+    source = ctx.read(x, result, plain(rank))
+    weight = picked_kernel(ctx, kernel, (1, 0) if transposed else (0, 1))
+    options = schema.FullyConnectedOptionsT()
+    options.keepNumDims = rank > 2
+    own = per_channel(node.inputs[2] if node_has_bias(node) else None)
+    emit_with_own(
+        ctx, "FULLY_CONNECTED", [source, weight], result, plain(rank), options, result.shape, kernel.scale, own
+    )
 
 
 def _as_convolution(
@@ -84,13 +117,19 @@ def _as_convolution(
     the built-in kernels, and gives zeros in tflite-runtime 2.14 (tests/test_tflite_facts.py).
     """
     rows = int(np.prod(source.shape[:-1]))
+    kernel = of_one_scale(kernel)
     arrangement = (1, None, None, 0) if transposed else (0, None, None, 1)
     weight = kernel_tensor(ctx, kernel, arrangement, 0, codes=True)
     bias = bias_tensor(ctx, node, result, kernel, source)
     options = schema.Conv2DOptionsT()
     options.padding, options.strideH, options.strideW = schema.Padding.VALID, 1, 1
-    options.fusedActivationFunction = result.activation
     lead = (1, 1, rows) if rows != source.shape[0] else (rows, 1, 1)  # a batch is quantised image by image
     line = ctx.reshaped(source, (*lead, source.shape[-1]))
-    made = ctx.step("CONV_2D", [line, weight, bias], (*lead, result.shape[-1]), options, name_of_output=result.name)
-    ctx.hold(result.value, ctx.reshaped(made, result.shape), plain(len(result.shape)))
+    shape, order, own = (*lead, result.shape[-1]), plain(len(result.shape)), own_bias(node, kernel.gain)
+    if kernel.gain is not None or own is not None:
+        inputs = [line, weight, bias]
+        emit_with_own(ctx, "CONV_2D", inputs, result, order, options, shape, kernel.gain, own)
+        return
+    options.fusedActivationFunction = result.activation
+    made = ctx.step("CONV_2D", [line, weight, bias], shape, options, name_of_output=result.name)
+    ctx.hold(result.value, ctx.reshaped(made, result.shape), order)

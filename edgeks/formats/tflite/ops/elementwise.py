@@ -9,8 +9,9 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.formats.tflite.layout import Order, channels_last, plain
-from edgeks.formats.tflite.lowering import Lowering, Result, Unsupported, clip_bounds, constant_content
+from edgeks.formats.tflite.lowering import Lowering, Result
 from edgeks.formats.tflite.network import Quantisation, Tensor
+from edgeks.formats.tflite.values import Unsupported, clip_bounds, constant_content, is_computed, stack_of
 
 # int8 outputs of these have one quantisation, written into TFLite's kernels.
 OF_LOGISTIC = Quantisation(np.array([1 / 256], np.float32), -128)
@@ -51,7 +52,10 @@ def minimum(ctx: Lowering, node: ir.Node) -> None:
 def batch_normalization(ctx: Lowering, node: ir.Node) -> None:
     """MUL and ADD of one number per channel, in float, where it could not be folded into the layer before. Constant
     parameters; not in training mode."""
-    gamma, beta, mean, variance = (ctx.number(node, index) for index in range(1, 5))
+    stacks = [stack_of(value) for value in node.inputs[1:5]]
+    given = zip(range(1, 5), stacks, strict=True)
+    parameters = [ctx.number(node, at) if stack is None else constant_content(stack) for at, stack in given]
+    gamma, beta, mean, variance = parameters
     if gamma is None or beta is None or mean is None or variance is None or len(node.outputs) != 1:
         raise Unsupported("its parameters are absent, or it is in training mode")
     a = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + node.attributes.get_float("epsilon", 1e-5))
@@ -61,7 +65,16 @@ def batch_normalization(ctx: Lowering, node: ir.Node) -> None:
     along = [1] * rank
     along[1] = -1
     source = ctx.read(node.inputs[0], result)
-    factor, offset = (ctx.floats(vector.reshape(along).transpose(order)) for vector in (a, b))
+    if any(stacks):
+        last = order.index(1) == rank - 1
+        if not last:
+            raise Unsupported("other numbers in every iteration, along another axis than the tensor's last")
+        factor, offset = (
+            ctx.at_iteration(np.atleast_2d(vectors).astype(np.float32), (node, name))
+            for name, vectors in (("factor", a), ("offset", b))
+        )
+    else:
+        factor, offset = (ctx.floats(vector.reshape(along).transpose(order)) for vector in (a, b))
     product = ctx.step("MUL", [source, factor], source.shape, schema.MulOptionsT())
     options = schema.AddOptionsT()
     options.fusedActivationFunction = result.activation
@@ -250,7 +263,7 @@ def _binary(ctx: Lowering, node: ir.Node, name: str, options: Any, *, integer: b
 
 def _common_order(ctx: Lowering, values: list[ir.Value | None], result: Result, rank: int) -> Order:
     """The order of the largest operand that is computed and has all axes: the others are brought to it."""
-    full = [v for v in values if v is not None and constant_content(v) is None and len(ctx.shape(v)) == rank]
+    full = [v for v in values if is_computed(v) and len(ctx.shape(v)) == rank]
     full.sort(key=lambda value: -int(np.prod(ctx.shape(value))))
     sizes = {int(np.prod(ctx.shape(value))) for value in full}
     orders = [ctx.order_of(value) for value in full]

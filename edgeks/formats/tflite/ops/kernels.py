@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeks.formats.tflite.layout import same_memory
-from edgeks.formats.tflite.lowering import (
-    WITH_KERNEL,
-    Held,
-    Lowering,
-    Result,
-    Unsupported,
-    constant_content,
-    quantised_on_the_fly,
-)
+from edgeks.formats.tflite.lowering import Held, Lowering, Result
 from edgeks.formats.tflite.network import Quantisation, Tensor
+from edgeks.formats.tflite.ops.per_iteration import per_channel
+from edgeks.formats.tflite.values import WITH_KERNEL, Unsupported, constant_content, quantised_on_the_fly, stack_of
 
 # Which axis of the graph's kernel each axis of the operator's is; None: an axis of size 1 that the graph has not.
 Arrangement = tuple[int | None, ...]
@@ -33,6 +27,7 @@ class Kernel:
     content: NDArray[Any]
     scale: NDArray[np.float32] | None
     dequantize: bool  # the graph makes float of the codes for this one layer (DequantizeLinear)
+    gain: NDArray[np.float32] | None = None  # trips × channels: by what `scale` is wrong in each iteration of a loop
 
 
 def kernel_of(node: ir.Node, index: int = 1) -> Kernel | None:
@@ -64,12 +59,16 @@ def _dequantised(node: ir.Node) -> Kernel | None:
     codes, scale = node.inputs[0], node.inputs[1]
     content = None if codes is None else constant_content(codes)
     factors = None if scale is None else constant_content(scale)
+    own = None
+    if stack_of(scale) is not None and (stack := per_channel(scale)) is not None:
+        factors = np.where(stack[0] == 0, 1, np.abs(stack[0]))  # XNNPACK takes positive scales
+        own = stack / factors
     if codes is None or content is None or factors is None:
         return None
     zero = constant_content(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
     if content.dtype != np.int8 or (zero is not None and zero.any()):
         raise Unsupported(f"its kernel is {content.dtype} with a zero point; TFLite's are int8 around 0")
-    return Kernel(codes, content, factors.ravel().astype(np.float32), True)
+    return Kernel(codes, content, factors.ravel().astype(np.float32), True, own)
 
 
 def layers_of(kernel: Kernel) -> list[ir.Node]:
@@ -102,7 +101,8 @@ def kernel_tensor(
     order = tuple(axis for axis in arrangement if axis is not None)
     stored = ctx.kernels.get(kernel.value)
     if stored is not None and not codes and not same_memory(kernel.content.shape, stored.order, order):
-        own = stored.tensor if stored.tensor.type == "float32" else ctx.dequantised(stored.tensor)
+        own = ctx.as_first_stored(kernel.value).tensor
+        own = own if own.type == "float32" else ctx.dequantised(own)
         return ctx.reshaped(ctx.reordered(Held(own, stored.order), order), _shape(kernel, arrangement))
     content = kernel.content.transpose(order).reshape(_shape(kernel, arrangement))
     content = content if columns is None else content[..., columns]
@@ -111,6 +111,15 @@ def kernel_tensor(
     if len(order) == len(arrangement) and columns is None:
         ctx.kernels.setdefault(kernel.value, Held(tensor, order))
     return tensor if codes or tensor.type == "float32" else ctx.dequantised(tensor)
+
+
+def of_one_scale(kernel: Kernel) -> Kernel:
+    """A kernel for activations that are quantised on the fly: one scale where all channels have the same.
+
+    tflite-runtime 2.14 takes equal ones for one, and gives the bias alone (tests/test_tflite_facts.py).
+    """
+    equal = kernel.scale is not None and kernel.scale.size > 1 and bool((kernel.scale == kernel.scale[0]).all())
+    return replace(kernel, scale=None if kernel.scale is None else kernel.scale[:1]) if equal else kernel
 
 
 def _shape(kernel: Kernel, arrangement: Arrangement) -> list[int]:
@@ -122,6 +131,12 @@ def node_has_bias(node: ir.Node) -> bool:
     return len(node.inputs) > 2 and node.inputs[2] is not None
 
 
+def own_bias(node: ir.Node, gain: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    """The bias that is added behind the layer: one that differs from iteration to iteration, or comes after `gain`."""
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    return per_channel(value) if stack_of(value) is not None or gain is not None else None
+
+
 def bias_tensor(ctx: Lowering, node: ir.Node, result: Result, kernel: Kernel, source: Tensor) -> Tensor:
     """The bias: int32 with the scale s_x·s_W of its own layer where the result is in codes, else float32.
 
@@ -129,7 +144,7 @@ def bias_tensor(ctx: Lowering, node: ir.Node, result: Result, kernel: Kernel, so
     weight cache tells layers apart by them (tests/test_tflite_weight_cache.py), but for the zeros of layers that have
     kernel and scales in common: those pack the same.
     """
-    value = node.inputs[2] if len(node.inputs) > 2 else None
+    value = node.inputs[2] if len(node.inputs) > 2 and own_bias(node, kernel.gain) is None else None
     width = result.shape[1] if node.op_type in ("Conv", "ConvTranspose") else result.shape[-1]
     if value is None:
         if result.quantisation is None:

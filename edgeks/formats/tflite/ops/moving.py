@@ -18,8 +18,9 @@ from edgeks.formats.tflite.layout import (
     reshapable,
     through_reshape,
 )
-from edgeks.formats.tflite.lowering import Lowering, Result, Unsupported, only_reader
+from edgeks.formats.tflite.lowering import Lowering, Result
 from edgeks.formats.tflite.network import Tensor
+from edgeks.formats.tflite.values import Unsupported, only_reader
 
 MATRIX_PRODUCTS = ("Gemm", "MatMul")
 UNCHANGED_BY = ("Relu", "Clip", "Identity", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")

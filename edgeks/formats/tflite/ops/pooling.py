@@ -12,9 +12,10 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from edgeks.formats.tflite.layout import Order, channels_last, held_shape
-from edgeks.formats.tflite.lowering import Lowering, Unsupported, clip_bounds
+from edgeks.formats.tflite.lowering import Lowering
 from edgeks.formats.tflite.network import Tensor
 from edgeks.formats.tflite.ops.windows import Window, is_same, padded_for, window
+from edgeks.formats.tflite.values import Unsupported, clip_bounds
 
 NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
 KEEPING_SIGN = ("MaxPool", "AveragePool", "QuantizeLinear", "DequantizeLinear", "Identity")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.formats.tflite.lowering import Lowering, Unsupported
+from edgeks.formats.tflite.lowering import Lowering
 from edgeks.formats.tflite.network import Tensor
+from edgeks.formats.tflite.values import Unsupported
 
 SAME: int = schema.Padding.SAME
 VALID: int = schema.Padding.VALID
