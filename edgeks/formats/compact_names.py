@@ -29,7 +29,7 @@ def compact_names(proto: onnx.ModelProto) -> None:
             if tensor.name not in short:
                 short[tensor.name] = next(fresh)
             tensor.name = short[tensor.name]
-        for value in (*inner.input, *inner.output):
+        for value in (*inner.input, *inner.output, *inner.value_info):
             if value.name not in short:
                 short[value.name] = next(fresh)
             value.name = short[value.name]

@@ -45,7 +45,11 @@ def to_proto(model: ir.Model, metadata: Mapping[str, Any] | None = None) -> onnx
         raise GraphError("the network's weights are above 2 GB, more than one .onnx file holds")
     proto = ir.to_proto(model)
     for _, graph in all_graphs(proto.graph):
+        # ONNX Runtime does not infer the rank of what a Loop leaves, and keeps layers behind it from channels-last.
+        left = {output for node in graph.node if node.op_type == "Loop" for output in node.output}
+        known = [value for value in graph.value_info if value.name in left]
         del graph.value_info[:]
+        graph.value_info.extend(known)
         for node in graph.node:
             if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                 node.ClearField("name")  # made up, 25 bytes each; their outputs are named after what they quantise

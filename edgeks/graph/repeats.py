@@ -14,6 +14,7 @@ from edgeks.graph.kernels import array, reads_by_kernel, required
 
 MAX_NODES = 20_000  # beyond, the comparison of all periods takes minutes
 KERNEL_RANK = 2
+NEVER_CARRIED = ("DequantizeLinear", "DynamicQuantizeLinear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +227,20 @@ class _Search:
             unit, position = divmod(number, period)
             for output, value in enumerate(node.outputs):
                 slot = Slot(position, output)
-                if slot in carried and (None in _kind(value) or _kind(value) != _kind(carried[slot])):
+                if slot in carried and not _fits(value, carried[slot]):
                     return False
                 leaves = value.is_graph_output() or any(use.node not in inside for use in value.uses())
                 if leaves and (unit < count - 1 or slot not in carried):
                     return False
         return True
+
+
+def _fits(value: ir.Value, first: ir.Value) -> bool:
+    """Whether a unit's output can stand where `first` does. Runtimes fuse what ends in codes with what makes them."""
+    producer = value.producer()
+    if producer is not None and producer.op_type in NEVER_CARRIED:
+        return False
+    return None not in _kind(value) and _kind(value) == _kind(first)
 
 
 def alike(values: Sequence[ir.Value]) -> bool:
