@@ -3,7 +3,8 @@
 The sizes follow the kernels' sources (qlinearconv.cc, conv_integer.cc, matmul_integer_base.h, gemm.cc and MLAS's
 convolve.cpp, qgemm.cpp and convsym.cpp of ONNX Runtime 1.31). A kernel that hands its packed buffer over shares it with
 every node of its type whose packed bytes are the same; QLinearConv's symmetric path, which takes s8 weights with zero
-point 0, does not: it packs for each node. The original goes when all of its readers have packed it.
+point 0 where bias and zero points are constants, does not: it packs for each node. The original goes when all of its
+readers have packed it.
 """
 
 from __future__ import annotations
@@ -27,20 +28,27 @@ MATMULS = frozenset({"MatMul", "Gemm", "MatMulInteger", "MatMulIntegerToFloat", 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Bytes of a packed kernel. `private`: this node's own, in the arena. `packed` is False for one used as it is."""
+    """Bytes of a packed kernel. `private`: this node's own, in the arena. `packed` is False for one used as it is.
+
+    `temporary_bytes`: of the buffer in which it is laid out before it is packed.
+    """
 
     packed: bool
     size_bytes: int
     private: bool = False
+    temporary_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A step's kernel as it is ahead of packing: shape as stored, bytes of an element, and the zero point's kind."""
+    """A step's kernel as it is ahead of packing: shape as stored, and type.
+
+    `symmetric`: its zero point is 0, and the zero point of the activations and the bias are constants.
+    """
 
     shape: tuple[int, ...]
     dtype: str
-    zero_point_is_0: bool
+    symmetric: bool
 
 
 def pack(step: RuntimeStep, weight: Weight, signed_input: bool, machine: Machine) -> Packing:
@@ -64,14 +72,16 @@ def pack(step: RuntimeStep, weight: Weight, signed_input: bool, machine: Machine
 def _pack_integer_conv(step: RuntimeStep, weight: Weight, signed_input: bool, machine: Machine) -> Packing:
     groups, inputs, outputs, taps = convolution(step.node, weight.shape)
     depthwise = inputs == 1 and outputs == 1
-    symmetric = weight.dtype == "int8" and weight.zero_point_is_0 and not (signed_input and machine == "x86-64")
+    symmetric = weight.dtype == "int8" and weight.symmetric and not (signed_input and machine == "x86-64")
     if symmetric and groups > 1 and depthwise and groups % PACKED_COLUMNS == 0:
         return Packing(True, groups * taps, private=True)
     if symmetric and groups == 1 and outputs % PACKED_COLUMNS == 0 and inputs % PACKED_DEPTH == 0:
         return Packing(True, outputs * inputs * taps, private=True)
     if depthwise or (signed_input and machine == "x86-64"):
         return Packing(True, math.prod(weight.shape))  # laid out channels-last
-    return Packing(True, groups * _integer_packed_bytes(outputs, inputs * taps))
+    return Packing(
+        True, groups * _integer_packed_bytes(outputs, inputs * taps), temporary_bytes=outputs * inputs * taps
+    )
 
 
 def scratch(step: RuntimeStep, liveness: GraphLiveness, packing: Packing | None, threads: int) -> tuple[int, ...]:

@@ -23,14 +23,14 @@ class Loading:
     """What happens to constants, each under a name. Bytes: of those in the file itself, not in external data.
 
     `folds` and `blocks`: name read, name written, and the bytes of both, in the order in which nodes run. `packs`: name
-    read, the packed bytes, and whether that is its last reader. `whole_file_bytes`: of an .ort file, which is read as
+    read, the packed bytes, those of a temporary, and whether that is its last reader. `whole_file_bytes`: of an .ort file, which is read as
     one ahead of all.
     """
 
     stored: dict[str, int] = field(default_factory=dict)
     folds: list[tuple[str, str, int, int]] = field(default_factory=list)
     blocks: list[tuple[str, str, int, int]] = field(default_factory=list)
-    packs: list[tuple[str, int, bool]] = field(default_factory=list)
+    packs: list[tuple[str, int, int, bool]] = field(default_factory=list)
     whole_file_bytes: int = 0
 
     def peak_bytes(self, kept: Iterable[str]) -> int:
@@ -40,7 +40,7 @@ class Loading:
         held = self._read(heap)
         if whole is not None:
             heap.free(whole)
-        staying = {*kept, *(name for name, _, _ in self.packs)}
+        staying = {*kept, *(name for name, *_ in self.packs)}
         heap.crowded = True
         read_later = staying | {name for name, *_ in self.blocks}
         for _, made, read, written in self.folds:
@@ -58,8 +58,10 @@ class Loading:
                 heap.free(temporary)
         _drop(heap, held, [source for source, *_ in self.blocks], staying)
         heap.crowded = False
-        for source, size, last in self.packs:
+        for source, size, temporary, last in self.packs:
             heap.allocate_aligned(size)
+            if temporary:
+                heap.free(heap.allocate_aligned(temporary))
             if last:
                 _drop(heap, held, [source], set())
         return heap.peak_bytes

@@ -134,7 +134,7 @@ class _Weights:
         self._packed: set[tuple[str, ...]] = set()
         self.private_bytes: list[int] = []
         self.loading = Loading()
-        self._packs: list[tuple[str, int]] = []
+        self._packs: list[tuple[str, int, int]] = []
         self._largest_rewritten = 0
 
     def hold(self, step: RuntimeStep, liveness: GraphLiveness) -> Packing | None:
@@ -177,12 +177,13 @@ class _Weights:
             zero = reader.zero_point is None or not reader.zero_point.array().any()
             dtype = "float32" if computed else constant.dtype
             signed = self._signed_input(step, liveness)
-            packing = pack(step, Weight(constant.shape, dtype, zero), signed, self._machine)
+            weight = Weight(constant.shape, dtype, zero and _rest_is_constant(step, liveness))
+            packing = pack(step, weight, signed, self._machine)
             if packing.packed:
                 held.pop(key, None)
                 own = ("packed", *place) if packing.private else ("packed", step.op_type, name if computed else "")
                 held[own] = packing.size_bytes
-                self._packs.append((_named(constant, key), packing.size_bytes))
+                self._packs.append((_named(constant, key), packing.size_bytes, packing.temporary_bytes))
                 if packing.private:
                     self.private_bytes.append(packing.size_bytes)
                 return packing
@@ -197,8 +198,8 @@ class _Weights:
             for constant in self._constants
             if not self._is_external(constant)
         }
-        last = {name: index for index, (name, _) in enumerate(self._packs)}
-        loading.packs = [(name, size, last[name] == index) for index, (name, size) in enumerate(self._packs)]
+        last = {name: index for index, (name, *_) in enumerate(self._packs)}
+        loading.packs = [(*pack, last[pack[0]] == index) for index, pack in enumerate(self._packs)]
         loading.whole_file_bytes = self._file_bytes if self._path.suffix == ".ort" else 0
         kept = {_named(constant, key) for constant in self._constants for key in self._held_of(constant)}
         return loading.peak_bytes(kept)
@@ -250,6 +251,17 @@ class _Weights:
             layers = sum(reader.weight is not None for reader in self._readers[constant])
             rows.append(HeldKernel(constant.name, layers, len(held), sum(held.values()) // max(1, len(held))))
         return tuple(sorted(rows, key=lambda row: -row.copies * row.copy_bytes))
+
+
+def _rest_is_constant(step: RuntimeStep, liveness: GraphLiveness) -> bool:
+    """Whether a convolution's bias and its zero points are known before the first inference (a body gathers them)."""
+    inputs = step.node.input
+    if step.op_type == "QLinearConv":
+        return all(liveness.is_constant(name) for name in (inputs[2], inputs[5], *inputs[8:9]) if name)
+    zero_points = [liveness.zero_point_of(name) for name in inputs[:2]]
+    return all(liveness.is_constant(name) for name in zero_points if name) and all(
+        map(liveness.constant_codes, inputs[2:3])
+    )
 
 
 def _named(constant: Constant, key: tuple[str, ...]) -> str:
