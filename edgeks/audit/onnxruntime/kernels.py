@@ -92,6 +92,8 @@ def scratch(step: RuntimeStep, liveness: GraphLiveness, packing: Packing | None,
         return _columns(step, liveness, 1)
     if step.op_type == "Conv" and step.form == "float":
         return _float_conv_scratch(step, liveness, threads)
+    if step.form in ("integer", "channels-last") and step.op_type in ("AveragePool", "QLinearAveragePool"):
+        return (4 * math.prod(liveness.size(step.node.input[0]).shape),)  # dequantised as a whole
     if step.op_type == "DynamicQuantizeMatMul" and step.reads:
         return (liveness.size(step.node.input[0]).size_bytes // 4,)
     if step.form == "integer" and step.op_type in ("MatMul", "Gemm", "QGemm", "QLinearMatMul") and step.writes:
