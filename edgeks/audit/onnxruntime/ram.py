@@ -15,7 +15,7 @@ from onnx import GraphProto, NodeProto
 
 from edgeks.audit.alignment import PAGE, rounded_up
 from edgeks.audit.onnx.arena import GraphLiveness, UnknownSize
-from edgeks.audit.onnx.kernels import Reader, readers_of
+from edgeks.audit.onnx.kernels import Reader, kernels_in, readers_of, runs_of
 from edgeks.audit.onnx.shapes import Activations, infer_activations
 from edgeks.audit.onnxruntime.arena import Arena
 from edgeks.audit.onnxruntime.frame import Frame
@@ -248,7 +248,8 @@ class _Weights:
         """What is held of every kernel, the most bytes first."""
         rows = []
         for constant, held in self._held.items():
-            layers = sum(reader.weight is not None for reader in self._readers[constant])
+            readers = [reader for reader in self._readers[constant] if reader.weight is not None]
+            layers = sum(runs_of(readers)) // kernels_in(readers)
             rows.append(HeldKernel(constant.name, layers, len(held), sum(held.values()) // max(1, len(held))))
         return tuple(sorted(rows, key=lambda row: -row.copies * row.copy_bytes))
 
