@@ -119,7 +119,7 @@ class Kernel:
     @property
     def count(self) -> int:
         """How many kernels the constant holds: more than one where each trip of a loop gathers another."""
-        return kernels_in(self.readers)
+        return kernels_in(self.constant, self.readers)
 
     def values(self) -> NDArray[Any]:
         """The kernel with the output channels on axis 0 and the zero point subtracted: comparable with any other."""
@@ -165,9 +165,9 @@ def runs_of(readers: Iterable[Reader]) -> tuple[int, ...]:
     return tuple(max(1, reader.trips) for reader in readers)
 
 
-def kernels_in(readers: Iterable[Reader]) -> int:
-    """How many kernels a constant holds, by its readers: one per trip where the trips gather them."""
-    return max((max(1, reader.trips) for reader in readers if reader.stacked), default=1)
+def kernels_in(constant: Constant, readers: Iterable[Reader]) -> int:
+    """How many kernels a constant holds: one on each place of its first axis where the trips of a loop gather them."""
+    return max(1, constant.shape[0]) if any(reader.stacked for reader in readers) else 1
 
 
 def readers_of(model: ModelFile) -> dict[Constant, tuple[Reader, ...]]:

@@ -22,9 +22,9 @@ SMALL = 128  # tensors that stay in the graph
 class Loading:
     """What happens to constants, each under a name. Bytes: of those in the file itself, not in external data.
 
-    `folds` and `blocks`: name read, name written, and the bytes of both, in the order in which nodes run. `packs`: name
-    read, the packed bytes, those of a temporary, and whether that is its last reader. `whole_file_bytes`: of an .ort file, which is read as
-    one ahead of all.
+    `folds` and `blocks`: name read, name written, and the bytes of both, in the order in which nodes run. `packs`:
+    name read, the packed bytes, those of a temporary, and whether that is its last reader. `whole_file_bytes`: of an
+    .ort file, which is read as one ahead of all.
     """
 
     stored: dict[str, int] = field(default_factory=dict)

@@ -249,7 +249,7 @@ class _Weights:
         rows = []
         for constant, held in self._held.items():
             readers = [reader for reader in self._readers[constant] if reader.weight is not None]
-            layers = sum(runs_of(readers)) // kernels_in(readers)
+            layers = sum(runs_of(readers)) // kernels_in(constant, readers)
             rows.append(HeldKernel(constant.name, layers, len(held), sum(held.values()) // max(1, len(held))))
         return tuple(sorted(rows, key=lambda row: -row.copies * row.copy_bytes))
 

@@ -63,15 +63,6 @@ def measure_tflite_compute(model: schema.ModelT) -> Compute:
     return sum_up(counted, elementwise, graphs.unknown)
 
 
-def operator_runs(model: schema.ModelT) -> dict[int, int]:
-    """id() of an operator → how often it runs in one inference, by the trip counts that the file says; else once."""
-    graphs = _Graphs(model)
-    graphs.macs(0, 0)
-    runs = graphs.runs()
-    numbered = enumerate(model.subgraphs)
-    return {id(operator): runs.get(index, 1) for index, graph in numbered for operator in graph.operators or ()}
-
-
 @dataclass(slots=True)
 class _Graph:
     """Layers of one run of a graph, and the graphs that it runs: number → how often."""

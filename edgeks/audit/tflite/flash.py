@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from edgeks.audit.copies import equal_sets, scaled_sets
 from edgeks.audit.flash import UNREAD, CopySet, Flash, OpBytes, SharedKernel
 from edgeks.audit.floor import SCALE_BYTES, ScaledCopy, floor_bytes
 from edgeks.audit.stored_kernel import StoredKernel
-from edgeks.audit.tflite.compute import operator_runs
 from edgeks.tflite_file import (
     NUMPY_TYPES,
     OPERATOR_NAMES,
@@ -63,9 +62,12 @@ def measure_tflite_flash(model: schema.ModelT, file_bytes: int, path: Path | Non
     operators: dict[int, list[KernelOperator]] = defaultdict(list)
     for operator in kernel_operators(model):
         operators[operator.buffer].append(operator)
-    runs = operator_runs(model)
     kernels = [buffer for buffer in buffers if buffer.index in operators]
-    shared = [found for kernel in kernels if (found := _shared(kernel, operators[kernel.index], runs)).reads > 1]
+    shared = [
+        SharedKernel(kernel.name, kernel.dtype, kernel.shape, layers, kernel.stored_bytes)
+        for kernel in kernels
+        if len(layers := tuple(operator.layer for operator in operators[kernel.index])) > 1
+    ]
     equal = equal_sets([(buffer.dtype, buffer.shape) for buffer in buffers], [buffer.load for buffer in buffers])
     of_kernel = {kernel.index: position for position, kernel in enumerate(kernels)}
     stored = [_stored_kernel(kernel, operators[kernel.index][0]) for kernel in kernels]
@@ -91,7 +93,7 @@ def measure_tflite_flash(model: schema.ModelT, file_bytes: int, path: Path | Non
         graph_bytes=graph_bytes,
         saved_bytes=sum(kernel.saved_bytes for kernel in shared),
         kernels=len(kernels),
-        layers=sum(runs[id(operator.operator)] for found in operators.values() for operator in found),
+        layers=sum(map(len, operators.values())),
         shared=tuple(sorted(shared, key=lambda kernel: -kernel.saved_bytes)),
         copies=tuple(sorted(copies, key=lambda copies: -copies.wasted_bytes)),
         ops=_bytes_per_op(model, buffers),
@@ -100,12 +102,6 @@ def measure_tflite_flash(model: schema.ModelT, file_bytes: int, path: Path | Non
         compressed_bytes=None if path is None else compressed.compressed_bytes,
         compressed_is_estimate=path is not None and compressed.estimated,
     )
-
-
-def _shared(kernel: StoredBuffer, operators: list[KernelOperator], runs: Mapping[int, int]) -> SharedKernel:
-    layers = tuple(operator.layer for operator in operators)
-    times = tuple(runs[id(operator.operator)] for operator in operators)
-    return SharedKernel(kernel.name, kernel.dtype, kernel.shape, layers, kernel.stored_bytes, times)
 
 
 def _buffers(model: schema.ModelT) -> list[StoredBuffer]:

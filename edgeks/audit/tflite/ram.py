@@ -21,7 +21,6 @@ from ai_edge_litert import schema_py_generated as schema
 from edgeks.audit.alignment import PAGE, rounded_up
 from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
 from edgeks.audit.tflite.arena import TfliteArena, plan_arena
-from edgeks.audit.tflite.compute import operator_runs
 from edgeks.audit.tflite.gemm import RuyBlock, eigen_bytes, gemmlowp_bytes, products, ruy_block
 from edgeks.audit.tflite.prepare import KEPT
 from edgeks.audit.tflite.scratch import Kernels
@@ -243,9 +242,8 @@ def _held_kernels(model: schema.ModelT, graphs: tuple[Graph, ...], delegate: Xnn
     """Every kernel of the file, those of which most bytes are held first. One that is read in place has no copies."""
     layers: dict[int, int] = defaultdict(int)
     names: dict[int, str] = {}
-    runs = operator_runs(model)
     for operator in kernel_operators(model):
-        layers[operator.buffer] += runs[id(operator.operator)]
+        layers[operator.buffer] += 1
         names.setdefault(operator.buffer, tensor_name(operator.tensor))
     copies: dict[int, list[int]] = defaultdict(list)
     for kernel in delegate.kernels:
