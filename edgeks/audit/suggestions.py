@@ -118,7 +118,7 @@ def _roll(now: Profile, first: RamPrediction, flash: Flash, compute: Compute) ->
     what = "export it with --form rolled"
     if integer:
         what += ", or for a target with kernel_zero_point = -1"
-    text = f"{what}: {now.name} packs {copies} copies of shared kernels, then about {left}: {in_mb(saved)} less RAM"
+    text = f"{what}: {now.name} packs {copies} copies of shared kernels, then about {left}: {in_mb(saved)} less packed"
     yield Suggestion("roll", text, saved)
 
 
