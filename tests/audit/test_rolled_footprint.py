@@ -3,6 +3,7 @@
 import io
 import json
 
+import networks
 import pytest
 import torch
 from rich.console import Console
@@ -13,7 +14,6 @@ from edgeks.audit.footprint import footprint
 from edgeks.audit.footprint_json import to_json
 from edgeks.audit.html_report import html_page
 from edgeks.audit.report import render
-from edgeks.checkpoint import Checkpoint
 from edgeks.exporter import export
 from edgeks.target import load_target
 
@@ -30,6 +30,9 @@ class Shared(nn.Module):
         for conv in self.convs[1:]:
             conv.weight = self.convs[0].weight
         self.norms = nn.ModuleList(nn.BatchNorm2d(CHANNELS) for _ in range(LAYERS))
+        for norm in self.norms:  # else all alike, and a loop need not stack what is
+            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                nn.init.uniform_(tensor, 0.5, 1.5)
         self.own = nn.ModuleList(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS) for _ in range(LAYERS))
         self.head = nn.Linear(CHANNELS, 5)
 
@@ -45,7 +48,7 @@ def files(request, tmp_path_factory):
     """The network, unrolled and rolled."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    checkpoint = Checkpoint.of(Shared().eval(), (3, 8, 8))
+    checkpoint = networks.checkpoint_of(Shared(), (3, 8, 8))
     folder, int8 = tmp_path_factory.mktemp("rolled"), request.param == "int8"
     for form in ("unrolled", "rolled"):
         path, target = folder / f"{form}.onnx", load_target("onnx")
