@@ -32,6 +32,7 @@ from edgeks.graph.negative_scales import NegativeScales, negative_scales
 from edgeks.graph.onnx_network import OnnxNetwork
 from edgeks.graph.passes.fold_batch_norm import fold_batch_norm
 from edgeks.graph.passes.integer_io import Codes
+from edgeks.graph.passes.offset_kernel_codes import offset_kernel_codes
 from edgeks.graph.passes.raw_pixels import raw_pixels
 from edgeks.graph.passes.roll import roll, rolled_scheme
 from edgeks.graph.passes.split_large_kernels import split_large_kernels
@@ -194,6 +195,8 @@ def export(
             untrained = quantise(model, ledger, fed, target.int8, options, decided)
             if isinstance(source, OnnxNetwork):
                 ledger.replan("tie_equal_codes", model, lambda: tie_equal_codes(model, ledger.plan))
+            if static and (zero_point := target.int8.kernel_zero_point):  # the last that changes codes: others know 0
+                ledger.run("offset_kernel_codes", model, lambda: offset_kernel_codes(model, zero_point))
             codes = quantise_io(model, ledger, fed, io) if io != "float" else codes
         elif target.format == "tflite":
             ledger.run("fold_batch_norm", model, lambda: fold_batch_norm(model))

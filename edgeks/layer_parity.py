@@ -169,7 +169,8 @@ def _take_kernel(
         if not isinstance(module, KernelFakeQuantize) or array(read.kernel).dtype.kind == "f":
             continue
         stored = array(read.kernel)
-        codes = stored.astype(np.float32) - (128 if stored.dtype == np.uint8 else 0)
+        point = read.dequantize.inputs[2] if read.dequantize and len(read.dequantize.inputs) > 2 else None
+        codes = stored.astype(np.float32) - (0 if point is None else array(point).astype(np.float32).flat[0])
         codes = codes if output_channels(read) == 0 else codes.T
         scale = module.scale.detach()
         kernel = torch.from_numpy(codes.copy()) * scale.view([-1] + [1] * (codes.ndim - 1))

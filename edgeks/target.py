@@ -67,6 +67,8 @@ class Int8Scheme:
     `mode` says what becomes of activations between int8 kernels: "static" integers with calibrated scales, "dynamic"
     float that each layer quantises on the fly, "float" (weight-only), "auto" the one that runs fastest for the network.
     `form` and `activations` are about static. `format` decides which operators compute in integers.
+    `kernel_zero_point` is that of the int8 kernels that several convolutions share, 0 or −1 (the same codes − 1): other
+    than 0 ONNX Runtime holds one packed copy of such a kernel, not one per layer (docs/adr/0017).
     """
 
     form: Int8Form
@@ -74,6 +76,7 @@ class Int8Scheme:
     weights: Int8Type
     mode: Activations = "static"
     format: Format = "onnx"
+    kernel_zero_point: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,7 @@ def read_target(path: Path) -> Target:
         weights=cast(Int8Type, int8.text("weights", default="int8", choices=("int8", "uint8"))),
         mode=cast(Activations, int8.text("mode", default="static", choices=MODES)),
         format=model_format,
+        kernel_zero_point=int8.integer("kernel_zero_point", default=0, minimum=-1, maximum=0),
     )
     int8.finish()
     if model_format == "tflite" and (scheme.form, scheme.activations, scheme.weights) != ("qdq", "int8", "int8"):
@@ -173,6 +177,10 @@ def read_target(path: Path) -> Target:
         raise int8.error("mode", "auto", "static, dynamic, float for the format onnx")
     if scheme.weights == "uint8" and scheme.activations == "int8":
         raise int8.error("weights", "uint8", "int8, unless activations are uint8: runtimes have no s8×u8 kernels")
+
+    if scheme.kernel_zero_point and (model_format == "tflite" or scheme.weights == "uint8"):
+        reason = "TFLite's int8 kernels have zero point 0" if model_format == "tflite" else "uint8 kernels have 128"
+        raise int8.error("kernel_zero_point", scheme.kernel_zero_point, f"0, because {reason}; leave it out")
 
     session_table = root.table("session")
     session = _read_litert(session_table) if model_format == "tflite" else _read_onnxruntime(session_table)

@@ -14,6 +14,7 @@ from networks import SharedConvs, small_checkpoint
 from onnx_text import graph_of, normal, run_graph
 from tflite_by_hand import VALID, TfliteGraph
 
+from edgeks.bench.memory import measure_ram
 from edgeks.exporter import export
 from edgeks.formats.onnx import LEVELS, open_session
 from edgeks.formats.tflite.runtime import open_interpreter
@@ -21,6 +22,7 @@ from edgeks.formats.tflite.runtime import run as run_litert
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
 from edgeks.quant.options import Int8Options
+from edgeks.runtime_profile import PROFILES
 from edgeks.target import LiteRtSession, load_target
 
 KERNEL_BYTES = 8 * 8 * 3 * 3
@@ -137,6 +139,37 @@ def test_on_x86_s8_activations_that_two_nodes_read_are_not_fused(tmp_path):
     path = written(se_resnet(), tmp_path / "m.onnx", "rpi-4", int8=True)
     found = Counter(node.op_type for node in optimised(path, tmp_path).graph.node)
     assert found["Conv"] > 0  # float: why the portable target has u8 activations (docs/adr/0010)
+
+
+def integer_convolutions(path, zero_point, layers=12, channels=256):
+    """Convolutions that share a kernel of 590 kB and have scales and biases of their own, as QLinearConv."""
+    codes = np.random.default_rng(0).integers(-127, 128, (channels, channels, 3, 3))
+    kernel = (codes + zero_point).astype(np.int8)
+    constants = {"W": kernel, "wz": np.int8(zero_point), "s": np.float32(0.05), "z": np.uint8(128)}
+    nodes = []
+    for index in range(layers):
+        constants[f"ws{index}"] = np.full(channels, (1 + index / layers) / 4000, np.float32)
+        constants[f"b{index}"] = np.arange(channels, dtype=np.int32) * (index + 1)
+        nodes.append(f"q{index + 1} = QLinearConv<pads=[1,1,1,1]>(q{index}, s, z, W, ws{index}, wz, s, z, b{index})")
+    text = f"""(float[1,{channels},8,8] x) => (float[1,{channels},8,8] y) {{
+        q0 = QuantizeLinear(x, s, z) {" ".join(nodes)} y = DequantizeLinear(q{layers}, s, z)
+    }}"""
+    path.write_bytes(ir.to_proto(graph_of(text, **constants)).SerializeToString())
+    return path, kernel.nbytes
+
+
+def test_a_kernel_with_a_zero_point_is_packed_once_and_one_without_for_every_node(tmp_path):
+    """Why targets have `kernel_zero_point = -1` (docs/adr/0017): it can go when ONNX Runtime shares either way."""
+    profile = next(profile for profile in PROFILES["onnx"] if profile.name == "ort-default")
+    held, outputs = [], []
+    for zero_point in (0, -1):
+        path, kernel_bytes = integer_convolutions(tmp_path / f"{zero_point}.onnx", zero_point)
+        held.append(measure_ram(path, profile).loaded_anonymous_bytes / kernel_bytes)
+        session = open_session(path.read_bytes(), load_target("onnx").session)
+        outputs.append(session.run(None, {"x": normal(1, 256, 8, 8)})[0])
+    assert 10 < held[0] - held[1] < 13  # in kernels
+    assert outputs[0].std() > 0.5
+    np.testing.assert_array_equal(*outputs)
 
 
 @pytest.mark.parametrize("target", ["onnx", "onnx-x64"])

@@ -12,7 +12,7 @@ MINIMAL = 'description = "mine"\nformat = "onnx"\nruntime = "onnxruntime"\n'
 TFLITE = 'description = "mine"\nformat = "tflite"\nruntime = "litert"\n'
 KEYS = {
     "": ["description", "format", "runtime", "opset"],
-    "int8": ["form", "activations", "weights", "mode"],
+    "int8": ["form", "activations", "weights", "mode", "kernel_zero_point"],
     "session": ["threads", "graph_optimization", "disabled_optimizers", "config"],
     "parity": ["min_fp32_sqnr_db", "min_fp16_sqnr_db", "min_int8_sqnr_db"],
     "budget": ["flash_mb", "ram_mb"],
@@ -66,6 +66,12 @@ def test_a_board_is_the_same_in_both_formats(board):
     onnx, tflite = load_target(board), load_target(f"{board}-tflite")
     assert onnx.board == tflite.board and onnx.session.threads == tflite.session.threads
     assert (onnx.flash_budget_bytes, onnx.ram_budget_bytes) == (tflite.flash_budget_bytes, tflite.ram_budget_bytes)
+
+
+def test_shared_kernels_have_a_zero_point_wherever_the_format_allows():
+    for name in target_names():
+        scheme = load_target(name).int8
+        assert scheme.kernel_zero_point == (-1 if scheme.format == "onnx" and scheme.weights == "int8" else 0)
 
 
 def test_x64_has_unsigned_weights_and_the_portable_one_signed():
@@ -132,6 +138,15 @@ def test_session_options_become_text_as_the_runtime_wants_it(tmp_path):
         (MINIMAL + '[int8]\nweights = "int4"', "key 'int8.weights': found 'int4'; legal: int8, uint8"),
         (MINIMAL + '[int8]\nmode = "int8"', "key 'int8.mode': found 'int8'; legal: static, dynamic, float"),
         (MINIMAL + "[int8]\nactivations = []", "key 'int8.activations': found \\[\\]; legal: int8, uint8"),
+        (
+            MINIMAL + "[int8]\nkernel_zero_point = 1",
+            "'int8.kernel_zero_point': found 1; legal: a whole number, -1 to 0",
+        ),
+        (
+            MINIMAL + '[int8]\nactivations = "uint8"\nweights = "uint8"\nkernel_zero_point = -1',
+            "'int8.kernel_zero_point': found -1; legal: 0, because uint8 kernels have 128; leave it out",
+        ),
+        (TFLITE + "[int8]\nkernel_zero_point = -1", "legal: 0, because TFLite's int8 kernels have zero point 0"),
         (MINIMAL + "[session]\nthreads = 0", "key 'session.threads': found 0; legal: a whole number, 1 to 1024"),
         (MINIMAL + '[session]\ngraph_optimization = "O3"', "found 'O3'; legal: disabled, basic, extended, all"),
         (MINIMAL + '[session]\ndisabled_optimizers = "x"', "found 'x'; legal: a list of text"),

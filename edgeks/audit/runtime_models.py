@@ -130,8 +130,10 @@ RULES: tuple[Rule, ...] = (
         "ort-int8-packing",
         "onnxruntime",
         "QLinearConv packs s8 weights with zero point 0 for each node, where it reads a multiple of 4 channels and "
-        "writes a multiple of 16 (depthwise: a multiple of 16); other nodes, with another zero point or u8 weights as "
-        "well, share one packed copy. The original goes; session.disable_prepacking keeps it and packs nothing.",
+        "writes a multiple of 16 (depthwise: a multiple of 16); on arm64 where it has several taps and reads and "
+        "writes multiples of 8 channels, at least 64 (depthwise: a multiple of 8), and everywhere if activations are "
+        "s8. Other nodes, with another zero point or u8 weights as well, share one packed copy, but each packs one and "
+        "gives it back. The original goes; session.disable_prepacking keeps it and packs nothing.",
         "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_a_kernel_with_zero_point_0_is_packed_for_every_node",
     ),
     Rule(
@@ -144,10 +146,10 @@ RULES: tuple[Rule, ...] = (
         "tests/audit/onnxruntime/test_loop_ram.py::test_ram_of_a_loop_is_as_measured",
     ),
     Rule(
-        "ort-average-pool",
+        "ort-integer-average-pool",
         "onnxruntime",
-        "QLinearAveragePool dequantises its whole input into float while it runs.",
-        "tests/audit/onnxruntime/test_loop_ram.py::test_ram_of_a_loop_is_as_measured",
+        "An average pool in integers takes a float copy of its input while it runs.",
+        "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_an_integer_average_pool_takes_a_float_copy",
     ),
     Rule(
         "ort-external-data",

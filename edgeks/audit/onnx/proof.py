@@ -174,7 +174,8 @@ def _no_copies(
     group_of = {kernel.constant: group for group, kernel in groups}
     kernel_of = {kernel.constant: kernel for kernel in kernels}
     shapes = {_as_matrix(kernel.values()).shape for _, kernel in groups}
-    digests = {kernel.constant.digest(): kernel.constant for _, kernel in groups if kernel.constant.dtype == "uint8"}
+    codes = [kernel.constant for _, kernel in groups if kernel.constant.dtype in ("int8", "uint8")]
+    digests = {constant.digest(): constant for constant in codes}
     candidates, values = [], []
     for constant in model.all_constants():
         if constant.dtype == "string" or len(constant.shape) < 2:

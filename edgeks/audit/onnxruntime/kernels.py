@@ -2,9 +2,9 @@
 
 The sizes follow the kernels' sources (qlinearconv.cc, conv_integer.cc, matmul_integer_base.h, gemm.cc and MLAS's
 convolve.cpp, qgemm.cpp and convsym.cpp of ONNX Runtime 1.31). A kernel that hands its packed buffer over shares it with
-every node of its type whose packed bytes are the same; QLinearConv's symmetric path, which takes s8 weights with zero
-point 0 where bias and zero points are constants, does not: it packs for each node. The original goes when all of its
-readers have packed it.
+every node of its type whose packed bytes are the same; QLinearConv's symmetric paths, which take s8 weights with zero
+point 0 where bias and zero points are constants, do not: they pack for each node (docs/adr/0017). The original goes
+when all of its readers have packed it.
 """
 
 from __future__ import annotations
@@ -23,20 +23,24 @@ PACKED_COLUMNS = 16
 PACKED_DEPTH = 4
 CONV_SEGMENT = 128 * 128 * 4  # bytes in which a thread of a float convolution lays its input out
 OVERRUN = 30  # elements that integer kernels may read behind their input
+DEPTHWISE_CHANNELS: dict[Machine, int] = {"x86-64": 16, "arm64": 8}
+LEAST_INPUTS_ARM64 = 64
 MATMULS = frozenset({"MatMul", "Gemm", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm"})
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Bytes of a packed kernel. `private`: this node's own, in the arena. `packed` is False for one used as it is.
+    """Bytes of a packed kernel; `packed` is False for one used as it is. `private`: this node's own.
 
-    `temporary_bytes`: of the buffer in which it is laid out before it is packed.
+    `scratch_bytes` are needed while it is packed: the kernel with its output channels last. `direct`: the convolution
+    reads its input where it lies and writes codes; else it unrolls the input, and sums in int32.
     """
 
     packed: bool
     size_bytes: int
     private: bool = False
-    temporary_bytes: int = 0
+    scratch_bytes: int = 0
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,27 +77,34 @@ def _pack_integer_conv(step: RuntimeStep, weight: Weight, signed_input: bool, ma
     groups, inputs, outputs, taps = convolution(step.node, weight.shape)
     depthwise = inputs == 1 and outputs == 1
     symmetric = weight.dtype == "int8" and weight.symmetric and not (signed_input and machine == "x86-64")
-    if symmetric and groups > 1 and depthwise and groups % PACKED_COLUMNS == 0:
-        return Packing(True, groups * taps, private=True)
-    if symmetric and groups == 1 and outputs % PACKED_COLUMNS == 0 and inputs % PACKED_DEPTH == 0:
-        return Packing(True, outputs * inputs * taps, private=True)
+    if symmetric and groups > 1 and depthwise and groups % DEPTHWISE_CHANNELS[machine] == 0:
+        return Packing(True, groups * taps, private=True, direct=True)
+    if symmetric and groups == 1 and _is_direct(inputs, outputs, taps, machine):
+        return Packing(True, outputs * inputs * taps, private=True, direct=True)
     if depthwise or (signed_input and machine == "x86-64"):
         return Packing(True, math.prod(weight.shape))  # laid out channels-last
-    return Packing(
-        True, groups * _integer_packed_bytes(outputs, inputs * taps), temporary_bytes=outputs * inputs * taps
-    )
+    per_group = _integer_packed_bytes(outputs, inputs * taps)
+    private = symmetric and signed_input  # MLAS has symmetric products of s8 on arm64
+    return Packing(True, groups * per_group, private, scratch_bytes=outputs * inputs * taps)
+
+
+def _is_direct(inputs: int, outputs: int, taps: int, machine: Machine) -> bool:
+    """Whether MlasConvSym takes a convolution of one group; on arm64 as it does without dotprod."""
+    if machine == "arm64":
+        return taps > 1 and inputs >= LEAST_INPUTS_ARM64 and inputs % 8 == 0 and outputs % 8 == 0
+    return inputs % PACKED_DEPTH == 0 and outputs % PACKED_COLUMNS == 0
 
 
 def scratch(step: RuntimeStep, liveness: GraphLiveness, packing: Packing | None, threads: int) -> tuple[int, ...]:
     """Buffers that a step takes while it runs, in bytes and in their order."""
     if step.form in ("integer", "channels-last") and step.op_type in ("Conv", "QLinearConv"):
         return _integer_conv_scratch(step, liveness, packing)
+    if step.form in ("integer", "channels-last") and step.op_type in ("AveragePool", "QLinearAveragePool"):
+        return (4 * math.prod(liveness.size(step.node.input[0]).shape),)  # all of its input in float
     if step.op_type == "ConvInteger":
         return _columns(step, liveness, 1)
     if step.op_type == "Conv" and step.form == "float":
         return _float_conv_scratch(step, liveness, threads)
-    if step.form in ("integer", "channels-last") and step.op_type in ("AveragePool", "QLinearAveragePool"):
-        return (4 * math.prod(liveness.size(step.node.input[0]).shape),)  # dequantised as a whole
     if step.op_type == "DynamicQuantizeMatMul" and step.reads:
         return (liveness.size(step.node.input[0]).size_bytes // 4,)
     if step.form == "integer" and step.op_type in ("MatMul", "Gemm", "QGemm", "QLinearMatMul") and step.writes:
@@ -107,17 +118,17 @@ def _integer_conv_scratch(step: RuntimeStep, liveness: GraphLiveness, packing: P
     if kernel is None or len(kernel) < 3 or read is None or written is None:
         return ()
     _, inputs, outputs, taps = convolution(step.node, kernel)
-    private = packing is not None and packing.private
+    direct = packing is not None and packing.direct
     depthwise = inputs == 1 and outputs == 1
     sizes = []
     if packing is None:
         sizes.append(math.prod(kernel))
-    if not private:
+    if not direct:
         sizes.append(4 * math.prod(written))
     if step.form == "integer":  # not channels-last yet: both images are transposed
         sizes += [math.prod(read) + OVERRUN, math.prod(written)]
     pixels = math.prod(written[2:])
-    if depthwise or (private and not _pointwise(step.node, taps)):
+    if depthwise or (direct and not _pointwise(step.node, taps)):
         sizes.append(8 * taps * pixels)
     elif not _pointwise(step.node, taps):
         sizes.append(inputs * taps * pixels + OVERRUN)

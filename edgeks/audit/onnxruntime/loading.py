@@ -2,8 +2,9 @@
 
 The file is parsed, each constant into a string, and copied from there into a tensor. Folding makes a tensor of its own
 for a kernel, with two temporaries; laying out in blocks does, with three. What was read stays until all kernels have
-been through. Then kernels are packed, node by node, and what all readers have packed goes. (Traced with ONNX Runtime
-1.31.1: Graph, Initializer, ConvBNFusion, NchwcTransformer, PrepackConstantInitializedTensors.)
+been through. Then kernels are packed, node by node, and what all readers have packed goes. A node whose packed kernel
+can be shared packs it before it looks whether another has packed the same, and then gives its own back. (Traced with
+ONNX Runtime 1.31.1: Graph, Initializer, ConvBNFusion, NchwcTransformer, PrepackConstantInitializedTensors.)
 """
 
 from __future__ import annotations
@@ -18,19 +19,32 @@ STRING_SLACK = 4064  # of a large string that is read piece by piece
 SMALL = 128  # tensors that stay in the graph
 
 
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A node packs the kernel `source` into `size_bytes`; `scratch_bytes` are needed meanwhile.
+
+    `is_copy`: another node has packed the same, and this one goes. `is_last`: nothing reads the source after it.
+    """
+
+    source: str
+    size_bytes: int
+    scratch_bytes: int
+    is_copy: bool
+    is_last: bool
+
+
 @dataclass
 class Loading:
     """What happens to constants, each under a name. Bytes: of those in the file itself, not in external data.
 
-    `folds` and `blocks`: name read, name written, and the bytes of both, in the order in which nodes run. `packs`:
-    name read, the packed bytes, those of a temporary, and whether that is its last reader. `whole_file_bytes`: of an
-    .ort file, which is read as one ahead of all.
+    `folds` and `blocks`: name read, name written, and the bytes of both, in the order in which nodes run.
+    `whole_file_bytes`: of an .ort file, which is read as one ahead of all.
     """
 
     stored: dict[str, int] = field(default_factory=dict)
     folds: list[tuple[str, str, int, int]] = field(default_factory=list)
     blocks: list[tuple[str, str, int, int]] = field(default_factory=list)
-    packs: list[tuple[str, int, int, bool]] = field(default_factory=list)
+    packs: list[Pack] = field(default_factory=list)
     whole_file_bytes: int = 0
 
     def peak_bytes(self, kept: Iterable[str]) -> int:
@@ -40,7 +54,7 @@ class Loading:
         held = self._read(heap)
         if whole is not None:
             heap.free(whole)
-        staying = {*kept, *(name for name, *_ in self.packs)}
+        staying = {*kept, *(pack.source for pack in self.packs)}
         heap.crowded = True
         read_later = staying | {name for name, *_ in self.blocks}
         for _, made, read, written in self.folds:
@@ -58,12 +72,14 @@ class Loading:
                 heap.free(temporary)
         _drop(heap, held, [source for source, *_ in self.blocks], staying)
         heap.crowded = False
-        for source, size, temporary, last in self.packs:
-            heap.allocate_aligned(size)
-            if temporary:
-                heap.free(heap.allocate_aligned(temporary))
-            if last:
-                _drop(heap, held, [source], set())
+        for pack in self.packs:
+            packed = heap.allocate_aligned(pack.size_bytes)
+            if pack.scratch_bytes:
+                heap.free(heap.allocate_aligned(pack.scratch_bytes))
+            if pack.is_copy:
+                heap.free(packed)
+            if pack.is_last:
+                _drop(heap, held, [pack.source], set())
         return heap.peak_bytes
 
     def _read(self, heap: Heap) -> dict[str, int]:

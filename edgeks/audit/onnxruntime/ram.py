@@ -21,7 +21,7 @@ from edgeks.audit.onnxruntime.arena import Arena
 from edgeks.audit.onnxruntime.frame import Frame
 from edgeks.audit.onnxruntime.graph import BLOCK, Lowering, RuntimeStep
 from edgeks.audit.onnxruntime.kernels import Packing, Weight, pack, scratch
-from edgeks.audit.onnxruntime.loading import Loading
+from edgeks.audit.onnxruntime.loading import Loading, Pack
 from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
 from edgeks.onnx_file import BITS, KINDS, Constant, ModelFile, all_graphs, first_output
 from edgeks.target import Session
@@ -134,7 +134,7 @@ class _Weights:
         self._packed: set[tuple[str, ...]] = set()
         self.private_bytes: list[int] = []
         self.loading = Loading()
-        self._packs: list[tuple[str, int, int]] = []
+        self._packs: list[tuple[str, Packing, bool]] = []  # and whether another node has packed the same
         self._largest_rewritten = 0
 
     def hold(self, step: RuntimeStep, liveness: GraphLiveness) -> Packing | None:
@@ -182,8 +182,8 @@ class _Weights:
             if packing.packed:
                 held.pop(key, None)
                 own = ("packed", *place) if packing.private else ("packed", step.op_type, name if computed else "")
+                self._packs.append((_named(constant, key), packing, own in held))
                 held[own] = packing.size_bytes
-                self._packs.append((_named(constant, key), packing.size_bytes, packing.temporary_bytes))
                 if packing.private:
                     self.private_bytes.append(packing.size_bytes)
                 return packing
@@ -199,7 +199,10 @@ class _Weights:
             if not self._is_external(constant)
         }
         last = {name: index for index, (name, *_) in enumerate(self._packs)}
-        loading.packs = [(*pack, last[pack[0]] == index) for index, pack in enumerate(self._packs)]
+        loading.packs = [
+            Pack(name, packing.size_bytes, packing.scratch_bytes, is_copy, last[name] == index)
+            for index, (name, packing, is_copy) in enumerate(self._packs)
+        ]
         loading.whole_file_bytes = self._file_bytes if self._path.suffix == ".ort" else 0
         kept = {_named(constant, key) for constant in self._constants for key in self._held_of(constant)}
         return loading.peak_bytes(kept)

@@ -96,6 +96,21 @@ def test_a_uint8_copy_with_a_zero_point(tmp_path):
     assert prove(proto, tmp_path, alike).kernels_stored == 2
 
 
+@pytest.mark.parametrize("copy", ["codes", "codes as stored"])
+def test_a_kernel_with_zero_point_minus_1_is_compared_by_value(tmp_path, copy):
+    proto = graphs.qdq(layers=3)
+    codes, _ = graphs.quantised_kernel()
+    (kernel,) = (tensor for tensor in proto.graph.initializer if tensor.name == "kernel")
+    kernel.CopyFrom(graphs.initializer("kernel", codes - np.int8(1)))
+    proto.graph.initializer.append(graphs.initializer("minus 1", np.full(8, -1, np.int8)))
+    for index in range(3):
+        node(proto, f"blocks.{index}.conv.weight").input.append("minus 1")
+    assert prove(proto, tmp_path, plan(3, ())).kernels_stored == 1
+    left_over = {"codes": codes, "codes as stored": codes - np.int8(1)}[copy]
+    proto.graph.initializer.append(graphs.initializer("left_over", left_over))
+    broken(proto, tmp_path, "'left_over'", expected=plan(3, ()))
+
+
 def test_a_stranger_reads_the_kernel(tmp_path):
     proto = graphs.fp32_shared()
     expected = SharingPlan(

@@ -238,6 +238,21 @@ def test_s8_activations_that_two_read_stay_float(tmp_path):
     assert on_arm.run_peak.packed_bytes > 0
 
 
+def test_an_integer_average_pool_takes_a_float_copy(tmp_path):
+    constants = [graphs.initializer("s", np.float32(0.05)), graphs.initializer("z", np.uint8(128))]
+    kinds = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], "quantise"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "dequantise"),
+        helper.make_node("AveragePool", ["d"], ["p"], "pool", **kinds),
+        helper.make_node("QuantizeLinear", ["p", "s", "z"], ["pq"], "quantise2"),
+        helper.make_node("DequantizeLinear", ["pq", "s", "z"], ["pd"], "dequantise2"),
+        helper.make_node("GlobalAveragePool", ["pd"], ["y"], "mean"),
+    ]
+    proto = graphs.model(nodes, constants, 1, [1, 64, 1, 1], input_shape=(64, 224, 224))
+    require_run_peak(proto, tmp_path / "net.onnx")
+
+
 def test_sizes_that_the_graph_computes_are_known(tmp_path):
     require_run_peak(upsampled(), tmp_path / "net.onnx")
 
