@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgeks.measured_footprint import with_measurements
     from edgeks.models.positive_scales import positive_scales
     from edgeks.pipeline import run_recipe, train_checkpoint
+    from edgeks.prepare_onnx import prepare_onnx
     from edgeks.quant import prepare_qat
     from edgeks.quant.options import Int8Options
     from edgeks.recipe import load_recipe
@@ -57,6 +58,7 @@ _PUBLIC = {
     "plan_sharing": ("edgeks.sharing.torch", "plan_sharing"),
     "positive_scales": ("edgeks.models.positive_scales", "positive_scales"),
     "prepare_qat": ("edgeks.quant", "prepare_qat"),
+    "prepare_onnx": ("edgeks.prepare_onnx", "prepare_onnx"),
     "prove_exactly_once": ("edgeks.audit.onnx.proof", "prove_exactly_once"),
     "run_recipe": ("edgeks.pipeline", "run_recipe"),
     "save_checkpoint": ("edgeks.checkpoint", "save_checkpoint"),
@@ -86,6 +88,7 @@ __all__ = [
     "measure_ram",
     "plan_sharing",
     "positive_scales",
+    "prepare_onnx",
     "prepare_qat",
     "prove_exactly_once",
     "run_recipe",

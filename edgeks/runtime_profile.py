@@ -29,6 +29,10 @@ class Profile:
         options = [] if level == "all" else [f"graph_optimization_level={level}"]
         if self.session.disabled_optimizers:
             options.append(f"disabled_optimizers={list(self.session.disabled_optimizers)}")
+        if not self.session.arena:
+            options.append("enable_cpu_mem_arena=False")
+        if not self.session.memory_pattern:
+            options.append("enable_mem_pattern=False")
         options += [f"add_session_config_entry{entry}" for entry in self.session.config]
         return ", ".join(options) or "no options"
 
@@ -44,6 +48,12 @@ PROFILES: dict[Format, tuple[Profile, ...]] = {
             "ONNX Runtime, BN stays a node, no packed kernels",
             "onnxruntime",
             Session(1, "all", UNFOLDED, (("session.disable_prepacking", "1"),)),
+        ),
+        Profile(
+            "ort-lean",
+            "ONNX Runtime, BN stays a node, no second block for activations",
+            "onnxruntime",
+            Session(1, "all", UNFOLDED, memory_pattern=False),
         ),
     ),
     "tflite": (

@@ -40,12 +40,18 @@ MAX_OPTION_TEXT = 1000  # ONNX Runtime refuses session options that are much lon
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """How the runtime is to be opened so that sharing survives in RAM (ONNX Runtime's SessionOptions)."""
+    """How the runtime is to be opened so that sharing survives in RAM (ONNX Runtime's SessionOptions).
+
+    `arena`: activations in an arena that keeps its memory, else from the C library's heap. `memory_pattern`: from the
+    second inference on all activations lie in one planned block, beside what the first inference took.
+    """
 
     threads: int
     graph_optimization: str
     disabled_optimizers: tuple[str, ...]
     config: tuple[tuple[str, str], ...] = ()
+    arena: bool = True
+    memory_pattern: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +240,9 @@ def _read_onnxruntime(table: Table) -> Session:
     for key, value in config:
         if not key or len(key) > MAX_OPTION_TEXT or len(value) > MAX_OPTION_TEXT:
             raise table.error("config", {key: value}, f"keys and values of up to {MAX_OPTION_TEXT} characters")
+    arena, memory_pattern = table.boolean("arena", default=True), table.boolean("memory_pattern", default=True)
     table.finish()
-    return Session(threads, level, disabled, config)
+    return Session(threads, level, disabled, config, arena, memory_pattern)
 
 
 def _read_board(table: Table) -> Board:

@@ -13,7 +13,7 @@ TFLITE = 'description = "mine"\nformat = "tflite"\nruntime = "litert"\n'
 KEYS = {
     "": ["description", "format", "runtime", "opset"],
     "int8": ["form", "activations", "weights", "mode", "kernel_zero_point"],
-    "session": ["threads", "graph_optimization", "disabled_optimizers", "config"],
+    "session": ["threads", "graph_optimization", "disabled_optimizers", "arena", "memory_pattern", "config"],
     "parity": ["min_fp32_sqnr_db", "min_fp16_sqnr_db", "min_int8_sqnr_db"],
     "budget": ["flash_mb", "ram_mb"],
     "board": ["name", "cpu", "cores", "ram_mb", "memory_gb_per_s", "fp32_gmac_per_s", "int8_gmac_per_s", "cache_kib"],
@@ -110,6 +110,14 @@ def test_a_board_without_rates(tmp_path):
     board = read(tmp_path, f'{MINIMAL}[board]\nname = "b"\ncpu = "c"\ncores = 1\nram_mb = 1\n').board
     rates = (board.memory_gb_per_s, board.fp32_gmac_per_s, board.int8_gmac_per_s, board.cache_bytes)
     assert rates == (None, None, None, 0)
+
+
+def test_where_activations_lie(tmp_path):
+    assert read(tmp_path, MINIMAL).session.arena and read(tmp_path, MINIMAL).session.memory_pattern
+    session = read(tmp_path, f"{MINIMAL}[session]\narena = false\nmemory_pattern = false\n").session
+    assert (session.arena, session.memory_pattern) == (False, False)
+    with pytest.raises(ConfigError, match=r"key 'session.arena': found 1; legal: true or false"):
+        read(tmp_path, f"{MINIMAL}[session]\narena = 1\n")
 
 
 def test_session_options_become_text_as_the_runtime_wants_it(tmp_path):

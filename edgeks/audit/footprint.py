@@ -29,6 +29,7 @@ from edgeks.audit.timeline import Arena, Moment, Peak
 from edgeks.errors import BudgetExceeded, ConfigError
 from edgeks.onnx_file import ModelFile, read_model_file
 from edgeks.ort_file import read_ort
+from edgeks.prepared import Prepared, read_prepared
 from edgeks.runtime_profile import MeasuredRam, Profile, profiles_for
 from edgeks.target import Format, Session, Target
 from edgeks.tflite_file import read_tflite, whole_numbers
@@ -178,7 +179,13 @@ def footprint(
     """
     suffix = path.suffix.lower()
     model_format: Format = "tflite" if suffix == ".tflite" else "onnx"
-    profiles = _profiles(path, model_format, target, profile)
+    prepared = None
+    if model_format == "onnx":
+        model = read_ort(path) if suffix == ".ort" else read_model_file(path)
+        prepared = read_prepared(path, model.proto)
+    profiles = _profiles(path, model_format, target, profile, prepared)
+    if prepared:
+        machine = _machine_of(path, prepared, target)
     machine = machine or ("arm64" if target and target.board else this_machine())
     predicted: list[RamPrediction | None]
     if model_format == "tflite":
@@ -190,7 +197,6 @@ def footprint(
         by_edgeks = (content.description or b"").startswith(b"edgeks ")
         predicted = [predict_litert(content, file_bytes, each, machine) for each in profiles]
     else:
-        model = read_ort(path) if suffix == ".ort" else read_model_file(path)
         if inputs:
             model = with_input_sizes(model, inputs)
         activations, readers, batch = infer_activations(model), readers_of(model), _batch(model)
@@ -202,6 +208,9 @@ def footprint(
             for each in profiles
             if isinstance(each.session, Session)
         ]
+    if prepared:
+        only = f"prepared for {prepared.only_for}: elsewhere it may compute wrong numbers"
+        predicted = [found and replace(found, notes=(only, *found.notes)) for found in predicted]
     ram = tuple(ProfileRam(each, found) for each, found in zip(profiles, predicted, strict=True))
     return Footprint(
         path=path,
@@ -247,12 +256,26 @@ def _batch(model: ModelFile) -> int:
     return max(1, dims[0].dim_value) if len(dims) > 1 else 1
 
 
-def _profiles(path: Path, model_format: Format, target: Target | None, first: str | None) -> tuple[Profile, ...]:
+def _machine_of(path: Path, prepared: Prepared, target: Target | None) -> Machine:
+    machine: Machine = "arm64" if prepared.cpu.startswith(("aarch64", "arm64")) else "x86-64"
+    if target and target.board and machine != "arm64":
+        raise ConfigError(
+            f"{path}: was prepared for {prepared.cpu}, and target {target.name!r} is {target.board.cpu}; prepare "
+            f"{prepared.source} on the board, or audit it as it is"
+        )
+    return machine
+
+
+def _profiles(
+    path: Path, model_format: Format, target: Target | None, first: str | None, prepared: Prepared | None
+) -> tuple[Profile, ...]:
     if target and target.format != model_format:
         raise ConfigError(
             f"{path}: target {target.name!r} is for {target.format} files; name one for {model_format}: --target"
         )
     profiles = profiles_for(model_format, target)
+    if prepared:
+        profiles = (Profile("prepared", "as it was prepared to be opened", "onnxruntime", prepared.session),)
     if first is None:
         return profiles
     chosen = [profile for profile in profiles if profile.name == first]

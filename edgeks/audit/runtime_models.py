@@ -161,8 +161,23 @@ RULES: tuple[Rule, ...] = (
         "ort-arena",
         "onnxruntime",
         "The arena doubles its regions and keeps them; the first inference allocates tensor by tensor and every later "
-        "one a planned block, and the pages that either wrote stay. A table of 1/32 of each region comes on top.",
+        "one a planned block, and the pages that either wrote stay. Without memory pattern there is no such block. A "
+        "table of 1/32 of each region comes on top.",
         "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_peak_is_within_a_tenth_or_a_megabyte",
+    ),
+    Rule(
+        "ort-no-arena",
+        "onnxruntime",
+        "Without an arena activations are blocks of the C library's heap: after an inference they are gone, but holes "
+        "between them raise the peak, at times to several times as much, differently in each process.",
+        "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_without_an_arena_activations_go_and_the_peak_is_a_lower_bound",
+    ),
+    Rule(
+        "ort-prepared",
+        "onnxruntime",
+        "A file that ONNX Runtime saved as it optimised it runs as it is: its constants are mapped when it is opened, "
+        "and read by the first inference; only packed ones are copies.",
+        "tests/test_prepare_onnx.py::test_constants_are_mapped_and_ram_is_as_predicted",
     ),
     Rule(
         "ort-whole-blocks",

@@ -129,7 +129,7 @@ def bench(
     runtime = _runtime(path, target, runtime)
     if target.format == "tflite":
         _require_sound(path, cached=runtime == COMPILED)
-    session = session_config(target.session, threads)
+    session = session_config(_prepared_session(path) or target.session, threads)
     config = {**session, "model": str(path.resolve()), "runtime": runtime, "warmup": warmup, "runs": runs}
     if inputs is not None:
         config["inputs"] = str(inputs.resolve())
@@ -176,7 +176,24 @@ def session_config(session: Session | LiteRtSession, threads: int) -> dict[str, 
         "graph_optimization": session.graph_optimization,
         "disabled_optimizers": list(session.disabled_optimizers),
         "session_config": dict(session.config),
+        "arena": session.arena,
+        "memory_pattern": session.memory_pattern,
     }
+
+
+def _prepared_session(path: Path) -> Session | None:
+    """The session of a file that is prepared for one: it runs as it was saved, and is to be opened in no other way."""
+    if path.suffix != ".onnx":
+        return None
+    from edgeks.onnx_file import read_model_file
+    from edgeks.prepared import read_prepared
+
+    try:
+        proto = read_model_file(path).proto
+    except ModelFileError:
+        return None  # ONNX Runtime reads files that edgeks does not
+    prepared = read_prepared(path, proto)
+    return prepared.session if prepared else None
 
 
 def _require_sound(path: Path, *, cached: bool) -> None:

@@ -11,6 +11,8 @@ Input: one JSON object, on stdin or in the file named by the only argument. `mod
     graph_optimization   ONNX Runtime: disabled, basic, extended or all (all)
     disabled_optimizers  ONNX Runtime: names of its graph optimisers to leave out ([])
     session_config       ONNX Runtime: session config entries, text → text ({})
+    arena                ONNX Runtime: enable_cpu_mem_arena (true)
+    memory_pattern       ONNX Runtime: enable_mem_pattern (true)
     kernels              TFLite: xnnpack, builtin or reference (xnnpack)
     weight_cache         litert-compiled: folder that keeps XNNPACK's packed kernels. Required. Whether a model's cache
                          would be right is for the caller to know (edgeks/bench/weight_cache.py)
@@ -123,6 +125,30 @@ def lacks_atomics(machine: str, cpuinfo: str) -> bool:
     return machine == "aarch64" and bool(features) and not all("atomics" in words for words in features)
 
 
+# What ONNX Runtime's choice of kernels and layouts depends on, as Linux calls it.
+FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimdhp", "asimddp", "i8mm", "bf16", "sve")
+
+
+def cpu_kind() -> str:
+    """Architecture and instruction sets, `x86_64 avx2 avx512f`: where these differ, so may what runs right there."""
+    known = set(read_text("/proc/cpuinfo").split())
+    features = [word for word in FEATURES if word in known] if known else [cpu_name()]
+    return " ".join([platform.machine(), *features])
+
+
+def require_prepared_here(made: dict[str, Any], runtime_version: str) -> None:
+    """Raise Failure where a file that was optimised for one CPU and runtime is opened elsewhere."""
+    made_for = made["cpu"], made["runtime_version"]
+    here = cpu_kind(), runtime_version
+    if made_for != here:
+        (cpu, version), (own_cpu, own_version) = made_for, here
+        raise Failure(
+            "model",
+            f"it was prepared for ONNX Runtime {version} on {cpu}, and would be wrong in ONNX Runtime {own_version} on "
+            f"{own_cpu}; prepare its source {made.get('source')} here: edgeks prepare",
+        )
+
+
 def cores() -> int:
     """Cores that this process may use."""
     try:
@@ -225,6 +251,8 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = choice(config, "graph_optimization", "all", levels)
+        options.enable_cpu_mem_arena = bool(config.get("arena", True))
+        options.enable_mem_pattern = bool(config.get("memory_pattern", True))
         for key, value in config.get("session_config", {}).items():
             options.add_session_config_entry(key, str(value))
         self._session = ort.InferenceSession(
@@ -233,6 +261,9 @@ class OnnxRuntime:
             providers=["CPUExecutionProvider"],
             disabled_optimizers=list(config.get("disabled_optimizers", [])),
         )
+        made = self._session.get_modelmeta().custom_metadata_map.get("edgeks.prepared")
+        if made is not None:
+            require_prepared_here(json.loads(made), self.version)
 
     def inputs(self) -> list[Input]:
         """As the file declares them."""

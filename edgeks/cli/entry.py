@@ -14,11 +14,12 @@ from edgeks.cli.audit import bench, footprint
 from edgeks.cli.catalogue import models, targets
 from edgeks.cli.export import export
 from edgeks.cli.options import err
+from edgeks.cli.prepare import prepare
 from edgeks.cli.train import run, share, train
 from edgeks.errors import EdgeksError
 
 INTERRUPTED = 130
-COMMANDS = (export, footprint, bench, train, share, run, targets, models)
+COMMANDS = (export, prepare, footprint, bench, train, share, run, targets, models)
 
 app = typer.Typer(
     name="edgeks",

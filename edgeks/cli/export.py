@@ -83,6 +83,10 @@ def export(
         str,
         typer.Option(help="TFLite: edgeks, or litert-torch for operators that edgeks does not lower (an extra)."),
     ] = "edgeks",
+    prepare_for: Annotated[
+        str | None,
+        typer.Option(help="Also write it as this runtime optimises it for this CPU: onnxruntime (`edgeks prepare`)."),
+    ] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -132,6 +136,12 @@ def export(
         raise ConfigError(f"--converter {converter}: legal: edgeks, litert-torch")
     if min_sqnr is not None and math.isnan(min_sqnr):  # would accept anything
         raise ConfigError("--min-sqnr nan: legal: a number of dB")
+    if prepare_for not in (None, "onnxruntime"):
+        raise ConfigError(f"--prepare-for {prepare_for}: legal: onnxruntime")
+    if prepare_for:
+        from edgeks.prepare_onnx import prepare_onnx, require_preparable
+
+        require_preparable(chosen)
     shape = parse_input_shape(input_shape) if input_shape else None
     is_onnx = model.suffix.lower() == ".onnx"
     if is_onnx and (arch or trust):
@@ -168,12 +178,20 @@ def export(
             run_sensitivity=sensitivity,
             on_step=status.update,
         )
+        prepared = None
+        if prepare_for:
+            status.update("preparing")
+            prepared = prepare_onnx(path, chosen)
     if as_json:
         typer.echo(report.ledger_path.read_text(encoding="utf-8"))
     else:
         render_export(report, out)
         if report.sensitivity:
             render_sensitivity(report.sensitivity, out)
+        if prepared:
+            from edgeks.cli.prepare import render as render_prepared
+
+            render_prepared(prepared)
 
 
 def _convert(

@@ -66,8 +66,12 @@ def write_onnx(model: ir.Model, path: Path, metadata: Mapping[str, Any] | None =
     path.write_bytes(proto.SerializeToString())
 
 
-def open_session(model: Path | bytes, options: Session, name: str = "the graph") -> ort.InferenceSession:
+def open_session(
+    model: Path | bytes, options: Session, name: str = "the graph", save_as: Path | None = None
+) -> ort.InferenceSession:
     """ONNX Runtime session on the CPU. `name` is what an error calls a model that is no file.
+
+    `save_as`: where ONNX Runtime writes the graph as it has optimised it.
 
     Raises:
         ModelFileError: ONNX Runtime does not take the model.
@@ -77,6 +81,9 @@ def open_session(model: Path | bytes, options: Session, name: str = "the graph")
     settings.inter_op_num_threads = 1
     settings.graph_optimization_level = LEVELS[options.graph_optimization]
     settings.log_severity_level = 3
+    settings.enable_cpu_mem_arena, settings.enable_mem_pattern = options.arena, options.memory_pattern
+    if save_as is not None:
+        settings.optimized_model_filepath = str(save_as)
     for key, value in options.config:
         settings.add_session_config_entry(key, value)
     source = str(model) if isinstance(model, Path) else model

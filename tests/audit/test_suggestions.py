@@ -69,7 +69,7 @@ def test_a_batch_is_said_to_cost(tmp_path):
 
 def test_a_profile_comes_with_its_options_and_a_trifle_is_not_suggested(tmp_path):
     result = footprint(graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx"))
-    (default, ram), (unfolded, _), (no_prepacking, _) = ((row.profile, row.predicted) for row in result.ram)
+    (default, ram), (unfolded, _), (no_prepacking, _), _ = ((row.profile, row.predicted) for row in result.ram)
 
     def first(*rows):
         found = suggest(result.flash, Arena(None, ()), result.compute, [(default, taking(50_000_000)), *rows], 1)

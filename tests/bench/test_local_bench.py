@@ -60,6 +60,7 @@ def test_the_targets_session_options_reach_the_runtime(path):
     result = bench(path, TARGET, 1, 0)
     assert result.session["disabled_optimizers"] == ["ConvBNFusion", "ConvMulFusion", "ConvAddFusion"]
     assert bench(path, TARGET, 1, 0, threads=2).session["threads"] == 2
+    assert (result.session["arena"], result.session["memory_pattern"]) == (True, False)
     entry = (("session.set_denormal_as_zero", "1"),)
     odd = dataclasses.replace(TARGET, session=Session(1, "basic", (), entry))
     assert bench(path, odd, 1, 0).session["session_config"] == {"session.set_denormal_as_zero": "1"}

@@ -18,7 +18,7 @@ from edgeks.errors import ConfigError, EdgeksError, ModelFileError
 from edgeks.runtime_profile import PROFILES, profiles_for
 from edgeks.target import load_target
 
-DEFAULT, UNFOLDED, _ = PROFILES["onnx"]
+DEFAULT, UNFOLDED, *_ = PROFILES["onnx"]
 MEGABYTE = 1_000_000
 
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path):
 def test_a_targets_session_comes_first_under_its_name():
     target = load_target("rpi-zero-2w")
     assert [profile.name for profile in profiles_for("onnx", target)] == [
-        "rpi-zero-2w", "ort-default", "ort-unfolded", "ort-no-prepacking",
+        "rpi-zero-2w", "ort-default", "ort-unfolded", "ort-no-prepacking", "ort-lean",
     ]  # fmt: skip
     assert profiles_for("onnx", target)[0].session is target.session
     assert profiles_for("tflite", target) == PROFILES["tflite"]

@@ -35,6 +35,7 @@ TWINS: dict[str, tuple[str, tuple[int, ...]]] = {
     "QLinearConv": ("Conv", (0, 3)),
     "FusedConv": ("Conv", (0, 1)),
     "NhwcFusedConv": ("Conv", (0, 1)),
+    "NhwcMaxPool": ("MaxPool", (0,)),
     "FusedGemm": ("Gemm", (0, 1)),
     "Gelu": ("Identity", (0,)),
     "FastGelu": ("Identity", (0,)),
@@ -42,7 +43,7 @@ TWINS: dict[str, tuple[str, tuple[int, ...]]] = {
     "BiasGelu": ("Identity", (0,)),
 }  # fmt: skip
 # Twins that need their data as N×C×H×W; for ops of the form N×H×W×C it is transposed there and back.
-SPATIAL_OPS = ("Conv", "AveragePool", "GlobalAveragePool")
+SPATIAL_OPS = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool")
 # Channels in blocks of the CPU's vector length: sizes are those of N×C×H×W with C rounded up to whole blocks.
 NCHWC_DOMAIN = "com.microsoft.nchwc"
 
@@ -148,7 +149,7 @@ def _replace_runtime_ops(graph: GraphProto) -> None:
         if node.domain == NCHWC_DOMAIN:
             _replace_blocked(node)
             continue
-        channels_last = node.op_type == "NhwcFusedConv" or any(
+        channels_last = node.op_type in ("NhwcFusedConv", "NhwcMaxPool") or any(
             attribute.name == "channels_last" and attribute.i for attribute in node.attribute
         )
         makes_float = node.op_type == "MatMulIntegerToFloat" or (node.op_type == "QGemm" and len(node.input) < 8)

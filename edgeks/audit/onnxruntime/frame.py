@@ -12,10 +12,30 @@ from dataclasses import dataclass
 
 from edgeks.audit.onnxruntime.arena import Arena, Plan
 from edgeks.audit.onnxruntime.graph import RuntimeStep
+from edgeks.audit.onnxruntime.heap import Heap
 
 LOOP = "Loop"
 BODY_RUNS = 2  # later runs of a body that are looked at: the first one plans
 MAX_REPEATED_DEPTH = 3  # below it a body is looked at once: the work would grow threefold with every depth
+
+
+class HeapOfActivations:
+    """Activations without an arena: each a block of the C library's heap, which takes it back when it ends."""
+
+    def __init__(self) -> None:
+        self._heap = Heap()
+
+    def allocate(self, size: int) -> int:
+        """Bytes → address of memory that will be written from end to end."""
+        return self._heap.allocate_aligned(size)
+
+    def free(self, address: int) -> None:
+        """Give a block back."""
+        self._heap.free(address)
+
+    def touched_bytes(self) -> int:
+        """The most bytes that were resident at one time."""
+        return self._heap.peak_bytes
 
 
 @dataclass
@@ -35,14 +55,14 @@ class Frame:
         for name, last in self.last_use.items():
             self.ended[last].append(name)
 
-    def run(self, arena: Arena, plan: Plan | None = None) -> Plan:
+    def run(self, arena: Arena | HeapOfActivations, plan: Plan | None = None) -> Plan:
         """One inference; without a plan it is the first one, and the plan for all others is returned."""
         made, outputs = self._run(arena, plan, 0)
         for address in outputs:
             arena.free(address)
         return made
 
-    def _run(self, arena: Arena, plan: Plan | None, depth: int) -> tuple[Plan, list[int]]:
+    def _run(self, arena: Arena | HeapOfActivations, plan: Plan | None, depth: int) -> tuple[Plan, list[int]]:
         """The plan, and where the outputs lie."""
         made = plan or Plan()
         block = arena.allocate(plan.size) if plan is not None and plan.size else None
@@ -79,7 +99,7 @@ class Frame:
             arena.free(block)
         return made, list(held.values())
 
-    def _repeat(self, arena: Arena, depth: int) -> list[int]:
+    def _repeat(self, arena: Arena | HeapOfActivations, depth: int) -> list[int]:
         """Some trips of a body, each of which reads what the one before left; where the outputs of the last lie."""
         plan, outputs = self._run(arena, None, depth)
         for _ in range(BODY_RUNS if depth <= MAX_REPEATED_DEPTH else 0):

@@ -211,6 +211,8 @@ def _as_runtime(step: Step, liveness: GraphLiveness) -> RuntimeStep:
         writes.append(_buffer(liveness.size(name)))
     in_place = step.reads if op_type in IN_PLACE and not integer else ()
     form = "integer" if integer else "placed" if step.node.domain == NCHWC_DOMAIN else "float"
+    if any(attribute.name == "channels_last" and attribute.i for attribute in step.node.attribute):
+        form = "channels-last"  # as ONNX Runtime saves what it has optimised
     return RuntimeStep(step.node, op_type, form, step.reads, tuple(writes), in_place, bodies=step.bodies)
 
 

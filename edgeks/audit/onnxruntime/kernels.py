@@ -160,7 +160,9 @@ def _image(step: RuntimeStep, liveness: GraphLiveness, position: int | None) -> 
     """Shape, N×C×H×W, of what a convolution reads (0) or writes."""
     name = step.node.input[position] if position is not None else step.node.output[0]
     shape = liveness.size(name).shape
-    return shape if len(shape) > 2 else None
+    if len(shape) < 3:
+        return None
+    return (shape[0], shape[-1], *shape[1:-1]) if _flag(step.node, "channels_last") else shape
 
 
 def _pointwise(node: NodeProto, taps: int) -> bool:

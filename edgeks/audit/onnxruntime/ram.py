@@ -18,7 +18,7 @@ from edgeks.audit.onnx.arena import GraphLiveness, UnknownSize
 from edgeks.audit.onnx.kernels import Reader, kernels_in, readers_of, runs_of
 from edgeks.audit.onnx.shapes import Activations, infer_activations
 from edgeks.audit.onnxruntime.arena import Arena
-from edgeks.audit.onnxruntime.frame import Frame
+from edgeks.audit.onnxruntime.frame import Frame, HeapOfActivations
 from edgeks.audit.onnxruntime.graph import BLOCK, Lowering, RuntimeStep
 from edgeks.audit.onnxruntime.kernels import Packing, Weight, pack, scratch
 from edgeks.audit.onnxruntime.loading import Loading, Pack
@@ -36,6 +36,7 @@ CODE: dict[Machine, int] = {"x86-64": 7_550_000, "arm64": 7_150_000}
 CODE_OF_OP_TYPE = 55_000
 FIRST_RUN, RUN_CODE, RUN_CODE_OF_OP_TYPE = 570_000, 550_000, 20_000
 LOAD_PEAK_NOTE = "the peak while loading is that with the memory allocator of glibc (± 20 %)"
+LATER_RUNS = 2  # after the first, which plans
 MMAP_THRESHOLD_MAX = 32 << 20
 
 
@@ -64,7 +65,7 @@ def predict_onnxruntime(
         frame = _frame(top, lowering, weights, session.threads)
     except UnknownSize:
         return None
-    arena = Arena()
+    arena = Arena() if session.arena else HeapOfActivations()
     for size in weights.private_bytes:
         arena.allocate(size)
     private = sum(weights.private_bytes)
@@ -75,15 +76,16 @@ def predict_onnxruntime(
     op_types = {node.op_type for node in nodes}
     library = SESSION[machine] + NODE * len(nodes) + CODE[machine] + CODE_OF_OP_TYPE * len(op_types)
     at_run = library + FIRST_RUN + RUN_CODE + RUN_CODE_OF_OP_TYPE * len(op_types)
-    loaded = RamParts(mapped, heap, packed, max(0, arena.touched_bytes() - private), library)
+    loaded = RamParts(0, heap, packed, max(0, arena.touched_bytes() - private), library)
     plan = frame.run(arena)
-    frame.run(arena, plan)
-    frame.run(arena, plan)
-    run = replace(loaded, arena_bytes=max(0, arena.touched_bytes() - private), library_bytes=at_run)
+    for _ in range(LATER_RUNS):
+        frame.run(arena, plan if session.memory_pattern else None)
+    at_peak = max(0, arena.touched_bytes() - private)
+    run = replace(loaded, mapped_bytes=mapped, arena_bytes=at_peak, library_bytes=at_run)  # an inference reads them
     return RamPrediction(
         profile=profile_name,
         baseline_bytes=BASELINE[machine],
-        load_peak_bytes=max(loaded.total_bytes, mapped + weights.load_peak_bytes() + library),
+        load_peak_bytes=max(loaded.total_bytes, weights.load_peak_bytes() + library),
         loaded=loaded,
         run_peak=run,
         kernels=weights.kernels(),
@@ -95,6 +97,8 @@ def _notes(model: ModelFile, lowering: Lowering) -> Iterator[str]:
     """What the rules do not cover of a file and a session."""
     if not lowering.integers and any(node.op_type == "DequantizeLinear" for node in _nodes(model.proto.graph)):
         yield "below the level extended every kernel is dequantised at each inference: the arena is an upper bound"
+    if not lowering.session.arena:
+        yield "activations come from the C library's heap, whose holes differ by process: the peak is a lower bound"
     if lowering.session.threads > 1:
         yield "measured with one thread: each further one adds its stack and, in float convolutions, a buffer of 64 kB"
 

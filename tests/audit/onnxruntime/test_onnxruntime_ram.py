@@ -1,5 +1,6 @@
 """RAM in ONNX Runtime: predicted from the file, held against what a fresh process measures."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from edgeks.audit.onnxruntime.ram import predict_onnxruntime
 from edgeks.bench.memory import measure_ram
 from edgeks.onnx_file import read_model_file
 from edgeks.ort_file import read_ort
-from edgeks.runtime_profile import PROFILES
-from edgeks.target import Session
+from edgeks.runtime_profile import PROFILES, Profile
+from edgeks.target import Session, load_target
 
 LAYERS = 6
 MEGABYTE = 1e6
@@ -297,6 +298,25 @@ def test_kernels_in_external_data_are_copied_too(tmp_path, profile):
     onnx.save(fp32(), path, save_as_external_data=True, location="net.bin", size_threshold=1024)
     measured = measure_ram(path, ONNX[profile])
     require_near(predicted(path, profile).run_peak.total_bytes, measured.run_peak_bytes)
+
+
+@pytest.mark.parametrize("name", ["fp32, large activations", "QDQ, large activations", "residual"])
+def test_without_an_arena_activations_go_and_the_peak_is_a_lower_bound(files, name):
+    session = replace(load_target("onnx").session, arena=False)
+    prediction = predict_onnxruntime(read_model_file(files(name)), session, "no arena", "x86-64")
+    measured = measure_ram(files(name), Profile("no arena", "", "onnxruntime", session))
+    parts = prediction.run_peak
+    assert any("the peak is a lower bound" in note for note in prediction.notes)
+    assert parts.total_bytes - MEGABYTE <= measured.run_peak_bytes  # at times by several arenas
+    require_near(parts.total_bytes - parts.arena_bytes, measured.run_bytes)
+
+
+def test_the_targets_session_holds_one_kernel_and_one_block_of_activations(tmp_path):
+    """Twelve layers that read one kernel of 9.44 MB, on 8×8."""
+    path = graphs.save(fp32(512, 8, 12), tmp_path / "net.onnx")
+    measured = measure_ram(path, Profile("onnx", "", "onnxruntime", load_target("onnx").session))
+    assert measured.run_anonymous_bytes <= 12.5 * MEGABYTE, measured
+    assert measured.run_anonymous_bytes - measured.loaded_anonymous_bytes <= 3 * MEGABYTE
 
 
 def test_default_holds_a_copy_per_layer_and_unfolded_one(files):
