@@ -133,8 +133,8 @@ def require_near(expected, measured, ratio=0.1):
     assert abs(expected - measured) <= max(MEGABYTE, ratio * measured), f"{expected / 1e6:.2f}, {measured / 1e6:.2f}"
 
 
-# Without prepacking ONNX Runtime reserves one block that it never writes; whether the C library hands it memory that was
-# in use before is left to chance where a kernel in blocks and its original both stay.
+# Without prepacking ONNX Runtime reserves one block that it never writes; whether the C library hands it memory that
+# was in use before is left to chance where a kernel in blocks and its original both stay.
 LEFT_TO_CHANCE = ("float, read outside as well", "ort-no-prepacking")
 PAIRS = [(name, profile) for name in FILES for profile in ("ort-default", "ort-no-prepacking")]
 
