@@ -139,13 +139,15 @@ def latency_bound(compute: Compute, target: Target) -> LatencyBound | None:
 class ReadConstant:
     """A constant that holds parameters, as one layer reads it. `identity` is the same for all readers of one constant.
 
-    `looked_up`: the layer reads some rows of it, `read_bytes` in one run, and has them to itself.
+    `looked_up`: the layer reads some rows of it, `read_bytes` in one run, and has them to itself. `slices`: each run of
+    a loop's body reads one of them.
     """
 
     identity: Hashable
     elements: int
     read_bytes: int
     looked_up: bool = False
+    slices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ def sum_up(counted: Sequence[Counted], elementwise: int, unknown: Iterable[str])
     unshared = 0
     for layer in counted:
         for constant in layer.constants:
-            times = 1 if constant.looked_up else layer.cost.runs
+            times = 1 if constant.looked_up else max(1, layer.cost.runs // constant.slices)
             elements[constant.identity] = constant.elements
             read_bytes[constant.identity] = max(read_bytes.get(constant.identity, 0), constant.read_bytes)
             unshared += constant.elements * times

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edgeks.audit.flash import SharedKernel
 from edgeks.audit.footprint import Footprint, ProfileRam
 
 
@@ -56,12 +58,25 @@ def diff(old: Footprint, new: Footprint) -> Diff:
             rows.append(DiffRow(f"RAM {row.profile.name}", "bytes", *_needed(before[row.profile.name], row)))
     rows.append(DiffRow("multiply-accumulates", "count", old.compute.macs, new.compute.macs))
     rows.append(DiffRow("parameters", "count", old.compute.parameters, new.compute.parameters))
-    groups = [{frozenset(kernel.layers): kernel for kernel in each.flash.shared} for each in (old, new)]
     lost, gained = (
-        tuple(f"{kernel.constant}: {len(layers)} layers" for layers, kernel in one.items() if layers not in other)
-        for one, other in (groups, groups[::-1])
+        tuple(f"{kernel.constant}: {kernel.reads} layers" for kernel in _only_in(one, other))
+        for one, other in ((old.flash.shared, new.flash.shared), (new.flash.shared, old.flash.shared))
     )
     return Diff(str(old.path), tuple(rows), lost, gained)
+
+
+def _only_in(one: Iterable[SharedKernel], other: Iterable[SharedKernel]) -> Iterator[SharedKernel]:
+    """The groups of one file that the other has not; a node in a loop stands for layers that have no names there."""
+    by_layers = {frozenset(kernel.layers): kernel.reads for kernel in other}
+    for kernel in one:
+        layers = frozenset(kernel.layers)
+        if by_layers.get(layers) == kernel.reads:
+            continue
+        if not any(
+            reads == kernel.reads and (layers < names if sum(kernel.runs) > len(layers) else names < layers)
+            for names, reads in by_layers.items()
+        ):
+            yield kernel
 
 
 def _needed(old: ProfileRam, new: ProfileRam) -> tuple[int | None, int | None]:

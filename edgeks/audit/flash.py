@@ -18,18 +18,35 @@ UNREAD = "(read by nothing)"
 
 @dataclass(frozen=True, slots=True)
 class SharedKernel:
-    """A kernel with two or more layers. `saved_bytes`: what a copy per layer would take more."""
+    """A kernel with two or more layers. `saved_bytes`: what a copy per layer would take more.
+
+    `layers`: names of the nodes that read it, and `runs`, how often each of them does in one inference: a node in the
+    body of a loop stands for as many layers. `kernels`: how many the constant holds, of which each trip gathers one.
+    """
 
     constant: str
     dtype: str
     shape: tuple[int, ...]
     layers: tuple[str, ...]
     stored_bytes: int
+    runs: tuple[int, ...] = ()
+    kernels: int = 1
 
     @property
     def saved_bytes(self) -> int:
-        """(layers − 1) × stored bytes."""
-        return (len(self.layers) - 1) * self.stored_bytes
+        """(reads − 1) × stored bytes."""
+        return (self.reads - 1) * self.stored_bytes
+
+    @property
+    def reads(self) -> int:
+        """Layers that read one kernel."""
+        return (sum(self.runs) or len(self.layers)) // self.kernels
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """The nodes, with how often each runs where that is more than once."""
+        runs = self.runs or (1,) * len(self.layers)
+        return tuple(f"{name} ×{times}" if times > 1 else name for name, times in zip(self.layers, runs, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +78,8 @@ class Flash:
 
     file_bytes = constant_bytes + graph_bytes; constant_bytes = unique_bytes + what byte-equal copies waste. graph_bytes
     = structure_bytes (operators, shapes, names) + metadata_bytes (what a runtime does not read: documentation, the
-    producer's name, properties). `layers` counts the reads of kernels.
+    producer's name, properties). `layers` counts the reads of kernels, in a loop
+    those of all trips.
 
     floor_bytes: what the network's numbers need with each kernel once: every constant that something reads, of
     byte-equal ones one, of kernels equal up to a factor one, with a scale of 4 bytes per output channel for each layer
@@ -124,11 +142,7 @@ def measure_flash(model: ModelFile, readers: dict[Constant, tuple[Reader, ...]] 
     copies = [_copy_set("equal", [constants[index] for index in alike]) for alike in equal]
     unique_bytes = constant_bytes - sum(copy.wasted_bytes for copy in copies)
     copies += [_copy_set("scaled", [kernels[index].constant for index in alike]) for alike in scaled]
-    shared = [
-        SharedKernel(kernel.name, kernel.dtype, kernel.shape, kernel.layers, kernel.stored_bytes)
-        for kernel in kernels
-        if len(kernel.layers) > 1
-    ]
+    shared = [found for kernel in kernels if (found := _shared(kernel)).reads > 1]
     # Inlined functions can repeat constants that the file holds once, hence the floor of 0.
     graph_bytes = max(0, model.file_bytes - constant_bytes)
     compressed = compressed_size({model.path, *(constant.data_file for constant in constants if constant.data_file)})
@@ -138,8 +152,8 @@ def measure_flash(model: ModelFile, readers: dict[Constant, tuple[Reader, ...]] 
         unique_bytes=unique_bytes,
         graph_bytes=graph_bytes,
         saved_bytes=sum(kernel.saved_bytes for kernel in shared),
-        kernels=len(kernels),
-        layers=sum(len(kernel.layers) for kernel in kernels),
+        kernels=sum(kernel.count for kernel in kernels),
+        layers=sum(sum(kernel.runs) for kernel in kernels),
         shared=tuple(sorted(shared, key=lambda kernel: -kernel.saved_bytes)),
         copies=tuple(sorted(copies, key=lambda copy: -copy.wasted_bytes)),
         ops=_bytes_per_op(constants, readers),
@@ -155,9 +169,15 @@ def measure_flash(model: ModelFile, readers: dict[Constant, tuple[Reader, ...]] 
     )
 
 
+def _shared(kernel: Kernel) -> SharedKernel:
+    return SharedKernel(
+        kernel.name, kernel.dtype, kernel.shape, kernel.layers, kernel.stored_bytes, kernel.runs, kernel.count
+    )
+
+
 def _scaled_copy(kernel: Kernel) -> ScaledCopy:
     own_scales = kernel.dtype in ("int8", "uint8")
-    return ScaledCopy(kernel.stored_bytes, 0 if own_scales else kernel.stored().shape[0] * len(kernel.layers))
+    return ScaledCopy(kernel.stored_bytes, 0 if own_scales else kernel.stored().shape[0] * sum(kernel.runs))
 
 
 def _copy_set(kind: Literal["equal", "scaled"], alike: list[Constant]) -> CopySet:

@@ -200,6 +200,7 @@ def footprint(
         content, file_bytes = read_tflite(path), path.stat().st_size
         flash, compute = measure_tflite_flash(content, file_bytes, path), measure_tflite_compute(content)
         arena, batch = _tflite_arena(content), _tflite_batch(content)
+        by_edgeks = (content.description or b"").startswith(b"edgeks ")
         unusable = no_weight_cache(content, target.board if target else None)
         predicted = [
             None if unusable and each.runtime == COMPILED else predict_litert(content, file_bytes, each, machine)
@@ -211,6 +212,7 @@ def footprint(
         activations, readers, batch = infer_activations(model), readers_of(model), _batch(model)
         flash, arena = measure_flash(model, readers), measure_arena(model, activations)
         compute = measure_compute(model, activations, readers)
+        by_edgeks = model.proto.producer_name == "edgeks" and suffix == ".onnx"
         predicted = [
             predict_onnxruntime(model, each.session, each.name, machine, activations, readers)
             for each in profiles
@@ -232,7 +234,7 @@ def footprint(
         ram=ram,
         compute=compute,
         latency_bound=latency_bound(compute, target) if target else None,
-        suggestions=suggest(flash, arena, compute, [(row.profile, row.predicted) for row in ram], batch),
+        suggestions=suggest(flash, arena, compute, [(row.profile, row.predicted) for row in ram], batch, by_edgeks),
         target=target.name if target else None,
         limits=Budgets.of(target, flash_budget, ram_budget),
         inputs=tuple((inputs or {}).items()),

@@ -69,6 +69,8 @@ def _flash(flash: Flash) -> dict[str, Any]:
                 "dtype": kernel.dtype,
                 "shape": list(kernel.shape),
                 "layers": list(kernel.layers),
+                "runs": list(kernel.runs or [1] * len(kernel.layers)),
+                "reads": kernel.reads,
                 "stored_bytes": kernel.stored_bytes,
                 "saved_bytes": kernel.saved_bytes,
             }

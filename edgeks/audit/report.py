@@ -118,7 +118,7 @@ def _tables(footprint: Footprint, changed: Diff | None, width: int) -> Iterator[
         table = _table("sharing groups", "kernel", "shape", "type", "stored", "saved", "layers")
         for kernel in flash.shared[:ROWS_SHOWN]:
             figures = (in_kb(kernel.stored_bytes), in_kb(kernel.saved_bytes))
-            readers = f"{len(kernel.layers)}: {kernel.layers[0]} …"
+            readers = f"{kernel.reads}: {kernel.readers[0]}{' …' if len(kernel.readers) > 1 else ''}"
             _add_row(table, kernel.constant, _shape(kernel.shape), kernel.dtype, *figures, readers)
         yield _with_rest(table, len(flash.shared))
     copies = [copy for copy in flash.copies if copy.kind == "scaled" or copy.wasted_bytes >= 1000]
@@ -188,10 +188,10 @@ def _measured_cells(row: ProfileRam) -> list[str]:
 def _below_ram(footprint: Footprint) -> Iterator[Text]:
     """How many copies of the shared kernels each profile holds, and why something was not measured."""
     held: dict[str, list[str]] = {}
-    kernels = 0
+    kernels = layers = 0
     for row in footprint.ram:
         shared = [kernel for kernel in row.predicted.kernels if kernel.layers > 1] if row.predicted else []
-        kernels = max(kernels, len(shared))
+        kernels, layers = max(kernels, len(shared)), max(layers, sum(kernel.layers for kernel in shared))
         copies, size = (
             sum(figures) for figures in zip((0, 0), *((k.copies, k.copies * k.copy_bytes) for k in shared), strict=True)
         )
@@ -201,7 +201,7 @@ def _below_ram(footprint: Footprint) -> Iterator[Text]:
     if held:
         name = "the shared kernel" if kernels == 1 else f"the {kernels} shared kernels"
         parts = "; ".join(f"{text} under {', '.join(profiles)}" for text, profiles in held.items())
-        yield Text(_printable(f"copies of {name} in RAM: {parts}"))
+        yield Text(_printable(f"copies of {name} of {layers} layers in RAM: {parts}"))
     for row in footprint.ram:
         if row.unusable:
             yield Text(_printable(f"not under {row.profile.name}: {row.unusable}"))

@@ -145,6 +145,15 @@ RULES: tuple[Rule, ...] = (
         "tests/audit/onnxruntime/test_onnxruntime_ram.py::test_a_kernel_with_zero_point_0_is_packed_for_every_node",
     ),
     Rule(
+        "ort-loops",
+        "onnxruntime",
+        "A kernel that a Loop's body reads from the graph around it is held once for all trips. A float one stays as "
+        "it is, out of blocks, unless what follows folds constants into it; a QLinearConv whose bias or zero points "
+        "the body gathers shares its packed copy with every other such node, and is laid out in a temporary first. A "
+        "trip holds what the one before left, and the last one's result is copied.",
+        "tests/audit/onnxruntime/test_loop_ram.py::test_ram_of_a_loop_is_as_measured",
+    ),
+    Rule(
         "ort-integer-average-pool",
         "onnxruntime",
         "An average pool in integers takes a float copy of its input while it runs.",

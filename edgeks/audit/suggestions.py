@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,7 +25,7 @@ ERROR_BYTES, ERROR_SHARE = 1_000_000, 0.1  # how far a prediction may be off: pr
 NEARLY = 1.02  # of two profiles that take as much, the one with fewer options
 # Plain loops, which run the same everywhere: to check other kernels against, not to ship.
 TOO_SLOW = (LiteRtSession(1, "reference"),)
-Kind = Literal["profile", "in_place", "smaller_batch", "smaller_input", "form", "merge_copies"]
+Kind = Literal["profile", "in_place", "smaller_batch", "smaller_input", "form", "merge_copies", "roll"]
 OF_THE_FILE = ("form", "merge_copies")  # the others lower RAM
 
 
@@ -43,14 +44,29 @@ class Suggestion:
 
 
 def suggest(
-    flash: Flash, arena: Arena, compute: Compute, ram: Sequence[tuple[Profile, RamPrediction | None]], batch: int
+    flash: Flash,
+    arena: Arena,
+    compute: Compute,
+    ram: Sequence[tuple[Profile, RamPrediction | None]],
+    batch: int,
+    by_edgeks: bool = False,
 ) -> tuple[Suggestion, ...]:
-    """The three that save the most, given what is known of a file; `ram` has the profile that counts first."""
+    """The three that save the most, given what is known of a file; `ram` has the profile that counts first.
+
+    `by_edgeks`: edgeks wrote the file, and can write it in another form.
+    """
     (now, first), *_ = ram
     peak = arena.peak.peak_bytes if arena.peak else 0
     whole_of = (
         (flash.file_bytes, [*_form(compute), *_copies(flash)]),
-        (_needed(first) if first else peak, [*_profile(ram), *_activations(arena, batch, now)]),
+        (
+            _needed(first) if first else peak,
+            [
+                *_profile(ram),
+                *_activations(arena, batch, now),
+                *(_roll(now, first, flash, compute) if first and by_edgeks else ()),
+            ],
+        ),
     )
     found = [
         suggestion
@@ -80,6 +96,30 @@ def _profile(ram: Sequence[tuple[Profile, RamPrediction | None]]) -> Iterator[Su
     saved = _needed(first) - _needed(least)
     if saved > max(ERROR_BYTES, ERROR_SHARE * _needed(first)):
         yield Suggestion("profile", text, saved)
+
+
+def _roll(now: Profile, first: RamPrediction, flash: Flash, compute: Compute) -> Iterator[Suggestion]:
+    """Layers of one shape that share a kernel as one loop, where the runtime packs that kernel for each of them.
+
+    ONNX Runtime does so with codes; float kernels it folds, which another profile keeps it from. The scales of a
+    .tflite file's static codes are no constants that a loop could gather.
+    """
+    integer = now.runtime == "onnxruntime"
+    kinds = {kernel.constant for kernel in flash.shared if (kernel.dtype in ("int8", "uint8")) == integer}
+    places: dict[str | None, set[object]] = defaultdict(set)
+    for layer in compute.layers:
+        places[layer.kernel].add((layer.op_type, layer.output_shape))
+    copies = left = saved = 0
+    for kernel in first.kernels:
+        if kernel.kernel in kinds and kernel.copies > 1:
+            loops = min(kernel.copies, max(1, len(places[kernel.kernel])))
+            copies, left = copies + kernel.copies, left + loops
+            saved += (kernel.copies - loops) * kernel.copy_bytes
+    what = "export it with --form rolled"
+    if integer:
+        what += ", or for a target with kernel_zero_point = -1"
+    text = f"{what}: {now.name} packs {copies} copies of shared kernels, then about {left}: {in_mb(saved)} less packed"
+    yield Suggestion("roll", text, saved)
 
 
 def _needed(found: RamPrediction) -> int:

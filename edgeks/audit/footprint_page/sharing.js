@@ -28,7 +28,7 @@ function sharingRows() {
 function rowText(row) {
   if (row.kind === "shared") {
     const { constant, dtype, shape: sizes, stored_bytes, saved_bytes } = row.group;
-    return [label(constant), ` (${dtype} ${shape(sizes)}, ${kb(stored_bytes)}), stored once for ${plural(row.at.length, "layer")}: saves ${mb(saved_bytes)}`];
+    return [label(constant), ` (${dtype} ${shape(sizes)}, ${kb(stored_bytes)}), stored once for ${plural(row.group.reads, "layer")}: saves ${mb(saved_bytes)}`];
   }
   const { kind, constants, shape: sizes, wasted_bytes } = row.copies;
   const alike = kind === "equal" ? "byte for byte the same" : "the same up to a factor per channel";
@@ -78,7 +78,7 @@ function showSharing(filterLayers) {
   for (let layer = step; layer <= count; layer += step) ticks.append(styled(el("span", { class: layer === count ? "last" : null }, layer), { left: percent((layer - 0.5) / count) }));
   const labels = el("div", { class: "labels" }, rows.map((row) => {
     const name = row.kind === "shared" ? row.group.constant : row.copies.constants[0];
-    const times = row.kind === "shared" ? `${row.at.length} layers` : `${row.copies.constants.length} copies`;
+    const times = row.kind === "shared" ? `${row.group.reads} layers` : `${row.copies.constants.length} copies`;
     return (row.label = el("div", {}, label(name, 40), el("span", { class: "count muted" }, times)));
   }));
   const readout = el("p", { class: "readout", role: "status" });
@@ -98,8 +98,8 @@ function showSharing(filterLayers) {
     if (event.type === "keydown") rowsAt[index][0]?.label.scrollIntoView({ block: "nearest" });
   };
   const pin = (row) => {
-    const layers = row.at.map((column) => columns[column].name);
-    const items = layers.slice(0, 200).map((name) => el("li", {}, label(name, 48)));
+    const layers = row.at.map((column) => columns[column]);
+    const items = layers.slice(0, 200).map(({ name, runs }) => el("li", {}, label(name, 48), runs > 1 ? ` ×${runs}` : ""));
     if (layers.length > 200) items.push(el("li", {}, `and ${layers.length - 200} more`));
     const key = row.kind === "shared" ? row.group.constant : columns[row.at[0]].kernel;
     const button = el("button", { type: "button", class: "action", click: () => filterLayers(key) }, "show them in the table of layers");
@@ -128,7 +128,7 @@ function showSharing(filterLayers) {
     { title: "type", cell: (row) => row.dtype },
     { title: "stored", number: true, cell: (row) => kb(row.stored_bytes) },
     { title: "saved", number: true, cell: (row) => kb(row.saved_bytes) },
-    { title: "layers", number: true, cell: (row) => row.layers.length },
+    { title: "layers", number: true, cell: (row) => row.reads },
   ];
   const copied = [
     { title: "constants", cell: (row) => [label(row.constants[0], 32), ", ", label(row.constants[1] ?? "", 32), row.constants.length > 2 ? " …" : ""] },

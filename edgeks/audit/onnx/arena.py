@@ -210,6 +210,19 @@ class GraphLiveness:
         """Whether a node's kernel (its second input) is known before the first inference."""
         return len(node.input) > 1 and self.is_constant(node.input[1])
 
+    def owns_kernel(self, node: NodeProto) -> bool:
+        """Whether a constant kernel belongs to this graph, and not to one around it."""
+        return self.constant_kernel(node) and node.input[1] not in self._outer
+
+    def constant_codes(self, name: str) -> bool:
+        """Whether a tensor is known before the first inference, or dequantised from one that is."""
+        return not name or self.is_constant(name) or self._is_dequantised_constant(name)
+
+    def zero_point_of(self, name: str) -> str:
+        """The zero point of the codes behind a dequantised tensor; "" where it has none."""
+        node = self._dequantiser(name)
+        return node.input[2] if node is not None and len(node.input) > 2 else ""
+
     def kernel_shape(self, node: NodeProto) -> tuple[int, ...] | None:
         """Shape of a convolution's kernel; None where the file does not say it."""
         position = 3 if node.op_type == "QLinearConv" else 1

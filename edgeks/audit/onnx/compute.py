@@ -10,7 +10,7 @@ from typing import Any
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from edgeks.audit.compute import Axis, Compute, Counted, LayerCost, ReadConstant, same_padding, sum_up, without_padding
-from edgeks.audit.onnx.kernels import GRAPH_OUTPUT, TRANSPARENT_OPS, Reader, readers_of
+from edgeks.audit.onnx.kernels import GRAPH_OUTPUT, TRANSPARENT_OPS, Reader, kernels_in, readers_of
 from edgeks.audit.onnx.pointwise import POINTWISE
 from edgeks.audit.onnx.shapes import Activations, infer_activations
 from edgeks.audit.timeline import Activation
@@ -180,7 +180,9 @@ class _Walk:
         constants = [
             ReadConstant(constant, math.prod(constant.shape), output.size_bytes, True)
             if node.op_type in LOOKUPS
-            else ReadConstant(constant, math.prod(constant.shape), _size_bytes(constant))
+            else ReadConstant(
+                constant, math.prod(constant.shape), _size_bytes(constant), slices=kernels_in(constant, [reader])
+            )
             for constant, reader in reads
             if _is_parameter(constant, reader, readers, node)
         ]
@@ -208,7 +210,7 @@ class _Walk:
             least_macs=least * runs,
             parameters=sum(constant.elements for constant in constants),
             kernel=kernel,
-            weight_bytes=sum(constant.read_bytes for constant in constants) * runs,
+            weight_bytes=sum(constant.read_bytes * runs // constant.slices for constant in constants),
             input_bytes=sum(tensor.size_bytes for tensor in moved) * runs if output.shape is not None else 0,
             output_bytes=written.size_bytes * runs if output.shape is not None else 0,
             precision=_precision(node, inputs),

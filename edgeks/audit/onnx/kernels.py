@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap, defaultdict
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,16 @@ class Kernel:
         """Bytes that the kernel takes in the file."""
         return self.constant.stored_bytes
 
+    @property
+    def runs(self) -> tuple[int, ...]:
+        """How often each of `layers` runs, that is, of how many layers of the network it does the work."""
+        return runs_of(self.readers)
+
+    @property
+    def count(self) -> int:
+        """How many kernels the constant holds: more than one where each trip of a loop gathers another."""
+        return kernels_in(self.constant, self.readers)
+
     def values(self) -> NDArray[Any]:
         """The kernel with the output channels on axis 0 and the zero point subtracted: comparable with any other."""
         return np.asarray(self.stored()[...])
@@ -148,6 +158,16 @@ def kernels_of(model: ModelFile, readers: dict[Constant, tuple[Reader, ...]]) ->
         if weight_readers:
             kernels.append(Kernel(constant, tuple(reader.node for reader in weight_readers), weight_readers))
     return tuple(kernels)
+
+
+def runs_of(readers: Iterable[Reader]) -> tuple[int, ...]:
+    """How often each reader runs, at least once."""
+    return tuple(max(1, reader.trips) for reader in readers)
+
+
+def kernels_in(constant: Constant, readers: Iterable[Reader]) -> int:
+    """How many kernels a constant holds: one on each place of its first axis where the trips of a loop gather them."""
+    return max(1, constant.shape[0]) if any(reader.stacked for reader in readers) else 1
 
 
 def readers_of(model: ModelFile) -> dict[Constant, tuple[Reader, ...]]:

@@ -11,7 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from edgeks.audit.onnx.shape_constants import fold_shapes
 from edgeks.audit.timeline import Activation
-from edgeks.onnx_file import BITS, KINDS, ModelFile, all_graphs
+from edgeks.onnx_file import BITS, KINDS, ModelFile, all_graphs, subgraphs
 
 # Inference needs the values of small constants (shapes, axes, pads); larger ones become inputs of the twin.
 MAX_INLINE_ELEMENTS = 1024
@@ -64,6 +64,7 @@ def infer_activations(model: ModelFile) -> Activations:
     for _, graph in all_graphs(twin.graph):
         _replace_runtime_ops(graph)
         _declare_loop_states(graph)
+    _copy_into_bodies(twin.graph, "", {})
     inferred, trouble = _inferred(twin)
     rounds = 0
     while rounds < MAX_ROUNDS and fold_shapes(twin, inferred.graph):
@@ -177,6 +178,20 @@ def _declare_loop_states(graph: GraphProto) -> None:
                 for name, state in zip(node.output, states, strict=False):
                     if name not in declared:
                         graph.value_info.append(ValueInfoProto(name=name, type=state.type))
+
+
+def _copy_into_bodies(graph: GraphProto, path: str, around: dict[str, TensorProto]) -> None:
+    """A body has its own copy of the sizes and axes that it reads of the graphs around, where inference sees them."""
+    own = {value.name for value in graph.input} | {name for node in graph.node for name in node.output}
+    own.update(tensor.name for tensor in graph.initializer)
+    if path:
+        names = dict.fromkeys(name for node in graph.node for name in node.input)
+        graph.initializer.extend(around[name] for name in names if name in around and name not in own)
+    known = {name: tensor for name, tensor in around.items() if name not in own}
+    known.update((tensor.name, tensor) for tensor in graph.initializer if tensor.data_type == TensorProto.INT64)
+    for node in graph.node:
+        for body_path, body in subgraphs(node, path):
+            _copy_into_bodies(body, body_path, known)
 
 
 def _replace(node: NodeProto) -> None:

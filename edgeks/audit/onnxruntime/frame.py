@@ -14,6 +14,7 @@ from edgeks.audit.onnxruntime.arena import Arena, Plan
 from edgeks.audit.onnxruntime.graph import RuntimeStep
 from edgeks.audit.onnxruntime.heap import Heap
 
+LOOP = "Loop"
 BODY_RUNS = 2  # later runs of a body that are looked at: the first one plans
 MAX_REPEATED_DEPTH = 3  # below it a body is looked at once: the work would grow threefold with every depth
 
@@ -54,13 +55,21 @@ class Frame:
         for name, last in self.last_use.items():
             self.ended[last].append(name)
 
-    def run(self, arena: Arena | HeapOfActivations, plan: Plan | None = None, depth: int = 0) -> Plan:
+    def run(self, arena: Arena | HeapOfActivations, plan: Plan | None = None) -> Plan:
         """One inference; without a plan it is the first one, and the plan for all others is returned."""
+        made, outputs = self._run(arena, plan, 0)
+        for address in outputs:
+            arena.free(address)
+        return made
+
+    def _run(self, arena: Arena | HeapOfActivations, plan: Plan | None, depth: int) -> tuple[Plan, list[int]]:
+        """The plan, and where the outputs lie."""
         made = plan or Plan()
         block = arena.allocate(plan.size) if plan is not None and plan.size else None
         held: dict[str, int] = {}
         planned: set[str] = set()
-        for index, step in enumerate(self.steps):
+
+        def write(step: RuntimeStep) -> None:
             for buffer in step.writes:
                 if self.owner[buffer.name] != buffer.name:
                     continue
@@ -69,13 +78,15 @@ class Frame:
                 if buffer.name not in self.outputs and plan is None:
                     made.allocate(buffer.name, buffer.size_bytes)
                     planned.add(buffer.name)
+
+        for index, step in enumerate(self.steps):
+            if step.op_type != LOOP:
+                write(step)
             scratch = [arena.allocate(size) for size in step.scratch if size]
-            for path, _ in step.bodies:
-                body = self.bodies[path]
-                body_plan = body.run(arena, depth=depth + 1)
-                for _ in range(BODY_RUNS if depth < MAX_REPEATED_DEPTH else 0):
-                    body.run(arena, body_plan, depth + 1)
-            for address in reversed(scratch):
+            left = [address for path, _ in step.bodies for address in self.bodies[path]._repeat(arena, depth + 1)]
+            if step.op_type == LOOP:  # what the last trip left is copied
+                write(step)
+            for address in (*left, *reversed(scratch)):
                 arena.free(address)
             for name in self.ended[index]:
                 if name in self.outputs:
@@ -84,11 +95,19 @@ class Frame:
                     arena.free(held.pop(name))
                 if name in planned:
                     made.free(name)
-        for address in held.values():
-            arena.free(address)
         if block is not None:
             arena.free(block)
-        return made
+        return made, list(held.values())
+
+    def _repeat(self, arena: Arena | HeapOfActivations, depth: int) -> list[int]:
+        """Some trips of a body, each of which reads what the one before left; where the outputs of the last lie."""
+        plan, outputs = self._run(arena, None, depth)
+        for _ in range(BODY_RUNS if depth <= MAX_REPEATED_DEPTH else 0):
+            before = outputs
+            _, outputs = self._run(arena, plan, depth)
+            for address in before:
+                arena.free(address)
+        return outputs
 
     def _plan_reuse(self) -> None:
         uses: dict[str, int] = {}

@@ -8,8 +8,9 @@ session names; everything else runs as the file has it. Checked against the grap
   own, but for Add, which changes the bias only.
 - Div, Erf, Add, Mul, Mul is one Gelu (extended); a Shape that the file tells is a constant (basic).
 - Activations join the Conv or Gemm ahead of them (extended: ConvActivationFusion, GemmActivationFusion).
-- x86-64, all: float convolutions run on blocked channels (NchwcTransformer). What can compute in blocks follows them, a
-  BatchNormalization as a convolution; anything else reads through a reordering node, which is one more activation.
+- x86-64, all: float convolutions run on blocked channels (NchwcTransformer), but in a body those whose kernel belongs
+  to a graph around it and was not folded. What can compute in blocks follows them, a BatchNormalization as a
+  convolution; anything else reads through a reordering node, which is one more activation.
 - all: QLinearConv runs channels-last (NhwcTransformer), with transpositions where other ops than integer ones read.
 """
 
@@ -308,9 +309,8 @@ class _Layouts:
         if not self._nchwc or step.form != "float":
             return None
         if step.op_type == "Conv":
-            return (
-                "blocked" if self._liveness.constant_kernel(step.node) and _fits_blocks(step, self._liveness) else None
-            )
+            own = step.folded or self._liveness.owns_kernel(step.node)
+            return "blocked" if own and _fits_blocks(step, self._liveness) else None
         blocked = bool(from_blocks) and all(form == "blocked" for form in from_blocks)
         whole = blocked and not any(self._liveness.size(name).shape[1] % BLOCK for name in step.reads)
         if step.op_type in BLOCKED_UNARY and blocked and len(from_blocks) == 1:

@@ -3,7 +3,8 @@
 The sizes follow the kernels' sources (qlinearconv.cc, conv_integer.cc, matmul_integer_base.h, gemm.cc and MLAS's
 convolve.cpp, qgemm.cpp and convsym.cpp of ONNX Runtime 1.31). A kernel that hands its packed buffer over shares it with
 every node of its type whose packed bytes are the same; QLinearConv's symmetric paths, which take s8 weights with zero
-point 0, do not: they pack for each node (docs/adr/0017). The original goes when all of its readers have packed it.
+point 0 where bias and zero points are constants, do not: they pack for each node (docs/adr/0017). The original goes
+when all of its readers have packed it.
 """
 
 from __future__ import annotations
@@ -44,11 +45,14 @@ class Packing:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A step's kernel as it is ahead of packing: shape as stored, bytes of an element, and the zero point's kind."""
+    """A step's kernel as it is ahead of packing: shape as stored, and type.
+
+    `symmetric`: its zero point is 0, and the zero point of the activations and the bias are constants.
+    """
 
     shape: tuple[int, ...]
     dtype: str
-    zero_point_is_0: bool
+    symmetric: bool
 
 
 def pack(step: RuntimeStep, weight: Weight, signed_input: bool, machine: Machine) -> Packing:
@@ -72,7 +76,7 @@ def pack(step: RuntimeStep, weight: Weight, signed_input: bool, machine: Machine
 def _pack_integer_conv(step: RuntimeStep, weight: Weight, signed_input: bool, machine: Machine) -> Packing:
     groups, inputs, outputs, taps = convolution(step.node, weight.shape)
     depthwise = inputs == 1 and outputs == 1
-    symmetric = weight.dtype == "int8" and weight.zero_point_is_0 and not (signed_input and machine == "x86-64")
+    symmetric = weight.dtype == "int8" and weight.symmetric and not (signed_input and machine == "x86-64")
     if symmetric and groups > 1 and depthwise and groups % DEPTHWISE_CHANNELS[machine] == 0:
         return Packing(True, groups * taps, private=True, direct=True)
     if symmetric and groups == 1 and _is_direct(inputs, outputs, taps, machine):

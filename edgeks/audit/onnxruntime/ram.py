@@ -15,7 +15,7 @@ from onnx import GraphProto, NodeProto
 
 from edgeks.audit.alignment import PAGE, rounded_up
 from edgeks.audit.onnx.arena import GraphLiveness, UnknownSize
-from edgeks.audit.onnx.kernels import Reader, readers_of
+from edgeks.audit.onnx.kernels import Reader, kernels_in, readers_of, runs_of
 from edgeks.audit.onnx.shapes import Activations, infer_activations
 from edgeks.audit.onnxruntime.arena import Arena
 from edgeks.audit.onnxruntime.frame import Frame, HeapOfActivations
@@ -181,7 +181,8 @@ class _Weights:
             zero = reader.zero_point is None or not reader.zero_point.array().any()
             dtype = "float32" if computed else constant.dtype
             signed = self._signed_input(step, liveness)
-            packing = pack(step, Weight(constant.shape, dtype, zero), signed, self._machine)
+            weight = Weight(constant.shape, dtype, zero and _rest_is_constant(step, liveness))
+            packing = pack(step, weight, signed, self._machine)
             if packing.packed:
                 held.pop(key, None)
                 own = ("packed", *place) if packing.private else ("packed", step.op_type, name if computed else "")
@@ -254,9 +255,21 @@ class _Weights:
         """What is held of every kernel, the most bytes first."""
         rows = []
         for constant, held in self._held.items():
-            layers = sum(reader.weight is not None for reader in self._readers[constant])
+            readers = [reader for reader in self._readers[constant] if reader.weight is not None]
+            layers = sum(runs_of(readers)) // kernels_in(constant, readers)
             rows.append(HeldKernel(constant.name, layers, len(held), sum(held.values()) // max(1, len(held))))
         return tuple(sorted(rows, key=lambda row: -row.copies * row.copy_bytes))
+
+
+def _rest_is_constant(step: RuntimeStep, liveness: GraphLiveness) -> bool:
+    """Whether a convolution's bias and its zero points are known before the first inference (a body gathers them)."""
+    inputs = step.node.input
+    if step.op_type == "QLinearConv":
+        return all(liveness.is_constant(name) for name in (inputs[2], inputs[5], *inputs[8:9]) if name)
+    zero_points = [liveness.zero_point_of(name) for name in inputs[:2]]
+    return all(liveness.is_constant(name) for name in zero_points if name) and all(
+        map(liveness.constant_codes, inputs[2:3])
+    )
 
 
 def _named(constant: Constant, key: tuple[str, ...]) -> str:
