@@ -68,6 +68,7 @@ def _row(row: Row, advice: Advice, best: float | None) -> dict[str, Any]:
         "measured_ram": asdict(row.ram) if row.ram else None,
         "p50_ms": row.p50_ms,
         "spread": row.spread,
+        "timed_threads": 1 if advice.rules.elsewhere else profile.session.threads,
         "rounds": [asdict(each) for each in row.rounds],
         "parity": asdict(row.parity) if row.parity else None,
         "status": row.status,

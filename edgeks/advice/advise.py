@@ -284,7 +284,9 @@ class _Trial:
         for done, index in enumerate(order):
             row = rows[index]
             self._on_step(f"round {number + 1}: {row.candidate.name}", done, len(order))
-            found = self._meter.latency(row.candidate, number)
+            # Elsewhere's cores are not here: more threads than cores would wait for each other.
+            threads = 1 if self._rules.elsewhere else row.candidate.profile.session.threads
+            found = self._meter.latency(row.candidate, number, threads)
             if isinstance(found, str):
                 timed[index] = replace(row, status="cannot run", reason=found)
             else:

@@ -27,8 +27,9 @@ class Form:
 
     @property
     def name(self) -> str:
-        """For people: "int8 static rolled"."""
-        return " ".join(filter(None, (self.precision, self.activations, self.layers)))
+        """For people: "fp32", "int8 static rolled"."""
+        way = None if self.layers == "unrolled" else self.layers
+        return " ".join(filter(None, (self.precision, self.activations, way)))
 
     @property
     def options(self) -> Int8Options:

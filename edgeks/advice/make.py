@@ -10,6 +10,7 @@ from typing import Any
 
 import edgeks
 from edgeks import errors
+from edgeks.advice.captures import Captures
 from edgeks.advice.forms import Form
 from edgeks.advice.measurements import Measurements
 from edgeks.advice.rows import Artefact
@@ -59,6 +60,7 @@ def make(
         OutputError: the folder cannot be written.
     """
     made: dict[str, Artefact] = {}
+    captures = Captures()
     refused: list[NotPossible] = []
     for index, form in enumerate(forms):
         on_step(index, f"exporting {form.name} for {form.target.name}")
@@ -71,7 +73,7 @@ def make(
         }
         known = measurements.get("not possible", about)
         if known is None:
-            known = _export(network, form, options, about, file, runs)
+            known = _export(network, form, options, about, file, runs, captures)
             if known is not None:
                 measurements.once("not possible", about, partial(dict, known))
         if known is not None:
@@ -87,7 +89,13 @@ def make(
 
 
 def _export(
-    network: Network, form: Form, options: SourceOptions, about: dict[str, Any], file: str, runs: RunFolder
+    network: Network,
+    form: Form,
+    options: SourceOptions,
+    about: dict[str, Any],
+    file: str,
+    runs: RunFolder,
+    captures: Captures,
 ) -> dict[str, Any] | None:
     """Write the file unless it is there. Not None: why it cannot be."""
     path = runs.path / file
@@ -106,6 +114,7 @@ def _export(
             layers=form.layers,
             calib=options.calib,
             input_shape=options.input_shape,
+            capture=captures,
         )
 
     try:

@@ -86,9 +86,10 @@ class Meter:
             return str(found["error"]).removeprefix(f"{path}: ")
         return MeasuredRam(**{key: value for key, value in found.items() if key != "seconds"})
 
-    def latency(self, candidate: Candidate, number: int) -> Round | str:
-        """Round `number` (from 0); a text says why it cannot be timed."""
-        artefact, profile = candidate.artefact, candidate.profile
+    def latency(self, candidate: Candidate, number: int, threads: int) -> Round | str:
+        """Round `number` (from 0) with that many threads; a text says why it cannot be timed."""
+        artefact = candidate.artefact
+        profile = replace(candidate.profile, session=replace(candidate.profile.session, threads=threads))
 
         def measure() -> dict[str, Any]:
             target = replace(artefact.target, runtime=profile.runtime, session=profile.session)

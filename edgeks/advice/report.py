@@ -52,10 +52,11 @@ def render(advice: Advice, console: Console) -> None:
 
 def _loudly(advice: Advice) -> Iterator[Text]:
     if advice.rules.elsewhere:
+        cpu = _printable(str(advice.machine["cpu"]))
         said = (
-            f"p50 is of this machine ({_printable(str(advice.machine['cpu']))}), not of {advice.board}: what is fast "
-            "there is not known here. Chosen by what the target says of its board, within the budgets; flash is exact, "
-            "RAM the larger of measured here and predicted there."
+            f"p50 is of one thread of this machine ({cpu}), not of {advice.board}: what is fast there is not known "
+            "here. Chosen by what the target says of its board, within the budgets; flash is exact, RAM the larger of "
+            "measured here and predicted there."
         )
         yield Text(said, style="bold yellow")
 
@@ -75,7 +76,7 @@ def _answer(advice: Advice) -> Iterator[Text]:
     )
     text.append(f": {_bytes(row.flash_bytes)} in flash, {_bytes(advice.rules.ram_bytes(row))} RAM, {_ms(row.p50_ms)}")
     if advice.rules.elsewhere:
-        text.append(" here")
+        text.append(" here with one thread")
     if row.parity is not None:
         top1 = row.parity.top1_agreement
         text.append("" if top1 is None else f", top-1 agreement {100 * top1:.1f} %")
@@ -101,8 +102,10 @@ def _why(advice: Advice) -> str:
 
 
 def _table(advice: Advice) -> Table:
-    table = terminal.table("", left=("", "form", "profile"))
+    table = terminal.table("", left=("",))
     table.title = None
+    for name in ("form", "profile"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
     here = " here" if advice.rules.elsewhere else ""
     for name in ("threads", "flash", "RAM", f"p50{here}", "±", "top-1", "SQNR"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from edgeks.advice.rows import Artefact
 from edgeks.bench.local import COMPILED
-from edgeks.interface import Interface, TensorSpec
+from edgeks.interface import Interface
 from edgeks.runtime_profile import RESOLVERS, Profile
 from edgeks.target import LiteRtSession, Session
 
@@ -28,19 +29,37 @@ def snippet(artefact: Artefact, profile: Profile) -> str:
     return _interpreter(artefact, session, profile.runtime)
 
 
-def _fed(interface: Interface | None, name: str) -> str:
-    """A comment that says what the input named by the program's `name` has to hold."""
+def _held(interface: Interface | None) -> str:
+    """A comment that says what the input has to hold."""
     if interface is None:
-        return f"  # zeros: put {name} here"
+        return "  # your input in place of zeros"
     spec = interface.inputs[0]
-    return f"  # zeros: put {_meaning(spec)} here"
+    told = ", ".join(filter(None, (f"N×{'×'.join(spec.layout[1:])}" if spec.layout else "", _one_line(spec.meaning))))
+    return f"  # your input in place of zeros: {told}" if told else "  # your input in place of zeros"
 
 
-def _meaning(spec: TensorSpec) -> str:
-    return f"{spec.layout or 'the input'}, {spec.meaning}" if spec.meaning else spec.layout or "the input"
+def _one_line(text: str) -> str:
+    """A file's own words must not become code."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _onnx_feed(interface: Interface | None) -> list[str]:
+    """Lines that make `feed`; of a file that edgeks wrote with the sizes written out."""
+    if interface is not None:
+        spec = interface.inputs[0]
+        shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+        return [f"feed = {{{_text(spec.name)}: np.zeros({shape}, {_text(spec.type)})}}{_held(interface)}"]
+    return [
+        'types = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}',
+        "feed = {",
+        "    each.name: np.zeros([n if isinstance(n, int) else 1 for n in each.shape], types[each.type])",
+        f"    for each in session.get_inputs(){_held(interface)}",
+        "}",
+    ]
 
 
 def _onnxruntime(artefact: Artefact, session: Session) -> str:
+    disabled = ", ".join(map(_text, session.disabled_optimizers))
     lines = [
         "import numpy as np",
         "import onnxruntime as ort",
@@ -49,18 +68,14 @@ def _onnxruntime(artefact: Artefact, session: Session) -> str:
         f"options.intra_op_num_threads = {session.threads}",
         "options.inter_op_num_threads = 1",
         f"options.graph_optimization_level = ort.GraphOptimizationLevel.{LEVELS[session.graph_optimization]}",
-        *(f"options.add_session_config_entry({key!r}, {value!r})" for key, value in session.config),
+        *(f"options.add_session_config_entry({_text(key)}, {_text(value)})" for key, value in session.config),
         "session = ort.InferenceSession(",
         f"    {_path(artefact.path)},",
         "    options,",
         '    providers=["CPUExecutionProvider"],',
-        f"    disabled_optimizers={list(session.disabled_optimizers)!r},",
+        *([f"    disabled_optimizers=[{disabled}],"] if disabled else []),
         ")",
-        'types = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}',
-        "feed = {",
-        "    each.name: np.zeros([n if isinstance(n, int) else 1 for n in each.shape], types[each.type])",
-        f"    for each in session.get_inputs(){_fed(artefact.interface, 'the inputs')}",
-        "}",
+        *_onnx_feed(artefact.interface),
         "for output in session.run(None, feed):",
         "    print(output)",
     ]
@@ -82,7 +97,7 @@ def _interpreter(artefact: Artefact, session: LiteRtSession, runtime: str) -> st
         ")",
         "interpreter.allocate_tensors()",
         "for each in interpreter.get_input_details():",
-        '    values = np.zeros(each["shape"], each["dtype"])' + _fed(artefact.interface, "the input"),
+        '    values = np.zeros(each["shape"], each["dtype"])' + _held(artefact.interface),
         '    interpreter.set_tensor(each["index"], values)',
         "interpreter.invoke()",
         "for each in interpreter.get_output_details():",
@@ -114,7 +129,7 @@ def _compiled(artefact: Artefact, session: LiteRtSession) -> str:
         'signature = compiled.get_signature_by_index(0)["key"]',
         "fed, given = compiled.create_input_buffers(0), compiled.create_output_buffers(0)",
         "for buffer, each in zip(fed, compiled.get_input_tensor_details(signature).values()):",
-        '    buffer.write(np.zeros(each["shape"], each["dtype"]))' + _fed(artefact.interface, "the input"),
+        '    buffer.write(np.zeros(each["shape"], each["dtype"]))' + _held(artefact.interface),
         "compiled.run_by_index(0, fed, given)",
         "for buffer, each in zip(given, compiled.get_output_tensor_details(signature).values()):",
         '    print(buffer.read(int(np.prod(each["shape"])), each["dtype"]))',
@@ -123,4 +138,9 @@ def _compiled(artefact: Artefact, session: LiteRtSession) -> str:
 
 
 def _path(path: Path) -> str:
-    return repr(str(path))
+    return _text(str(path))
+
+
+def _text(text: str) -> str:
+    """A Python literal in double quotes."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
