@@ -88,20 +88,22 @@ def read_network(model: Path, options: SourceOptions) -> Network | None:
 
 
 def digest(files: Sequence[Path]) -> str:
-    """SHA-256 of the content of files, and of all files of a folder.
+    """SHA-256 of a file's content; of several, or all files of a folder, of theirs in turn.
 
     Raises:
         ModelFileError: one cannot be read.
     """
-    total = hashlib.sha256()
+    parts: list[Path] = []
     for path in files:
-        for part in sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]:
-            try:
-                with part.open("rb") as stream:
-                    total.update(hashlib.file_digest(stream, "sha256").digest())
-            except OSError as error:
-                raise ModelFileError(f"{part}: cannot be read ({error.strerror})") from error
-    return total.hexdigest()
+        parts += sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]
+    found = []
+    for part in parts:
+        try:
+            with part.open("rb") as stream:
+                found.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        except OSError as error:
+            raise ModelFileError(f"{part}: cannot be read ({error.strerror})") from error
+    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
 def source_key(model: Path, network: Network | None, options: SourceOptions) -> dict[str, Any]:
