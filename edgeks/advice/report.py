@@ -44,10 +44,8 @@ def render(advice: Advice, console: Console) -> None:
     console.print()
     console.print(Text("run it", style="bold"))
     program = (advice.snippet or "").rstrip("\n")
-    if console.is_terminal:
-        console.print(Syntax(program, "python", theme="ansi_dark", background_color="default"), soft_wrap=True)
-    else:
-        console.print(Text(program), soft_wrap=True)
+    syntax = Syntax("", "python", theme="ansi_dark", background_color="default")
+    console.print(syntax.highlight(program) if console.is_terminal else Text(program), soft_wrap=True, highlight=False)
 
 
 def _loudly(advice: Advice) -> Iterator[Text]:

@@ -32,10 +32,10 @@ def snippet(artefact: Artefact, profile: Profile) -> str:
 def _held(interface: Interface | None) -> str:
     """A comment that says what the input has to hold."""
     if interface is None:
-        return "  # your input in place of zeros"
+        return "# Your input in place of zeros."
     spec = interface.inputs[0]
     told = ", ".join(filter(None, (f"N×{'×'.join(spec.layout[1:])}" if spec.layout else "", _one_line(spec.meaning))))
-    return f"  # your input in place of zeros: {told}" if told else "  # your input in place of zeros"
+    return f"# Your input in place of zeros: {told}." if told else "# Your input in place of zeros."
 
 
 def _one_line(text: str) -> str:
@@ -48,12 +48,13 @@ def _onnx_feed(interface: Interface | None) -> list[str]:
     if interface is not None:
         spec = interface.inputs[0]
         shape = [size if isinstance(size, int) else 1 for size in spec.shape]
-        return [f"feed = {{{_text(spec.name)}: np.zeros({shape}, {_text(spec.type)})}}{_held(interface)}"]
+        return [_held(interface), f"feed = {{{_text(spec.name)}: np.zeros({shape}, {_text(spec.type)})}}"]
     return [
         'types = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}',
+        _held(interface),
         "feed = {",
         "    each.name: np.zeros([n if isinstance(n, int) else 1 for n in each.shape], types[each.type])",
-        f"    for each in session.get_inputs(){_held(interface)}",
+        "    for each in session.get_inputs()",
         "}",
     ]
 
@@ -90,15 +91,16 @@ def _interpreter(artefact: Artefact, session: LiteRtSession, runtime: str) -> st
         "import numpy as np",
         f"from {module} import {names}",
         "",
+        "# The path, not the bytes: the file is then mapped, not copied.",
         "interpreter = Interpreter(",
-        f"    model_path={_path(artefact.path)},  # the path, not the bytes: the file is then mapped, not copied",
+        f"    model_path={_path(artefact.path)},",
         f"    num_threads={session.threads},",
         *([f"    experimental_op_resolver_type=OpResolverType.{resolver},"] if resolver else []),
         ")",
         "interpreter.allocate_tensors()",
+        _held(artefact.interface),
         "for each in interpreter.get_input_details():",
-        '    values = np.zeros(each["shape"], each["dtype"])' + _held(artefact.interface),
-        '    interpreter.set_tensor(each["index"], values)',
+        '    interpreter.set_tensor(each["index"], np.zeros(each["shape"], each["dtype"]))',
         "interpreter.invoke()",
         "for each in interpreter.get_output_details():",
         '    print(interpreter.get_tensor(each["index"]))',
@@ -128,8 +130,9 @@ def _compiled(artefact: Artefact, session: LiteRtSession) -> str:
         "compiled = CompiledModel.from_file(str(model), options=options)",
         'signature = compiled.get_signature_by_index(0)["key"]',
         "fed, given = compiled.create_input_buffers(0), compiled.create_output_buffers(0)",
+        _held(artefact.interface),
         "for buffer, each in zip(fed, compiled.get_input_tensor_details(signature).values()):",
-        '    buffer.write(np.zeros(each["shape"], each["dtype"]))' + _held(artefact.interface),
+        '    buffer.write(np.zeros(each["shape"], each["dtype"]))',
         "compiled.run_by_index(0, fed, given)",
         "for buffer, each in zip(given, compiled.get_output_tensor_details(signature).values()):",
         '    print(buffer.read(int(np.prod(each["shape"])), each["dtype"]))',

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -258,3 +259,14 @@ def test_the_runner_writes_the_outputs_of_every_sample(advised, tmp_path):
         run_runner(file, {**config, "samples": 2})
         with np.load(outputs) as stored:
             assert stored["output_0"].shape == (2, 10)
+
+
+def test_every_key_of_the_json_is_documented(advised):
+    advice, _ = advised
+    page = Path(edgeks.__file__).parents[1] / "docs" / "advice_schema.md"
+    documented = set(re.findall(r"`([^`]+)`", "".join(re.findall(r"^\|([^|]+)\|", page.read_text(), re.MULTILINE))))
+    found = set(advice) | {f"rows[].{key}" for row in advice["rows"] for key in row}
+    found |= {f"rows[].rounds[].{key}" for row in advice["rows"] for each in row["rounds"] for key in each}
+    found |= {f"{part}[].{key}" for part in ("not_possible", "left_out") for each in advice[part] for key in each}
+    found -= {"budgets", "machine", "rows", "not_possible", "left_out", "rows[].rounds"}
+    assert found <= documented
