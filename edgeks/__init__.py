@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgeks.advice.advise import advise
     from edgeks.audit.diff import diff as footprint_diff
     from edgeks.audit.footprint import footprint
     from edgeks.audit.onnx.proof import prove_exactly_once
@@ -43,6 +44,7 @@ _PUBLIC = {
     "OnnxNetwork": ("edgeks.graph.onnx_network", "OnnxNetwork"),
     "SharingGroup": ("edgeks.sharing.plan", "SharingGroup"),
     "SharingPlan": ("edgeks.sharing.plan", "SharingPlan"),
+    "advise": ("edgeks.advice.advise", "advise"),
     "apply_plan": ("edgeks.sharing.torch", "apply_plan"),
     "bench_file": ("edgeks.bench.local", "bench"),
     "checkpoint_footprint": ("edgeks.checkpoint_footprint", "checkpoint_footprint"),
@@ -74,6 +76,7 @@ __all__ = [
     "OnnxNetwork",
     "SharingGroup",
     "SharingPlan",
+    "advise",
     "apply_plan",
     "bench_file",
     "checkpoint_footprint",

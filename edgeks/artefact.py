@@ -15,6 +15,8 @@ from edgeks.audit.tflite.proof import prove_tflite
 from edgeks.formats import onnx as onnx_format
 from edgeks.formats.tflite import runtime as litert
 from edgeks.formats.tflite.lower import write_tflite
+from edgeks.interface import Interface
+from edgeks.onnx_file import read_model_file
 from edgeks.sharing.plan import UNROLLED, Rolled, SharingPlan
 from edgeks.target import Format, LiteRtSession, Session
 
@@ -50,11 +52,23 @@ def run_artefact(path: Path, session: Session | LiteRtSession, samples: NDArray[
 
 def input_type(path: Path) -> str | None:
     """Type of the first input of an artefact that edgeks wrote, by its own description; None where it has none."""
-    if path.suffix == ".tflite":
-        described = litert.interface(path)
-    else:
-        described = onnx_format.interface(onnx_format.open_session(path, onnx_format.REFERENCE))
+    described = described_interface(path)
     return described.inputs[0].type if described else None
+
+
+def described_interface(path: Path) -> Interface | None:
+    """What a model file says of its inputs and outputs, without a runtime; None for one that edgeks did not write.
+
+    Raises:
+        ModelFileError: the file or its description is malformed.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".tflite":
+        return litert.interface(path)
+    if suffix == ".ort":
+        return None
+    entries = {entry.key: entry.value for entry in read_model_file(path).proto.metadata_props}
+    return onnx_format.read_interface(entries.get(f"edgeks.{onnx_format.INTERFACE_KEY}"))
 
 
 def prove_artefact(path: Path, file_format: Format, plan: SharingPlan, rolled: Rolled = UNROLLED) -> Proof:

@@ -24,6 +24,7 @@ from edgeks.export_checks import (
 )
 from edgeks.export_io import Io, as_pixels, interface_of, quantise_io, require_io
 from edgeks.export_source import (
+    Captured,
     Source,
     capture_source,
     carrier,
@@ -108,6 +109,7 @@ def export(
     parity_report: bool = False,
     run_sensitivity: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
+    capture: Callable[..., Captured] = capture_source,
 ) -> ExportReport:
     """Write `source` as `out` and `out`.ledger.json, every shared kernel stored exactly once.
 
@@ -124,6 +126,8 @@ def export(
     `layers` instead of the target's: how layers that repeat are written (`edgeks.target.Target`).
 
     `io` "uint8": the file takes raw pixels, and an int8 one gives uint8 codes. "int8": it takes and gives int8 codes.
+
+    `capture` in place of `capture_source`: several exports of one source can take copies of one capture.
 
     Raises:
         ConfigError: options that exclude each other; `options.keep_float` names what is no kernel.
@@ -185,7 +189,7 @@ def export(
         samples = replace(samples, inputs=source.preprocessing.normalise(fed.inputs))
     ledger_path = out.with_name(out.name + ".ledger.json")
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:
-        captured = capture_source(
+        captured = capture(
             source, samples, PARITY_SAMPLES, target, int8=int8, parity_report=parity_report, on_step=on_step
         )
         model, ledger, reference, decided = captured.graph, captured.ledger, captured.reference, captured.decided

@@ -99,6 +99,7 @@ def bench(
     runs: int = 50,
     warmup: int = 5,
     *,
+    min_seconds: float = 0.0,
     runtime: str | None = None,
     threads: int | None = None,
     inputs: Path | None = None,
@@ -106,6 +107,8 @@ def bench(
     on_progress: Callable[[int], None] | None = None,
 ) -> BenchResult:
     """Time `runs` inferences (after one first and `warmup` more) with the target's session options.
+
+    `min_seconds`: go on until these are over.
 
     `runtime` and `threads` override the target's; "litert-compiled" is LiteRT's CompiledModel with a warm weight cache.
     `inputs` is an .npz or .npy file; without it inputs are random, a symbolic batch is 1.
@@ -131,6 +134,7 @@ def bench(
         _require_sound(path, cached=runtime == COMPILED)
     session = session_config(_prepared_session(path) or target.session, threads)
     config = {**session, "model": str(path.resolve()), "runtime": runtime, "warmup": warmup, "runs": runs}
+    config["min_seconds"] = min_seconds
     if inputs is not None:
         config["inputs"] = str(inputs.resolve())
     if runtime == COMPILED:
@@ -165,7 +169,7 @@ def run_warm(
         return run_runner(path, config, python, on_progress)
     with tempfile.TemporaryDirectory(prefix="edgeks_") as folder:
         config = {**config, "weight_cache": folder}
-        run_runner(path, {**config, "warmup": 0, "runs": 1}, python)
+        run_runner(path, {**config, "warmup": 0, "runs": 1, "min_seconds": 0}, python)
         return run_runner(path, config, python, on_progress)
 
 

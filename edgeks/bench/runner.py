@@ -21,6 +21,10 @@ Input: one JSON object, on stdin or in the file named by the only argument. `mod
     seed                 of the random inputs (0)
     shapes               name → sizes of random inputs that the file leaves open; "" for the only input ({})
     inputs               .npz with one array per model input, or .npy for a model with one input (none: random)
+    outputs              .npz to write the outputs of `samples` to, instead of timing: output_0, output_1, …, each
+                         samples × …; of litert-compiled the rest is flat (none)
+    samples              .npy of samples × … for the only input, fed in batches of the model's own size; or how many
+                         random inferences (1)
 
 One inference is: inputs handed over, computed, outputs taken.
 
@@ -276,9 +280,9 @@ class OnnxRuntime:
         """Take the arrays of all runs to come."""
         self._arrays = arrays
 
-    def run(self) -> None:
-        """One inference."""
-        self._session.run(None, self._arrays)
+    def run(self) -> list[Any]:
+        """One inference → its outputs."""
+        return list(self._session.run(None, self._arrays))
 
 
 class Interpreter:
@@ -325,13 +329,12 @@ class Interpreter:
         self._interpreter.allocate_tensors()
         self._arrays = [(detail["index"], arrays[detail["name"]]) for detail in details]
 
-    def run(self) -> None:
-        """One inference."""
+    def run(self) -> list[Any]:
+        """One inference → its outputs."""
         for index, array in self._arrays:
             self._interpreter.set_tensor(index, array)
         self._interpreter.invoke()
-        for index in self._outputs:
-            self._interpreter.get_tensor(index)
+        return [self._interpreter.get_tensor(index) for index in self._outputs]
 
 
 class CompiledModel:
@@ -402,13 +405,12 @@ class CompiledModel:
         fits(self.inputs(), arrays)
         self._arrays = [arrays[value.name] for value in self.inputs()]
 
-    def run(self) -> None:
-        """One inference."""
+    def run(self) -> list[Any]:
+        """One inference → its outputs, each flat."""
         for buffer, array in zip(self._fed, self._arrays):
             buffer.write(array)
         self._model.run_by_index(0, self._fed, self._given)
-        for buffer, (count, dtype) in zip(self._given, self._results):
-            buffer.read(count, dtype)
+        return [buffer.read(count, dtype) for buffer, (count, dtype) in zip(self._given, self._results)]
 
 
 RUNTIMES = {
@@ -511,6 +513,46 @@ def measure(engine: Any, config: dict[str, Any]) -> None:
     emit("samples", ms=batch)
 
 
+def sample_batches(np: Any, inputs: list[Input], config: dict[str, Any]) -> Any:
+    """The inputs of each inference, by name, and how many samples are in it: a last short batch is padded."""
+    samples = config.get("samples", 1)
+    if isinstance(samples, int):
+        for seed in range(samples):
+            yield random_inputs(np, inputs, seed, config.get("shapes", {})), None
+        return
+    if len(inputs) != 1:
+        raise Failure("input", f"{samples}: is for one input; the model has {sorted(value.name for value in inputs)}")
+    try:
+        rows = np.load(samples, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise Failure("input", f"{samples}: cannot be read: {error}") from error
+    name, shape, _ = inputs[0]
+    size = shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else 1
+    for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
+        count = len(batch)
+        yield {name: np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])}, count
+
+
+def evaluate(np: Any, engine: Any, config: dict[str, Any]) -> None:
+    """Every sample through the model, its outputs to a file."""
+    rows: list[list[Any]] = []
+    for arrays, count in sample_batches(np, engine.inputs(), config):
+        try:
+            engine.feed(arrays)
+            found = engine.run()
+        except Failure:
+            raise
+        except Exception as error:
+            raise Failure("run", error) from error
+        rows.append([np.array(output) if count is None else np.array(output)[:count] for output in found])
+    columns = [np.concatenate(column) if column[0].ndim else np.stack(column) for column in zip(*rows)]
+    try:
+        np.savez(config["outputs"], **{f"output_{index}": column for index, column in enumerate(columns)})
+    except OSError as error:
+        raise Failure("config", f"{config['outputs']}: cannot be written: {error}") from error
+
+
 def run(arguments: list[str]) -> None:
     """The whole job; raises Failure."""
     config = read_config(arguments)
@@ -544,6 +586,9 @@ def run(arguments: list[str]) -> None:
         raise Failure("model", error) from error
     emit("load", ms=(time.perf_counter_ns() - start) / 1e6)
     memory.emit("loaded")
+    if config.get("outputs"):
+        evaluate(np, engine, config)
+        return
     path, inputs = config.get("inputs"), engine.inputs()
     if path:
         arrays = stored_inputs(np, inputs, path)

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgeks import __version__
+from edgeks.cli.advise import advise
 from edgeks.cli.audit import bench, footprint
 from edgeks.cli.catalogue import models, targets
 from edgeks.cli.export import export
@@ -19,7 +20,7 @@ from edgeks.cli.train import run, share, train
 from edgeks.errors import EdgeksError
 
 INTERRUPTED = 130
-COMMANDS = (export, prepare, footprint, bench, train, share, run, targets, models)
+COMMANDS = (export, prepare, footprint, bench, advise, train, share, run, targets, models)
 
 app = typer.Typer(
     name="edgeks",

@@ -106,7 +106,15 @@ def interface(session: ort.InferenceSession) -> Interface | None:
     Raises:
         ModelFileError: the file's description is malformed.
     """
-    stored = session.get_modelmeta().custom_metadata_map.get(f"edgeks.{INTERFACE_KEY}")
+    return read_interface(session.get_modelmeta().custom_metadata_map.get(f"edgeks.{INTERFACE_KEY}"))
+
+
+def read_interface(stored: str | None) -> Interface | None:
+    """The entry of an ONNX file's metadata → what it says.
+
+    Raises:
+        ModelFileError: it is malformed.
+    """
     try:
         return None if stored is None else Interface.from_dict(json.loads(stored))
     except json.JSONDecodeError as error:
