@@ -26,7 +26,7 @@ from edgeks.errors import EdgeksError
 from edgeks.exporter import export
 from edgeks.prepare_onnx import prepare_onnx
 from edgeks.quant.options import Int8Options
-from edgeks.target import Layers, load_target
+from edgeks.target import Format, Layers, load_target
 
 Block = Literal["int8 ONNX", "fp32 ONNX", "int8 TFLite", "fp32 TFLite"]
 BLOCKS: tuple[Block, ...] = ("int8 ONNX", "fp32 ONNX", "int8 TFLite", "fp32 TFLite")
@@ -88,7 +88,7 @@ def layers_of_one_kernel(name: str, channels: int, layers: int) -> Network:
     torch.manual_seed(0)
     model, samples = OneKernel(channels, layers), feature_maps(channels, CALIBRATION, 1)
     with torch.no_grad():
-        for norm in model.norms:
+        for norm in (module for module in model.norms if isinstance(module, nn.BatchNorm2d)):
             norm.momentum = None  # the mean over the batches below
             norm.weight.uniform_(0.5, 1.5)
             norm.bias.normal_(0, 0.2)
@@ -120,9 +120,7 @@ class Files:
         self.network, self._folder, self._peer_python = network, folder, peer_python
         folder.mkdir(parents=True, exist_ok=True)
 
-    def exported(
-        self, file_format: Literal["onnx", "tflite"], layers: Layers, activations: str | None, variant: str = ""
-    ) -> Path:
+    def exported(self, file_format: Format, layers: Layers, activations: str | None, variant: str = "") -> Path:
         """`edgeks export` for the target `onnx` or `tflite`. `activations` None: fp32.
 
         `variant` of static ONNX: "zero point 0" or "qoperator".
@@ -156,7 +154,7 @@ class Files:
         path = source.with_suffix(".prepared.onnx")
         return path if path.exists() else prepare_onnx(source, load_target("onnx")).path
 
-    def public(self, file_format: Literal["onnx", "tflite"], precision: Literal["fp32", "int8"]) -> Path:
+    def public(self, file_format: Format, precision: Literal["fp32", "int8"]) -> Path:
         """What the public chain of the format writes.
 
         Raises:

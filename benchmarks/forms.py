@@ -37,17 +37,17 @@ from edgeks.formats.onnx import REFERENCE, open_session, run
 from edgeks.graph.from_torch import torch_outputs
 from edgeks.parity import compare
 from edgeks.runtime_profile import COMPILED, MeasuredRam
-from edgeks.target import load_target
+from edgeks.target import Layers, load_target
 
 RUNS, WARMUP, SECONDS = 3, 2, 0.3
-RAM_READINGS = 3
+FORMS: tuple[Layers, ...] = ("unrolled", "rolled")
 HEADINGS = (
     "form", "profile", "file bytes", "copies in RAM", "anonymous, loaded", "**anonymous, after run**", "RSS, after run",
     "… above the libraries", "p50 ms", "ratio", "SQNR dB",
 )  # fmt: skip
 NOTES = """
 Rows in blocks; *ratio* is a row's time over that of the first row of its block, in the same round: median (least to
-most). RAM in MB above the process that has imported the runtime, median of three processes. *Anonymous* is what no file
+most). RAM in MB above the process that has imported the runtime. *Anonymous* is what no file
 backs: heap and packed kernels; *RSS* adds what is mapped, of the model and of the runtime's libraries; *above the
 libraries* is RSS less that of the same form of two layers of 8 channels: their pages are in every figure, and hardly
 anything else is in that one. *Copies*: of the largest kernel, packed or on the heap, as `edgeks footprint` predicts
@@ -98,10 +98,9 @@ def profile_ram(path: Path, profile: str) -> tuple[ProfileRam, int]:
 
 
 @cache
-def read_ram(path: Path, profile: str) -> tuple[MeasuredRam, ...]:
-    """Readings in fresh processes; the plain network's serve every table."""
-    found, _ = profile_ram(path, profile)
-    return tuple(measure_ram(path, found.profile) for _ in range(RAM_READINGS))
+def read_ram(path: Path, profile: str) -> MeasuredRam:
+    """In a fresh process; the plain network's serve every table."""
+    return measure_ram(path, profile_ram(path, profile)[0].profile)
 
 
 def measure(row: Row, network: Network, reference: NDArray[np.float32]) -> Measured:
@@ -109,16 +108,13 @@ def measure(row: Row, network: Network, reference: NDArray[np.float32]) -> Measu
     found, file_bytes = profile_ram(row.path, row.profile)
     measured = Measured(row, found, file_bytes)
     try:
-        readings, plain = read_ram(row.path, row.profile), read_ram(row.plain, row.profile)
+        ram, plain = read_ram(row.path, row.profile), read_ram(row.plain, row.profile)
         measured.sqnr_db = compare(reference, outputs(row, found, network.probes, reference)).sqnr_db
     except EdgeksError as error:
         measured.failed = " ".join(str(error).split())
         return measured
-    measured.loaded_anonymous = int(statistics.median(each.loaded_anonymous_bytes for each in readings))
-    measured.anonymous = int(statistics.median(each.run_anonymous_bytes for each in readings))
-    measured.rss = int(statistics.median(each.run_bytes for each in readings))
-    measured.peak = int(statistics.median(each.run_peak_bytes for each in readings))
-    measured.rss_of_plain = int(statistics.median(each.run_bytes for each in plain))
+    measured.loaded_anonymous, measured.anonymous = ram.loaded_anonymous_bytes, ram.run_anonymous_bytes
+    measured.rss, measured.peak, measured.rss_of_plain = ram.run_bytes, ram.run_peak_bytes, plain.run_bytes
     return measured
 
 
@@ -235,13 +231,11 @@ def bit_equal(network: Network, files: Files) -> str:
     Raises:
         SystemExit: they do not.
     """
-    found = []
-    for layers in ("unrolled", "rolled"):
-        path = files.exported("onnx", layers, "static", "qoperator")  # type: ignore[arg-type]
-        found.append(run(open_session(path, REFERENCE), network.probes)[0])
-    if not np.array_equal(*found):
-        raise SystemExit(f"{network.name}: rolled and unrolled differ by up to {np.abs(found[0] - found[1]).max()}")
-    return f"agree bit for bit ({found[0].size:,} outputs of {len(network.probes)} inputs)."
+    paths = (files.exported("onnx", layers, "static", "qoperator") for layers in FORMS)
+    unrolled, rolled = (run(open_session(path, REFERENCE), network.probes)[0] for path in paths)
+    if not np.array_equal(unrolled, rolled):
+        raise SystemExit(f"{network.name}: rolled and unrolled differ by up to {np.abs(unrolled - rolled).max()}")
+    return f"agree bit for bit ({rolled.size:,} outputs of {len(network.probes)} inputs)."
 
 
 def promises(measured: list[Measured]) -> Iterator[str]:
@@ -294,7 +288,7 @@ def main() -> None:
     parser.add_argument("--peer-python", type=Path, help="the Python that has litert-torch and ai-edge-quantizer")
     parser.add_argument("--keep", type=Path, help="keep the files here, and take those that are there")
     parser.add_argument("--json", type=Path, help="write the figures of big here, too")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     print("# RAM, flash and time of every form\n")

@@ -34,7 +34,7 @@ def drawing(rows: list[dict[str, Any]]) -> Iterator[str]:
     per_mb = (WIDTH - LEFT - RIGHT) / most
 
     def at(megabytes: float) -> float:
-        return LEFT + megabytes * per_mb
+        return LEFT + megabytes * float(per_mb)
 
     yield f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-size="13"'
     yield '  font-family="Helvetica, Arial, Liberation Sans, sans-serif">'
@@ -93,11 +93,11 @@ def text(
     bold: bool = False,
     small: str = "",
 ) -> str:
-    """A line of text; `small` ahead of it, in a lighter hand."""
+    """A line of text; `small` behind it, in a lighter hand."""
     weight = ' font-weight="bold"' if bold else ""
-    ahead = f'<tspan font-size="11" fill="{MUTED}">{escape(small)}</tspan>  ' if small else ""
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text {place} font-size="{size}" fill="{colour}"{weight}>{escape(words)}{"  " + ahead if ahead else ""}</text>'
+    behind = f'<tspan dx="8" font-size="11" fill="{MUTED}">{escape(small)}</tspan>' if small else ""
+    style = f'text-anchor="{anchor}" font-size="{size}" fill="{colour}"{weight}'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}{behind}</text>'
 
 
 if __name__ == "__main__":
