@@ -18,7 +18,12 @@ from edgeks.target import LiteRtSession, Session, load_target
 SHAPE = (3, 8, 8)
 COMPILED = Profile("litert-cached", "", "litert-compiled", LiteRtSession(2, "xnnpack"))
 EVERY = Profile(
-    "all", "", "onnxruntime", Session(2, "extended", ("ConvBNFusion",), (("session.disable_prepacking", "1"),))
+    "all",
+    "",
+    "onnxruntime",
+    Session(
+        2, "extended", ("ConvBNFusion",), (("session.disable_prepacking", "1"),), arena=False, memory_pattern=False
+    ),
 )
 
 
@@ -36,7 +41,7 @@ def files(tmp_path_factory):
 def artefact(path, *, described=True):
     kind = path.suffix[1:]
     interface = described_interface(path) if described else None
-    return Artefact(path, "", kind, load_target(kind), None, True, 0, {}, interface)
+    return Artefact(path, "", kind, load_target(kind), None, True, 0, {}, {}, interface)
 
 
 @pytest.mark.parametrize("described", [True, False])
@@ -57,10 +62,12 @@ def test_every_option_of_a_session_is_in_the_program(files):
         "ORT_ENABLE_EXTENDED",
         '"ConvBNFusion"',
         '"session.disable_prepacking", "1"',
+        "enable_cpu_mem_arena = False",
+        "enable_mem_pattern = False",
     ):
         assert text in program
     # A new option has to be written into the program: add it there, and here.
-    known = {"threads", "graph_optimization", "disabled_optimizers", "config"}
+    known = {"threads", "graph_optimization", "disabled_optimizers", "config", "arena", "memory_pattern"}
     assert {field.name for field in dataclasses.fields(Session)} == known
     assert {field.name for field in dataclasses.fields(LiteRtSession)} == {"threads", "kernels"}
 
