@@ -15,7 +15,7 @@ import random
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ import ai_edge_litert
 import numpy as np
 import onnxruntime
 import torch
+from cpu_turns import cpu_times, opened
 from form_files import PLAIN, SUBJECTS, Files, Network, Row, rows
 from numpy.typing import NDArray
 
@@ -39,15 +40,16 @@ from edgeks.parity import compare
 from edgeks.runtime_profile import COMPILED, MeasuredRam
 from edgeks.target import Layers, load_target
 
-RUNS, WARMUP, SECONDS = 3, 2, 0.3
+RUNS, WARMUP, SECONDS, TURNS = 3, 2, 0.3, 25
 FORMS: tuple[Layers, ...] = ("unrolled", "rolled")
 HEADINGS = (
     "form", "profile", "file bytes", "copies in RAM", "anonymous, loaded", "**anonymous, after run**", "RSS, after run",
-    "… above the libraries", "p50 ms", "ratio", "SQNR dB",
+    "… above the libraries", "p50 ms", "ratio", "CPU ms", "ratio", "SQNR dB",
 )  # fmt: skip
 NOTES = """
-Rows in blocks; *ratio* is a row's time over that of the first row of its block, in the same round: median (least to
-most). RAM in MB above the process that has imported the runtime. *Anonymous* is what no file
+Rows in blocks. *p50*: median of the rounds, each in a fresh process; *CPU*: of one inference, all rows in turns in one
+process, which a machine with other work disturbs less; *ratio*: to the first row of the block in the same round or
+turn, median (quartiles). RAM in MB above the process that has imported the runtime. *Anonymous* is what no file
 backs: heap and packed kernels; *RSS* adds what is mapped, of the model and of the runtime's libraries; *above the
 libraries* is RSS less that of the same form of two layers of 8 channels: their pages are in every figure, and hardly
 anything else is in that one. *Copies*: of the largest kernel, packed or on the heap, as `edgeks footprint` predicts
@@ -58,7 +60,10 @@ networks. Files of `litert-cached` have the packed kernels beside them, which ta
 
 @dataclass
 class Measured:
-    """A row with its figures; `p50_ms` has one median per round. `failed` says why there are none."""
+    """A row with its figures, or why there are none (`failed`).
+
+    `p50_ms` has one median per round, `cpu_ms` one time per turn.
+    """
 
     row: Row
     found: ProfileRam
@@ -70,6 +75,7 @@ class Measured:
     rss_of_plain: int = 0
     sqnr_db: float = 0.0
     p50_ms: tuple[float, ...] = ()
+    cpu_ms: tuple[float, ...] = ()
     failed: str = ""
 
     @property
@@ -161,27 +167,38 @@ def time_all(measured: list[Measured], rounds: int) -> None:
         print(f"  round {number + 1} of {rounds}", file=sys.stderr, flush=True)
         for each in order.sample(measured, len(measured)):
             times[each.key].append(time_round(each))
+    inferences = {each.key: opened(each.row.path, each.found.profile) for each in measured}
+    cpu = cpu_times({key: inference for key, inference in inferences.items() if inference}, TURNS)
     for each in measured:
-        each.p50_ms = tuple(times[each.key])
+        each.p50_ms, each.cpu_ms = tuple(times[each.key]), cpu.get(each.key, ())
 
 
-def ratio(these: Measured, those: Measured) -> tuple[float, float, float]:
-    """Median, least, most of the rounds' ratios."""
-    found = [this / that for this, that in zip(these.p50_ms, those.p50_ms, strict=True)]
-    return statistics.median(found), min(found), max(found)
+def ratio(these: Sequence[float], those: Sequence[float]) -> tuple[float, float, float]:
+    """Quartiles of the ratios in the same round or turn: the median first."""
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(these, those, strict=True)], n=4)
+    return middle, low, high
 
 
-def shown_ratio(these: Measured, those: Measured) -> str:
+def shown_ratio(these: Sequence[float], those: Sequence[float]) -> str:
     """`0.98 (0.95 to 1.02)`."""
-    middle, least, most = ratio(these, those)
-    return f"{middle:.2f} ({least:.2f} to {most:.2f})"
+    middle, low, high = ratio(these, those)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def shown_times(these: Sequence[float], those: Sequence[float]) -> tuple[str, str]:
+    """Median ms, and the ratio."""
+    if not these or not those:
+        return "–", "–"
+    ms = statistics.median(these)
+    return f"{ms:.1f}" if ms >= 1 else f"{ms:.3f}", "1" if these is those else shown_ratio(these, those)
 
 
 def line(measured: Measured, first: Measured) -> str:
     """One line of the table; megabytes."""
     if measured.failed:
-        return f"| {measured.row.name} | {measured.row.profile} | failed: {measured.failed} |" + " |" * 8
-    ms = statistics.median(measured.p50_ms)
+        return f"| {measured.row.name} | {measured.row.profile} | failed: {measured.failed} |" + " |" * (
+            len(HEADINGS) - 3
+        )
     cells = [
         measured.row.name,
         measured.row.profile,
@@ -191,8 +208,8 @@ def line(measured: Measured, first: Measured) -> str:
         f"**{measured.anonymous / 1e6:.1f}**",
         f"{measured.rss / 1e6:.1f}",
         f"{(measured.rss - measured.rss_of_plain) / 1e6:.1f}",
-        f"{ms:.1f}" if ms >= 1 else f"{ms:.3f}",
-        "1" if measured is first else shown_ratio(measured, first),
+        *shown_times(measured.p50_ms, first.p50_ms),
+        *shown_times(measured.cpu_ms, first.cpu_ms),
         f"{measured.sqnr_db:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
@@ -256,15 +273,18 @@ def promises(measured: list[Measured]) -> Iterator[str]:
         shown = f"{these.anonymous / 1e6:.1f} MB ({above})"
         return promise(f"{what}: anonymous after run ≤ {most:g} MB", round(these.anonymous / 1e6, 1), most, shown)
 
-    def speed(what: str, these: Measured, those: Measured, most: float) -> str:
-        return promise(f"{what}: p50 ≤ {most:.2f} ×", ratio(these, those)[0], most, shown_ratio(these, those))
+    def speed(what: str, these: Measured, those: Measured, most: float) -> Iterator[str]:
+        pairs = ("p50", these.p50_ms, those.p50_ms), ("CPU time", these.cpu_ms, those.cpu_ms)
+        for kind, mine, other in pairs:
+            value = round(ratio(mine, other)[0], 2)
+            yield promise(f"{what}: {kind} ≤ {most:.2f} ×", value, most, shown_ratio(mine, other))
 
     yield ram("int8 ONNX rolled", rolled, 6)
-    yield speed("int8 ONNX rolled, over unrolled with zero point −1", rolled, unrolled, 1.05)
-    yield speed("int8 ONNX rolled, over unrolled with zero point 0", rolled, private, 1.05)
+    yield from speed("int8 ONNX rolled, over unrolled with zero point −1", rolled, unrolled, 1.05)
+    yield from speed("int8 ONNX rolled, over unrolled with zero point 0", rolled, private, 1.05)
     yield ram("fp32 ONNX unrolled, the target's options", lean, 12)
     yield ram("dynamic int8 TFLite rolled, XNNPACK", loop, 5)
-    yield speed("dynamic int8 TFLite rolled, over static unrolled", loop, static, 1.0)
+    yield from speed("dynamic int8 TFLite rolled, over static unrolled", loop, static, 1.0)
     shown = f"{loop.sqnr_db:.1f} dB, {static.sqnr_db:.1f} dB"
     yield promise("dynamic int8 TFLite rolled: SQNR ≥ that of static unrolled", static.sqnr_db, loop.sqnr_db, shown)
 

@@ -21,9 +21,10 @@ PARTS = {
     "library": ("#b4bac1", "library: the runtime's own"),
 }
 INK, MUTED, GRID, MARK = "#1c2430", "#5b6470", "#e3e7ec", "#b3261e"
-WIDTH, LEFT, RIGHT, TOP = 960, 268, 66, 112
+WIDTH, LEFT, RIGHT, TOP = 960, 268, 66, 122
 PITCH, BAR, HEAD = 25, 15, 34
 STEP_MB = 20
+LEGEND = (24, 290, 560)
 
 
 def drawing(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -40,24 +41,24 @@ def drawing(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield '  font-family="Helvetica, Arial, Liberation Sans, sans-serif">'
     yield f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>'
     yield text(24, 34, "Where the RAM goes: twelve layers that read one 3×3 kernel of 512 channels", 18, INK, bold=True)
-    x = 24.0
-    for colour, label in PARTS.values():
-        yield f'<rect x="{x:.0f}" y="52" width="13" height="13" fill="{colour}"/>'
-        yield text(x + 19, 63, label, 12, MUTED)
-        x += 27 + 6.05 * len(label)
-    yield mark(31, 75, 15)
-    yield text(43, 87, "measured; all in MB above a process with the runtime imported, one thread", 12, MUTED)
+    for number, (colour, label) in enumerate(PARTS.values()):
+        x, y = LEGEND[number % 3], 60 + 23 * (number // 3)
+        yield f'<rect x="{x}" y="{y - 11}" width="13" height="13" fill="{colour}"/>'
+        yield text(x + 20, y, label, 12, MUTED)
+    yield mark(LEGEND[2] + 7, 70, 15)
+    yield text(LEGEND[2] + 20, 83, "measured", 12, MUTED)
+    yield text(LEGEND[0], 106, "MB above a process that has imported the runtime, at the peak of inferences", 12, MUTED)
     bottom = height - 30
     for megabytes in range(0, int(most) + 1, STEP_MB):
         yield f'<path d="M{at(megabytes):.1f} {TOP}V{bottom}" stroke="{GRID}"/>'
         yield text(at(megabytes), bottom + 17, f"{megabytes}" + (" MB" if megabytes == 0 else ""), 12, MUTED, "middle")
-    y = float(TOP)
+    top = float(TOP)
     for name, group in blocks:
-        yield text(24, y + 22, name, 14, INK, bold=True)
-        y += HEAD
+        yield text(24, top + 22, name, 14, INK, bold=True)
+        top += HEAD
         for row in group:
-            yield from bar(row, y, at)
-            y += PITCH
+            yield from bar(row, top, at)
+            top += PITCH
     yield "</svg>"
 
 
