@@ -168,9 +168,10 @@ def _take_kernel(
         module = network.get_submodule(names[mark])
         if not isinstance(module, KernelFakeQuantize) or array(read.kernel).dtype.kind == "f":
             continue
-        stored = array(read.kernel)
-        point = read.dequantize.inputs[2] if read.dequantize and len(read.dequantize.inputs) > 2 else None
-        codes = stored.astype(np.float32) - (0 if point is None else array(point).astype(np.float32).flat[0])
+        point = _kernel_zero_point(read)
+        codes = array(read.kernel).astype(np.float32) - (
+            0 if point is None else array(point).astype(np.float32).flat[0]
+        )
         codes = codes if output_channels(read) == 0 else codes.T
         scale = module.scale.detach()
         kernel = torch.from_numpy(codes.copy()) * scale.view([-1] + [1] * (codes.ndim - 1))
@@ -178,6 +179,14 @@ def _take_kernel(
         assert isinstance(source, fx.Node)  # noqa: S101  # a kernel quantiser reads a get_attr
         with torch.no_grad():
             network.get_parameter(str(source.target)).copy_(kernel)
+
+
+def _kernel_zero_point(read: KernelRead) -> ir.Value | None:
+    """Zero point of the codes that a layer reads; None: 0."""
+    node, index = (read.dequantize, 2) if read.dequantize else (read.node, 5)
+    return (
+        node.inputs[index] if node.op_type in ("DequantizeLinear", "QLinearConv") and len(node.inputs) > index else None
+    )
 
 
 def _take_bias(network: fx.GraphModule, read: KernelRead, calls: Mapping[str, list[fx.Node]]) -> None:
