@@ -246,13 +246,8 @@ def export(
         if parity_report and captured.prepared is not None:
             on_step("comparing layer by layer")
             few = inputs[:LAYER_PARITY_SAMPLES]
-            by_layer = layer_parity(
-                captured.prepared,
-                captured.marks,
-                one_by_one,
-                few,
-                reference if decided is not NOTHING_TRAINED else None,
-            )
+            own = None if decided is NOTHING_TRAINED else reference
+            by_layer = layer_parity(captured.prepared, captured.marks, one_by_one, few, own)
         compared_with = reference_name(source)
         require_parity(out, target, required, parity, parity_here, int8=int8, layers=by_layer, reference=compared_with)
         costs = None

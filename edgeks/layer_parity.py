@@ -181,12 +181,12 @@ def _take_kernel(
             network.get_parameter(str(source.target)).copy_(kernel)
 
 
-def _kernel_zero_point(read: KernelRead) -> ir.Value | None:
-    """Zero point of the codes that a layer reads; None: 0."""
-    node, index = (read.dequantize, 2) if read.dequantize else (read.node, 5)
-    return (
-        node.inputs[index] if node.op_type in ("DequantizeLinear", "QLinearConv") and len(node.inputs) > index else None
-    )
+def _kernel_zero_point(read: KernelRead) -> float:
+    """Zero point of the codes that a layer reads."""
+    teller = read.dequantize or read.node
+    index = {"DequantizeLinear": 2, "QLinearConv": 5}.get(teller.op_type, len(teller.inputs))
+    point = teller.inputs[index] if len(teller.inputs) > index else None
+    return 0.0 if point is None else float(array(point).flat[0])
 
 
 def _take_bias(network: fx.GraphModule, read: KernelRead, calls: Mapping[str, list[fx.Node]]) -> None:
