@@ -391,7 +391,7 @@ class CompiledModel:
         # The first question about outputs allocates all activations: part of opening, not of what the caller holds.
         outputs = self._model.get_output_tensor_details(self._signature)
         names = self._model.get_signature_by_index(0)["outputs"]
-        self._results = [(math.prod(outputs[name]["shape"]), str(outputs[name]["dtype"])) for name in names]
+        self._results = [(list(outputs[name]["shape"]), str(outputs[name]["dtype"])) for name in names]
 
     def inputs(self) -> list[Input]:
         """As the first signature declares them."""
@@ -406,11 +406,12 @@ class CompiledModel:
         self._arrays = [arrays[value.name] for value in self.inputs()]
 
     def run(self) -> list[Any]:
-        """One inference → its outputs, each flat."""
+        """One inference → its outputs."""
         for buffer, array in zip(self._fed, self._arrays):
             buffer.write(array)
         self._model.run_by_index(0, self._fed, self._given)
-        return [buffer.read(count, dtype) for buffer, (count, dtype) in zip(self._given, self._results)]
+        given = zip(self._given, self._results)
+        return [buffer.read(math.prod(shape), dtype).reshape(shape) for buffer, (shape, dtype) in given]
 
 
 RUNTIMES = {
