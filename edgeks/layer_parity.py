@@ -168,10 +168,7 @@ def _take_kernel(
         module = network.get_submodule(names[mark])
         if not isinstance(module, KernelFakeQuantize) or array(read.kernel).dtype.kind == "f":
             continue
-        point = _kernel_zero_point(read)
-        codes = array(read.kernel).astype(np.float32) - (
-            0 if point is None else array(point).astype(np.float32).flat[0]
-        )
+        codes = array(read.kernel).astype(np.float32) - np.float32(_kernel_zero_point(read))
         codes = codes if output_channels(read) == 0 else codes.T
         scale = module.scale.detach()
         kernel = torch.from_numpy(codes.copy()) * scale.view([-1] + [1] * (codes.ndim - 1))
