@@ -222,6 +222,7 @@ def export(
         negative = negative_scales(model)
         interface = interface_of(model, codes, source.preprocessing)
         outside = tuple(layers_outside(model, int8=int8, asked=float_layers(ledger.plan, options.keep_float)))
+        one_by_one = model.clone() if parity_report else model  # a layer of a loop is no node of its own
         if layers == "rolled":
             ledger.roll(model, lambda: roll(model))
         on_step("proving and comparing")
@@ -245,9 +246,8 @@ def export(
         if parity_report and captured.prepared is not None:
             on_step("comparing layer by layer")
             few = inputs[:LAYER_PARITY_SAMPLES]
-            by_layer = layer_parity(
-                captured.prepared, captured.marks, model, few, reference if decided is not NOTHING_TRAINED else None
-            )
+            own = None if decided is NOTHING_TRAINED else reference
+            by_layer = layer_parity(captured.prepared, captured.marks, one_by_one, few, own)
         compared_with = reference_name(source)
         require_parity(out, target, required, parity, parity_here, int8=int8, layers=by_layer, reference=compared_with)
         costs = None

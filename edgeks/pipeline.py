@@ -35,7 +35,7 @@ from edgeks.recipe import Recipe
 from edgeks.run_folder import RunFolder, Stage
 from edgeks.sharing.torch import discover, untied
 from edgeks.summary import Summary, summarise
-from edgeks.target import Int8Scheme, Target
+from edgeks.target import Int8Scheme, Layers, Target
 from edgeks.train.data import load_dataset
 from edgeks.train.dataset import Dataset
 from edgeks.train.fit import fit
@@ -220,19 +220,21 @@ class _Run:
     def _export(self, checkpoint: Checkpoint, name: str, model: str, prefix: str = "") -> None:
         recipe, artefact = self._recipe, f"{prefix}{name}.{self._recipe.target.format}"
         trained_for_int8 = is_prepared(checkpoint.model)
+        layers: Layers | None = "unrolled" if prefix else recipe.layers  # no loop holds layers of kernels of their own
         inputs = {
             "architecture": self._architecture,
             "model": self._runs.digest(model),
             "target": asdict(recipe.target),
             "form": recipe.form,
             "activations": recipe.activations,
+            "layers": layers,
         }
 
         def action() -> None:
             out = self._runs.path / artefact
             activations = "static" if trained_for_int8 else recipe.activations  # what it was trained for
             options = Int8Options(form=recipe.form, activations=activations)
-            export(checkpoint, out, recipe.target, int8=name != "fp32", options=options)
+            export(checkpoint, out, recipe.target, int8=name != "fp32", options=options, layers=layers)
 
         def detail() -> str:
             ledger = self._runs.read_json(f"{artefact}.ledger.json")

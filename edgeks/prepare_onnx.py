@@ -190,14 +190,14 @@ def _require_shared(source: ModelFile, out: Path, session: Session) -> int:
     kernel may also have fewer readers there, where a condition was known.
     """
     before, after = ([_size(kernel) for kernel in _kernels(model)] for model in (source, read_model_file(out)))
-    shared = [kernel for kernel in _kernels(source) if len(kernel.layers) > 1]
+    shared = [kernel for kernel in _kernels(source) if _reads(kernel) > 1]
     for kernel in shared:
         sizes = {_size(kernel), *_blocked_sizes(kernel)}
         had, has = (sum(size in sizes for size in found) for found in (before, after))
         if has > had:
             disabled = ", ".join(session.disabled_optimizers) or "none"
             raise SharingBroken(
-                f"{source.path}: kernel {kernel.name!r} is read by {len(kernel.layers)} layers, and ONNX Runtime makes "
+                f"{source.path}: kernel {kernel.name!r} is read by {_reads(kernel)} layers, and ONNX Runtime makes "
                 f"{has - had} more of its size when it optimises the file (disabled optimizers: {disabled}); no file "
                 "was written. Choose a target that disables ConvBNFusion, ConvMulFusion and ConvAddFusion, and "
                 "NchwcTransformer where a loop reads it too; or another form of int8"
@@ -207,6 +207,11 @@ def _require_shared(source: ModelFile, out: Path, session: Session) -> int:
 
 def _kernels(model: ModelFile) -> tuple[Kernel, ...]:
     return kernels_of(model, readers_of(model))
+
+
+def _reads(kernel: Kernel) -> int:
+    """How many layers it serves in one inference; a node in a loop serves one in each trip."""
+    return (sum(kernel.runs) or len(kernel.layers)) // kernel.count
 
 
 def _size(kernel: Kernel) -> tuple[bool, int]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from edgeks.errors import ConfigError
 from edgeks.quant.options import Int8Options
-from edgeks.target import FORMS, MODES, Activations, Int8Form, Target, catalogue, load_target
+from edgeks.target import FORMS, LAYERS, MODES, Activations, Int8Form, Layers, Target, catalogue, load_target
 from edgeks.toml_table import Table
 from edgeks.train.settings import TrainSettings
 
@@ -36,6 +36,7 @@ class Recipe:
     precisions: tuple[str, ...]
     form: Int8Form | None
     activations: Activations | None
+    layers: Layers | None
     bench_runs: int
     bench_warmup: int
 
@@ -108,6 +109,7 @@ def read_recipe(path: Path) -> Recipe:
         Int8Options(form=form, activations=activations).scheme(target.int8)
     except ConfigError as error:
         raise ConfigError(f"{path}: key 'export.form': {error}") from error
+    layers = cast(Layers, export.text("layers", choices=LAYERS[target.format])) if export.has("layers") else None
     export.finish()
 
     bench = root.table("bench")
@@ -128,6 +130,7 @@ def read_recipe(path: Path) -> Recipe:
         precisions=tuple(precision for precision in PRECISIONS if precision in precisions),
         form=form,
         activations=activations,
+        layers=layers,
         bench_runs=runs,
         bench_warmup=warmup,
     )

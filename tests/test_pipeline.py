@@ -112,6 +112,20 @@ def test_the_trained_network_as_tflite(tmp_path):
     assert again.ran == []
 
 
+@pytest.mark.parametrize(("target", "written"), [("onnx", "rolled"), ("tflite", "cached")])
+def test_layers_are_written_as_the_recipe_says_and_those_of_the_twin_one_by_one(tmp_path, target, written):
+    recipe(tmp_path)
+    path = tmp_path / "tiny.toml"
+    path.write_text(path.read_text().replace('target = "onnx"', f'target = "{target}"\nlayers = "{written}"'))
+    summary = run_recipe(read_recipe(path), tmp_path / "run", Stages())
+    assert [row.kernels_stored for row in summary.rows] == [4, 4]
+    for row in summary.rows:
+        assert row.file_bytes < row.unshared_file_bytes
+        forms = [json.loads((tmp_path / f"run/{name}.ledger.json").read_text())["form"].split()[0]
+                 for name in (row.artefact, f"unshared_{row.artefact}")]  # fmt: skip
+        assert forms[0] == written != forms[1]
+
+
 def test_a_qat_stage_fine_tunes_and_exports_what_was_trained(tmp_path):
     path = tmp_path / "tiny.toml"
     qat = '[qat]\nepochs = 1\nlr = 0.001\nfrozen_norm_epochs = 1\n[export]\nprecisions = ["int8"]\n'

@@ -51,7 +51,7 @@ def test_a_recipe_by_name_by_repository_path_and_by_file(tmp_path, monkeypatch):
 def test_defaults_of_a_minimal_recipe(tmp_path):
     recipe = read(tmp_path, MINIMAL)
     assert (recipe.target.name, recipe.precisions) == ("onnx", ("fp32", "int8"))
-    assert recipe.form is None and recipe.activations is None  # the target's
+    assert recipe.form is None and recipe.activations is None and recipe.layers is None  # the target's
     assert (recipe.data_size, recipe.bench_runs, recipe.bench_warmup) == (None, 200, 20)
     swapped = read(tmp_path, MINIMAL + '[export]\nprecisions = ["int8", "fp32", "int8"]\n')
     assert swapped.precisions == ("fp32", "int8")
@@ -82,6 +82,7 @@ def test_defaults_of_a_minimal_recipe(tmp_path):
         (MINIMAL + "[export]\nprecisions = ['int4']", "key 'export.precisions': found .*each one of fp32, int8"),
         (MINIMAL + "[export]\nprecisions = []", "key 'export.precisions': found \\[\\]; legal: fp32, int8 or both"),
         (MINIMAL + "[export]\nform = 'QDQ'", "key 'export.form': found 'QDQ'; legal: qdq, qoperator"),
+        (MINIMAL + "[export]\nlayers = 'cached'", "key 'export.layers': found 'cached'; legal: unrolled, rolled"),
         (MINIMAL + "[bench]\nruns = 0", "key 'bench.runs': found 0; legal: a whole number, 1 to"),
         (MINIMAL + "[bench]\nrun = 1", "unknown key 'bench.run'; legal keys here: runs, warmup"),
         (

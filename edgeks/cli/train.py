@@ -142,7 +142,8 @@ def run(
     folder: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder. Default: runs/RECIPE.")] = None,
     data: Annotated[str | None, typer.Option(help="Instead of the recipe's data: cifar10:DIR …")] = None,
     target: Annotated[
-        str | None, typer.Option(help="Instead of the recipe's target, its form and activations: tflite, rpi-4 …")
+        str | None,
+        typer.Option(help="Instead of the recipe's target, form, activations and layers: tflite, rpi-4 …"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -158,7 +159,7 @@ def run(
     if data:
         chosen = replace(chosen, data=data)
     if target:
-        chosen = replace(chosen, target=load_target(target), form=None, activations=None)
+        chosen = replace(chosen, target=load_target(target), form=None, activations=None, layers=None)
     folder = folder or Path("runs") / chosen.name
     summary = run_recipe(chosen, folder, _RunLines())
     if as_json:

@@ -272,10 +272,10 @@ def why_not(model: ir.Model) -> str:
     where = f"{first.name!r} and {second.name!r}, which share a kernel,"
     for name in dict.fromkeys((*first.attributes, *second.attributes)):
         given = [node.attributes.get(name) for node in (first, second)]
-        found = ["its default" if attribute is None else attribute.value for attribute in given]
+        found = ["the default" if attribute is None else attribute.value for attribute in given]
         if found[0] != found[1]:
             return f"{where} differ in {name}: {found[0]} and {found[1]}"
     shapes = [required(node.inputs[0]).shape for node in (first, second)]
     if shapes[0] != shapes[1]:
         return f"{where} take inputs of different shapes: {shapes[0]} and {shapes[1]}"
-    return f"what stands between {where.removesuffix(',')} is not repeated as a whole"
+    return f"what stands between {where} is not repeated as a whole"
