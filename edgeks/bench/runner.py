@@ -22,7 +22,7 @@ Input: one JSON object, on stdin or in the file named by the only argument. `mod
     shapes               name → sizes of random inputs that the file leaves open; "" for the only input ({})
     inputs               .npz with one array per model input, or .npy for a model with one input (none: random)
     outputs              .npz to write the outputs of `samples` to, instead of timing: output_0, output_1, …, each
-                         samples × …; of litert-compiled the rest is flat (none)
+                         samples × … (none)
     samples              .npy of samples × … for the only input, fed in batches of the model's own size; or how many
                          random inferences (1)
 
@@ -391,7 +391,7 @@ class CompiledModel:
         # The first question about outputs allocates all activations: part of opening, not of what the caller holds.
         outputs = self._model.get_output_tensor_details(self._signature)
         names = self._model.get_signature_by_index(0)["outputs"]
-        self._results = [(math.prod(outputs[name]["shape"]), str(outputs[name]["dtype"])) for name in names]
+        self._results = [(list(outputs[name]["shape"]), str(outputs[name]["dtype"])) for name in names]
 
     def inputs(self) -> list[Input]:
         """As the first signature declares them."""
@@ -406,11 +406,12 @@ class CompiledModel:
         self._arrays = [arrays[value.name] for value in self.inputs()]
 
     def run(self) -> list[Any]:
-        """One inference → its outputs, each flat."""
+        """One inference → its outputs."""
         for buffer, array in zip(self._fed, self._arrays):
             buffer.write(array)
         self._model.run_by_index(0, self._fed, self._given)
-        return [buffer.read(count, dtype) for buffer, (count, dtype) in zip(self._given, self._results)]
+        results = zip(self._given, self._results)
+        return [buffer.read(math.prod(shape), dtype).reshape(shape) for buffer, (shape, dtype) in results]
 
 
 RUNTIMES = {
