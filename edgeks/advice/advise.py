@@ -13,7 +13,7 @@ from edgeks.advice.forms import forms_for, targets_for
 from edgeks.advice.make import SAME_FILE, NotPossible, finished, make
 from edgeks.advice.measure import Meter
 from edgeks.advice.measurements import Measurements
-from edgeks.advice.profiles import tried_profiles
+from edgeks.advice.profiles import not_worth_trying, tried_profiles
 from edgeks.advice.rows import Artefact, Candidate, Row
 from edgeks.advice.snippet import snippet
 from edgeks.advice.sources import SourceOptions, digest, read_network, source_key
@@ -250,6 +250,10 @@ class _Trial:
             tried, left_out = tried_profiles(artefact.format, artefact.target)
             self.left_out |= left_out
             for each in tried:
+                reason = not_worth_trying(artefact, each)
+                if reason:
+                    self.left_out[f"{artefact.path.name} with {each.profile.name}"] = reason
+                    continue
                 yield Candidate(artefact, _with_threads(each.profile, self._threads[0]), each.is_own)
 
     def _once(self, candidate: Candidate, done: int, total: int) -> Row:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass, replace
 
+from edgeks.advice.rows import Artefact
 from edgeks.measured_footprint import MODULES
 from edgeks.runtime_profile import Profile, profiles_for
 from edgeks.target import Format, LiteRtSession, Target
+
+CACHED = "litert-cached"
+# Profiles that are there to save RAM, at the price of time or flash → what they save it of, and how much they have to.
+SAVING = {"ort-no-prepacking": "ort-unfolded", "ort-lean": "ort-unfolded", CACHED: "litert-xnnpack"}
+WORTH_BYTES = 300_000
+# Profile → another that it is the same as, where the file leaves nothing to fold or to plan.
+USUAL = {"ort-default": "ort-unfolded", "ort-unfolded": "ort-lean"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,22 @@ def tried_profiles(model_format: Format, target: Target) -> tuple[list[TriedProf
         else:
             tried.append(TriedProfile(profile, _alike(profile, own)))
     return sorted(tried, key=lambda each: not each.is_own), left_out
+
+
+def not_worth_trying(artefact: Artefact, tried: TriedProfile) -> str | None:
+    """Why a file need not be measured under a profile, by what is predicted of it; None where it may be the best."""
+    name, form, predicted = tried.profile.name, artefact.form, artefact.predicted_ram
+    if form is not None and form.layers == "cached" and name != CACHED:
+        return f"the form is for {CACHED}"
+    if tried.is_own:
+        return None
+    other = SAVING.get(name) or USUAL.get(name, "")
+    ram, others = predicted.get(name), predicted.get(other)
+    if ram is None or others is None:
+        return None
+    if name in SAVING:
+        return None if ram + WORTH_BYTES <= others else f"predicted to save no RAM beside {other}"
+    return f"as {other}: nothing differs" if ram == others else None
 
 
 def _alike(one: Profile, other: Profile) -> bool:

@@ -102,6 +102,7 @@ def _why(advice: Advice) -> str:
 def _table(advice: Advice) -> Table:
     table = terminal.table("", left=("",))
     table.title = None
+    table.columns[0].min_width = 1
     for name in ("form", "profile"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     here = " here" if advice.rules.elsewhere else ""

@@ -18,7 +18,11 @@ Status = Literal["measured", "over budget", "dropped", "cannot run"]
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """A file to try. `form` is None for a finished file; `flash_bytes` counts its external data too."""
+    """A file to try. `form` is None for a finished file; `flash_bytes` counts its external data too.
+
+    By name of the profile, for the target's board where it is one: `predicted_ram`, and `cache_bytes` of what the
+    runtime writes beside the file.
+    """
 
     path: Path
     sha256: str
@@ -28,6 +32,7 @@ class Artefact:
     is_own_form: bool
     flash_bytes: int
     predicted_ram: dict[str, int | None]
+    cache_bytes: dict[str, int]
     interface: Interface | None = None
     command: str | None = None
 
@@ -79,8 +84,9 @@ class Row:
 
     @property
     def flash_bytes(self) -> int:
-        """The file, with its external data."""
-        return self.candidate.artefact.flash_bytes
+        """The file, with its external data and what the runtime writes beside it."""
+        artefact = self.candidate.artefact
+        return artefact.flash_bytes + artefact.cache_bytes.get(self.candidate.profile.name, 0)
 
     @property
     def measured_ram_bytes(self) -> int | None:

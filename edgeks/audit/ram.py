@@ -47,7 +47,8 @@ class RamPrediction:
 
     `load_peak_bytes`: the most while it is opened, above the same process; None where no rule tells.
     `baseline_bytes`: the process before the file is opened: the interpreter, numpy and the runtime.
-    `notes`: what was assumed, and what the rules do not cover.
+    `notes`: what was assumed, and what the rules do not cover. `cache_bytes`: of a file that the runtime writes beside
+    the model, which takes flash.
     """
 
     profile: str
@@ -57,3 +58,4 @@ class RamPrediction:
     run_peak: RamParts
     kernels: tuple[HeldKernel, ...]
     notes: tuple[str, ...]
+    cache_bytes: int = 0

@@ -410,8 +410,8 @@ class CompiledModel:
         for buffer, array in zip(self._fed, self._arrays):
             buffer.write(array)
         self._model.run_by_index(0, self._fed, self._given)
-        results = zip(self._given, self._results)
-        return [buffer.read(math.prod(shape), dtype).reshape(shape) for buffer, (shape, dtype) in results]
+        given = zip(self._given, self._results)
+        return [buffer.read(math.prod(shape), dtype).reshape(shape) for buffer, (shape, dtype) in given]
 
 
 RUNTIMES = {

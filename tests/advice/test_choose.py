@@ -7,6 +7,7 @@ import pytest
 
 from edgeks.advice.choose import Rules, beaten_by, front, keeps_parity, ranked, tie_share
 from edgeks.advice.forms import forms_for
+from edgeks.advice.profiles import TriedProfile, not_worth_trying
 from edgeks.advice.rows import Artefact, Candidate, Round, Row
 from edgeks.parity import Parity
 from edgeks.runtime_profile import PROFILES, MeasuredRam
@@ -17,7 +18,7 @@ HERE = Rules("latency", None, None, elsewhere=False)
 
 
 def row(name, flash, ram, *p50, top1=1.0, sqnr=30.0, own=False, form=0):
-    artefact = Artefact(Path(name), name, "onnx", TARGET, forms_for(TARGET, "onnx")[form], own, flash, {})
+    artefact = Artefact(Path(name), name, "onnx", TARGET, forms_for(TARGET, "onnx")[form], own, flash, {}, {})
     measured = MeasuredRam("", "", "", 0, 0, 0, 0, 0, ram, ram, 0, 0)
     rounds = tuple(Round(ms, 3, 0.1) for ms in p50)
     return Row(Candidate(artefact, PROFILES["onnx"][0], own), None, measured, Parity(9, sqnr, 1.0, top1), rounds)
@@ -74,3 +75,29 @@ def test_elsewhere_the_targets_own_way_goes_before_what_is_fast_here():
     assert names(ranked(rows, replace(rules, ram_budget=8_000_000)))[0] == "fast"
     predicted = replace(rows[0], predicted_ram_bytes=7)
     assert predicted.ram_bytes(elsewhere=True) == 7 and predicted.ram_bytes(elsewhere=False) == 1
+
+
+def predicted(form, **ram):
+    artefact = Artefact(
+        Path("m"), "", "onnx", TARGET, form, False, 0, {k.replace("_", "-"): v for k, v in ram.items()}, {}
+    )
+    profiles = {each.name: TriedProfile(each, False) for found in PROFILES.values() for each in found}
+    return lambda name: not_worth_trying(artefact, profiles[name])
+
+
+def test_a_profile_that_cannot_help_is_not_measured():
+    reason = predicted(
+        None, ort_default=9_000_000, ort_unfolded=9_000_000, ort_lean=8_900_000, ort_no_prepacking=5_000_000
+    )
+    assert reason("ort-default") == "as ort-unfolded: nothing differs" and reason("ort-unfolded") is None
+    assert reason("ort-lean") == "predicted to save no RAM beside ort-unfolded"
+    assert reason("ort-no-prepacking") is None
+    unknown = predicted(None, ort_default=None, ort_unfolded=None)
+    assert unknown("ort-default") is None and unknown("ort-no-prepacking") is None
+
+
+def test_the_cached_form_is_tried_with_the_cache_only():
+    tflite = load_target("tflite")
+    form = next(each for each in forms_for(tflite, "tflite") if each.layers == "cached")
+    reason = predicted(form, litert_xnnpack=9_000_000, litert_builtin=9_000_000, litert_cached=5_000_000)
+    assert reason("litert-builtin") == "the form is for litert-cached" and reason("litert-cached") is None

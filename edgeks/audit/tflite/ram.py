@@ -159,6 +159,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
                 )
             )
         ),
+        cache_bytes=delegate.packed_bytes if cached else 0,
     )
 
 
