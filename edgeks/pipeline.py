@@ -35,7 +35,7 @@ from edgeks.recipe import Recipe
 from edgeks.run_folder import RunFolder, Stage
 from edgeks.sharing.torch import discover, untied
 from edgeks.summary import Summary, summarise
-from edgeks.target import Int8Scheme, Layers, Target
+from edgeks.target import Int8Scheme, Target
 from edgeks.train.data import load_dataset
 from edgeks.train.dataset import Dataset
 from edgeks.train.fit import fit
@@ -220,15 +220,14 @@ class _Run:
     def _export(self, checkpoint: Checkpoint, name: str, model: str, prefix: str = "") -> None:
         recipe, artefact = self._recipe, f"{prefix}{name}.{self._recipe.target.format}"
         trained_for_int8 = is_prepared(checkpoint.model)
-        layers: Layers | None = "unrolled" if prefix else recipe.layers  # no loop holds layers of kernels of their own
         inputs = {
             "architecture": self._architecture,
             "model": self._runs.digest(model),
             "target": asdict(recipe.target),
             "form": recipe.form,
             "activations": recipe.activations,
-            "layers": layers,
         }
+        layers = "unrolled" if prefix else recipe.target.layers  # what is not shared, no loop or cache holds once
 
         def action() -> None:
             out = self._runs.path / artefact

@@ -25,6 +25,7 @@ from edgeks.errors import ConfigError, DataError, ModelFileError, OutputError, P
 from edgeks.formats.onnx import open_session
 from edgeks.onnx_file import ModelFile, read_model_file
 from edgeks.prepared import PREPARED_KEY, Prepared, read_prepared
+from edgeks.runtime_profile import literal, session_options
 from edgeks.target import Session, Target
 
 # ONNX Runtime maps a constant of external data, and copies one that lies in the model; below it a page would be wasted.
@@ -51,22 +52,17 @@ class PreparedFile:
         made, session = self.prepared, self.prepared.session
         machine, *features = made.cpu.split(" ")
         lines = [
-            "import platform, onnxruntime",
+            "import platform",
+            "",
+            "import onnxruntime as ort",
+            "",
             f"# {self.path.name} is right for {made.only_for} only; elsewhere it may compute wrong numbers.",
-            f"assert onnxruntime.__version__ == {made.runtime_version!r} and platform.machine() == {machine!r}",
+            f"assert ort.__version__ == {made.runtime_version!r} and platform.machine() == {machine!r}",
         ]
-        if Path("/proc/cpuinfo").exists():
-            lines.append(f"assert set({features!r}) <= set(open('/proc/cpuinfo').read().split())" if features else "")
-        lines += [
-            "options = onnxruntime.SessionOptions()",
-            "options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL",
-            f"options.intra_op_num_threads = {session.threads}",
-            f"options.enable_cpu_mem_arena = {session.arena}",
-            f"options.enable_mem_pattern = {session.memory_pattern}",
-            *(f"options.add_session_config_entry({key!r}, {value!r})" for key, value in session.config),
-            f"session = onnxruntime.InferenceSession({self.path.name!r}, options, providers=['CPUExecutionProvider'])",
-        ]
-        return "\n".join(filter(None, lines))
+        if features and Path("/proc/cpuinfo").exists():
+            lines.append(f"assert set({features!r}) <= set(open('/proc/cpuinfo').read().split())")
+        opened = f'ort.InferenceSession({literal(self.path.name)}, options, providers=["CPUExecutionProvider"])'
+        return "\n".join([*lines, *session_options(session), f"session = {opened}"])
 
 
 def require_preparable(target: Target) -> Session:

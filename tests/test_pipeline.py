@@ -112,18 +112,16 @@ def test_the_trained_network_as_tflite(tmp_path):
     assert again.ran == []
 
 
-@pytest.mark.parametrize(("target", "written"), [("onnx", "rolled"), ("tflite", "cached")])
-def test_layers_are_written_as_the_recipe_says_and_those_of_the_twin_one_by_one(tmp_path, target, written):
-    recipe(tmp_path)
+def test_repeated_layers_in_a_loop_and_a_twin_without_one(tmp_path):
     path = tmp_path / "tiny.toml"
-    path.write_text(path.read_text().replace('target = "onnx"', f'target = "{target}"\nlayers = "{written}"'))
-    summary = run_recipe(read_recipe(path), tmp_path / "run", Stages())
-    assert [row.kernels_stored for row in summary.rows] == [4, 4]
-    for row in summary.rows:
-        assert row.file_bytes < row.unshared_file_bytes
-        forms = [json.loads((tmp_path / f"run/{name}.ledger.json").read_text())["form"].split()[0]
-                 for name in (row.artefact, f"unshared_{row.artefact}")]  # fmt: skip
-        assert forms[0] == written != forms[1]
+    rolled = '[export]\nform = "rolled"\nprecisions = ["int8"]\n'
+    path.write_text(RECIPE.format(epochs=1, kernels=2).replace("[export]\n", rolled))
+    run_recipe(read_recipe(path), tmp_path / "run", Stages())
+    shared, twin = (
+        json.loads((tmp_path / "run" / f"{name}int8.onnx.ledger.json").read_text()) for name in ("", "unshared_")
+    )
+    assert shared["form"] == "rolled qoperator" and len(next(iter(shared["rolled"].values()))) == 2
+    assert twin["form"] == "qdq" and "rolled" not in twin
 
 
 def test_a_qat_stage_fine_tunes_and_exports_what_was_trained(tmp_path):

@@ -143,7 +143,7 @@ def run(
     data: Annotated[str | None, typer.Option(help="Instead of the recipe's data: cifar10:DIR …")] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Instead of the recipe's target, form, activations and layers: tflite, rpi-4 …"),
+        typer.Option(help="Instead of the recipe's target, form and activations: tflite, rpi-4 …"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -159,7 +159,7 @@ def run(
     if data:
         chosen = replace(chosen, data=data)
     if target:
-        chosen = replace(chosen, target=load_target(target), form=None, activations=None, layers=None)
+        chosen = replace(chosen, target=load_target(target), form=None, activations=None)
     folder = folder or Path("runs") / chosen.name
     summary = run_recipe(chosen, folder, _RunLines())
     if as_json:
