@@ -9,14 +9,17 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgeks.errors import ConfigError, ParityFailed
+from edgeks.export_io import Io
 from edgeks.export_source import Source, is_quantisation_trained
 from edgeks.graph.kernels import array, kernel_read, kernel_reads
+from edgeks.graph.onnx_network import OnnxNetwork
 from edgeks.graph.passes.split_large_kernels import MAX_TAPS, is_tile, whole
 from edgeks.layer_parity import LayerParity
 from edgeks.parity import Parity
+from edgeks.quant.options import Int8Options
 from edgeks.samples import Samples
 from edgeks.sharing.plan import SharingPlan
-from edgeks.target import Format, Layers, LiteRtSession, Target
+from edgeks.target import Format, Layers, Target
 from edgeks.tflite_file import read_tflite
 from edgeks.tflite_weight_cache import hybrid_fault, weight_cache_fault
 
@@ -29,26 +32,56 @@ KERNEL_OPS = ("Conv", "ConvTranspose", "Gemm")
 SHOWN = 3
 
 
-def require_common_scales(source: Source, target: Target, layers: Layers) -> None:
-    """Check that the layers of a kernel can have its scales in common (docs/adr/0018): TFLite, rolled or cached.
+def require_options(
+    source: Source,
+    target: Target,
+    options: Int8Options,
+    *,
+    int8: bool,
+    io: Io,
+    parity_report: bool,
+    run_sensitivity: bool,
+    run_simplifier: bool,
+) -> None:
+    """Check that what is asked for goes together; `target` has "auto" decided.
 
     Raises:
-        ConfigError: the network was trained otherwise, or the target's runtime has no weight cache.
+        ConfigError: two options exclude each other, or the source has not what one of them takes.
     """
-    if target.format != "tflite" or layers == "unrolled":
-        return
-    if is_quantisation_trained(source):
+    static, trained = int8 and target.int8.mode == "static", is_quantisation_trained(source)
+    if parity_report and isinstance(source, OnnxNetwork):
         raise ConfigError(
-            f"--form {layers}: the network was trained with fake quantisation, each layer with scales of its own; "
-            "legal: unrolled"
+            f"a parity report compares with torch layer by layer, and {source.path.name} is an ONNX file: "
+            "leave --parity-report out, or export the checkpoint"
         )
-    session = target.session
-    kernels = session.kernels if isinstance(session, LiteRtSession) else ""
-    if layers == "cached" and (target.runtime, kernels) != ("litert", "xnnpack"):
+    if parity_report and not (static and io == "float"):
         raise ConfigError(
-            f"--form cached: the weight cache is XNNPACK's, in LiteRT, and target {target.name!r} runs "
-            f"{kernels} kernels in {target.runtime}, which read the file's own; legal: unrolled, rolled"
+            "a parity report compares integers inside the network: it needs --int8 with static activations and no --io"
         )
+    if parity_report and target.layers != "unrolled":
+        raise ConfigError(
+            f"a parity report compares layer by layer, each with scales of its own, and --form {target.layers} has "
+            "none such: leave --parity-report out, or choose --form unrolled"
+        )
+    if parity_report and options.keep_float:
+        raise ConfigError("a parity report is about the whole network in int8: leave --keep-float out")
+    if target.common_scales and trained:
+        raise ConfigError(
+            f"--form {target.layers}: the network was trained with fake quantisation, each layer with scales of its "
+            "own; legal: unrolled"
+        )
+    if int8 and trained and (not static or options.after_training):
+        raise ConfigError(
+            "the network was trained with fake quantisation, which decided ranges and rounding: leave --calibration, "
+            "--bias-correction, --rounding and --keep-float out, and --activations static"
+        )
+    if run_sensitivity and (not static or trained):
+        raise ConfigError(
+            "sensitivity is about static int8 after training: it needs --int8 with static activations, and a network "
+            "that was not trained with fake quantisation"
+        )
+    if run_simplifier and int8 and (parity_report or trained):
+        raise ConfigError("onnxsim loses the marks of fake-quantisers: leave --simplify out")
 
 
 def require_computed_as_written(path: Path, out: Path, layers: Layers) -> None:

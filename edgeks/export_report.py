@@ -42,7 +42,7 @@ def render(report: ExportReport, console: Console) -> None:
         console.print(line, soft_wrap=True)
 
     proof, rows = report.proof, report.ledger.rows
-    form = f" {report.form}" if report.precision == "int8" else ""
+    form = f" {report.form.removesuffix('float').rstrip()}".rstrip()
     what = f"{report.precision}{form} for {report.target}"
     say(f"[bold]{escape(str(report.path))}[/]: {report.file_bytes:,} bytes, {what}")
     groups = f"{len(proof.groups)} sharing group{'' if len(proof.groups) == 1 else 's'}"

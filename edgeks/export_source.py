@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeks.checkpoint import Checkpoint
-from edgeks.errors import ConfigError, DataError
+from edgeks.errors import DataError
 from edgeks.formats.onnx import REFERENCE, open_session
 from edgeks.graph.float_graph import float_graph
 from edgeks.graph.from_onnx import float_graph_from_onnx
@@ -79,30 +79,17 @@ def has_large_depthwise(source: Source) -> bool:
     )
 
 
-def resolved(scheme: Int8Scheme, source: Source, *, apart: bool = False) -> Int8Scheme:
+def resolved(scheme: Int8Scheme, source: Source, *, common_scales: bool) -> Int8Scheme:
     """The scheme with "auto" decided: dynamic where large depthwise convolutions are float between float ops anyway,
-    and where layers of one kernel must have one scale (`apart`).
+    and where the layers of a kernel have its scales in common (`Target.common_scales`).
 
     LiteRT has no fast integer kernel for those (docs/adr/0014); everything else is fastest, and smallest in RAM, with
     integer activations.
     """
     if scheme.mode != "auto":
         return scheme
-    dynamic = (apart or has_large_depthwise(source)) and not is_quantisation_trained(source)
+    dynamic = (common_scales or has_large_depthwise(source)) and not is_quantisation_trained(source)
     return replace(scheme, mode="dynamic" if dynamic else "static")
-
-
-def require_options(source: Source, *, parity_report: bool) -> None:
-    """Check that what is asked for can be had of such a source.
-
-    Raises:
-        ConfigError: it takes a network in torch.
-    """
-    if parity_report and isinstance(source, OnnxNetwork):
-        raise ConfigError(
-            f"a parity report compares with torch layer by layer, and {source.path.name} is an ONNX file: "
-            "leave --parity-report out, or export the checkpoint"
-        )
 
 
 def samples_for(source: Source, calib: Path | None, input_shape: tuple[int, int, int] | None) -> Samples:

@@ -17,9 +17,9 @@ from edgeks.export_checks import (
     doubts,
     layers_outside,
     not_trained,
-    require_common_scales,
     require_computed_as_written,
     require_no_tiles,
+    require_options,
     require_parity,
 )
 from edgeks.export_io import Io, as_pixels, interface_of, quantise_io, require_io
@@ -28,9 +28,7 @@ from edgeks.export_source import (
     Source,
     capture_source,
     carrier,
-    is_quantisation_trained,
     reference_name,
-    require_options,
     resolved,
     samples_for,
 )
@@ -58,7 +56,7 @@ from edgeks.quant.options import Int8Options
 from edgeks.quant.quantise import quantise
 from edgeks.quant.sensitivity import Sensitivity, sensitivity
 from edgeks.quant.trained import NOTHING_TRAINED
-from edgeks.target import LAYERS, Format, Layers, LiteRtSession, Precision, Target
+from edgeks.target import Format, Layers, LiteRtSession, Precision, Target
 
 PARITY_SAMPLES = 64
 LAYER_PARITY_SAMPLES = 16
@@ -135,46 +133,26 @@ def export(
         ParityFailed: the outputs are further from torch's than the target (or `min_sqnr_db`) allows.
         InputError: the samples, the network or the path cannot be used. In every case no file is left.
     """
-    require_options(source, parity_report=parity_report)
     if out.suffix in (".onnx", ".tflite") and out.suffix != f".{target.format}":
         wanted = out.suffix.removeprefix(".")
         raise OutputError(
             f"{out}: target {target.name!r} writes {target.format}; name it .{target.format}, or choose a target "
             f"of the format {wanted} (--target {wanted})"
         )
-    layers = layers or target.layers
-    if layers not in LAYERS[target.format]:
-        raise ConfigError(f"--form {layers}: legal for {target.format}: {', '.join(LAYERS[target.format])}")
-    apart = target.format == "tflite" and layers != "unrolled"
-    require_common_scales(source, target, layers)
+    target = target.with_layers(layers or target.layers)
     if float16 and int8:
         raise ConfigError("int8 and float16 exclude each other: choose one")
     precision: Precision = "int8" if int8 else "fp16" if float16 else "fp32"
     require_io(io, source.preprocessing, int8=int8)
     if int8:
-        target = replace(target, int8=resolved(options.scheme(target.int8), source, apart=apart))
-        if layers == "rolled":
-            target = replace(target, int8=rolled_scheme(target.int8))
-        options = replace(options, activations=target.int8.mode)
+        scheme = resolved(options.scheme(target.int8), source, common_scales=target.common_scales)
+        target = replace(target, int8=rolled_scheme(scheme, options.form) if target.layers == "rolled" else scheme)
+        options = replace(options, activations=scheme.mode)
     static = int8 and target.int8.mode == "static"
-    if parity_report and not (static and io == "float"):
-        raise ConfigError(
-            "a parity report compares integers inside the network: it needs --int8 with static activations and no --io"
-        )
-    if int8 and is_quantisation_trained(source) and (not static or options.after_training):
-        raise ConfigError(
-            "the network was trained with fake quantisation, which decided ranges and rounding: leave --calibration, "
-            "--bias-correction, --rounding and --keep-float out, and --activations static"
-        )
-    if parity_report and options.keep_float:
-        raise ConfigError("a parity report is about the whole network in int8: leave --keep-float out")
-    if run_sensitivity and (not static or is_quantisation_trained(source)):
-        raise ConfigError(
-            "sensitivity is about static int8 after training: it needs --int8 with static activations, and a network "
-            "that was not trained with fake quantisation"
-        )
-    if run_simplifier and int8 and (parity_report or is_quantisation_trained(source)):
-        raise ConfigError("onnxsim loses the marks of fake-quantisers: leave --simplify out")
+    require_options(
+        source, target, options, int8=int8, io=io, parity_report=parity_report, run_sensitivity=run_sensitivity,
+        run_simplifier=run_simplifier,
+    )  # fmt: skip
     samples = samples_for(source, calib, input_shape)
     if (static or (int8 and io != "float")) and not samples.real:
         raise DataError(
@@ -207,14 +185,14 @@ def export(
         untrained: tuple[str, ...] = ()
         if int8:
             on_step(f"quantising, calibrating on {samples.origin}" if static else "quantising")
-            untrained = quantise(model, ledger, fed, target.int8, options, decided, apart=apart)
+            untrained = quantise(model, ledger, fed, target.int8, options, decided, common_scales=target.common_scales)
             if isinstance(source, OnnxNetwork):
                 ledger.replan("tie_equal_codes", model, lambda: tie_equal_codes(model, ledger.plan))
             if static and (zero_point := target.int8.kernel_zero_point):  # the last that changes codes: others know 0
                 ledger.run("offset_kernel_codes", model, lambda: offset_kernel_codes(model, zero_point))
             codes = quantise_io(model, ledger, fed, io) if io != "float" else codes
         elif target.format == "tflite":
-            if apart:
+            if target.common_scales:
                 ledger.run("separate_affine", model, lambda: separate_affine(model))
             ledger.run("fold_batch_norm", model, lambda: fold_batch_norm(model))
         if float16:
@@ -222,14 +200,15 @@ def export(
         negative = negative_scales(model)
         interface = interface_of(model, codes, source.preprocessing)
         outside = tuple(layers_outside(model, int8=int8, asked=float_layers(ledger.plan, options.keep_float)))
-        if layers == "rolled":
+        one_by_one = model.clone() if parity_report else model  # a layer of a loop is no node of its own
+        if target.layers == "rolled":
             ledger.roll(model, lambda: roll(model))
         on_step("proving and comparing")
         if target.format == "tflite" and nhwc:
             interface = interface.channels_last()
         write_artefact(model, temporary, target.format, _metadata(source, interface, ledger, target.format), nhwc=nhwc)
         if target.format == "tflite":
-            require_computed_as_written(temporary, out, layers)
+            require_computed_as_written(temporary, out, target.layers)
         proof = replace(prove_artefact(temporary, target.format, ledger.plan, ledger.rolled), path=out)
         inputs = fed.inputs[:PARITY_SAMPLES]
         parity = compare_all(reference, run_artefact(temporary, REFERENCES[target.format], inputs))
@@ -245,9 +224,8 @@ def export(
         if parity_report and captured.prepared is not None:
             on_step("comparing layer by layer")
             few = inputs[:LAYER_PARITY_SAMPLES]
-            by_layer = layer_parity(
-                captured.prepared, captured.marks, model, few, reference if decided is not NOTHING_TRAINED else None
-            )
+            own = None if decided is NOTHING_TRAINED else reference
+            by_layer = layer_parity(captured.prepared, captured.marks, one_by_one, few, own)
         compared_with = reference_name(source)
         require_parity(out, target, required, parity, parity_here, int8=int8, layers=by_layer, reference=compared_with)
         costs = None
@@ -258,7 +236,7 @@ def export(
             ledger_path=ledger_path,
             target=target.name,
             precision=precision,
-            form=" ".join([*([layers] if layers != "unrolled" else []), _form(target) if int8 else "float"]),
+            form=_form(target, int8=int8),
             file_bytes=temporary.stat().st_size,
             samples=samples.origin,
             io=io,
@@ -298,14 +276,12 @@ def _simplified(model: ir.Model, ledger: Ledger) -> ir.Model:
     return model
 
 
-def _form(target: Target) -> str:
-    """How the kernels of an int8 file are read."""
+def _form(target: Target, *, int8: bool) -> str:
+    """How layers that repeat are written, unless one by one, and how the kernels of an int8 file are read."""
     scheme = target.int8
-    return {
-        "static": scheme.form if target.format == "onnx" else "static",
-        "dynamic": "dynamic",
-        "float": "weight-only",
-    }[scheme.mode]
+    static = scheme.form if target.format == "onnx" else "static"
+    kernels = {"static": static, "dynamic": "dynamic", "float": "weight-only"}[scheme.mode] if int8 else "float"
+    return kernels if target.layers == "unrolled" else f"{target.layers} {kernels}"
 
 
 def _metadata(source: Source, interface: Interface, ledger: Ledger, file_format: Format) -> dict[str, object]:

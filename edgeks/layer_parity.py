@@ -168,9 +168,7 @@ def _take_kernel(
         module = network.get_submodule(names[mark])
         if not isinstance(module, KernelFakeQuantize) or array(read.kernel).dtype.kind == "f":
             continue
-        stored = array(read.kernel)
-        point = read.dequantize.inputs[2] if read.dequantize and len(read.dequantize.inputs) > 2 else None
-        codes = stored.astype(np.float32) - (0 if point is None else array(point).astype(np.float32).flat[0])
+        codes = array(read.kernel).astype(np.float32) - np.float32(_kernel_zero_point(read))
         codes = codes if output_channels(read) == 0 else codes.T
         scale = module.scale.detach()
         kernel = torch.from_numpy(codes.copy()) * scale.view([-1] + [1] * (codes.ndim - 1))
@@ -178,6 +176,14 @@ def _take_kernel(
         assert isinstance(source, fx.Node)  # noqa: S101  # a kernel quantiser reads a get_attr
         with torch.no_grad():
             network.get_parameter(str(source.target)).copy_(kernel)
+
+
+def _kernel_zero_point(read: KernelRead) -> float:
+    """Zero point of the codes that a layer reads."""
+    teller = read.dequantize or read.node
+    index = {"DequantizeLinear": 2, "QLinearConv": 5}.get(teller.op_type, len(teller.inputs))
+    point = teller.inputs[index] if len(teller.inputs) > index else None
+    return 0.0 if point is None else float(array(point).flat[0])
 
 
 def _take_bias(network: fx.GraphModule, read: KernelRead, calls: Mapping[str, list[fx.Node]]) -> None:

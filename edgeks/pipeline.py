@@ -227,12 +227,13 @@ class _Run:
             "form": recipe.form,
             "activations": recipe.activations,
         }
+        layers = "unrolled" if prefix else recipe.target.layers  # what is not shared, no loop or cache holds once
 
         def action() -> None:
             out = self._runs.path / artefact
             activations = "static" if trained_for_int8 else recipe.activations  # what it was trained for
             options = Int8Options(form=recipe.form, activations=activations)
-            export(checkpoint, out, recipe.target, int8=name != "fp32", options=options)
+            export(checkpoint, out, recipe.target, int8=name != "fp32", options=options, layers=layers)
 
         def detail() -> str:
             ledger = self._runs.read_json(f"{artefact}.ledger.json")

@@ -25,6 +25,7 @@ from edgeks.errors import ConfigError, DataError, ModelFileError, OutputError, P
 from edgeks.formats.onnx import open_session
 from edgeks.onnx_file import ModelFile, read_model_file
 from edgeks.prepared import PREPARED_KEY, Prepared, read_prepared
+from edgeks.runtime_profile import literal, session_options
 from edgeks.target import Session, Target
 
 # ONNX Runtime maps a constant of external data, and copies one that lies in the model; below it a page would be wasted.
@@ -51,22 +52,17 @@ class PreparedFile:
         made, session = self.prepared, self.prepared.session
         machine, *features = made.cpu.split(" ")
         lines = [
-            "import platform, onnxruntime",
+            "import platform",
+            "",
+            "import onnxruntime as ort",
+            "",
             f"# {self.path.name} is right for {made.only_for} only; elsewhere it may compute wrong numbers.",
-            f"assert onnxruntime.__version__ == {made.runtime_version!r} and platform.machine() == {machine!r}",
+            f"assert ort.__version__ == {made.runtime_version!r} and platform.machine() == {machine!r}",
         ]
-        if Path("/proc/cpuinfo").exists():
-            lines.append(f"assert set({features!r}) <= set(open('/proc/cpuinfo').read().split())" if features else "")
-        lines += [
-            "options = onnxruntime.SessionOptions()",
-            "options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL",
-            f"options.intra_op_num_threads = {session.threads}",
-            f"options.enable_cpu_mem_arena = {session.arena}",
-            f"options.enable_mem_pattern = {session.memory_pattern}",
-            *(f"options.add_session_config_entry({key!r}, {value!r})" for key, value in session.config),
-            f"session = onnxruntime.InferenceSession({self.path.name!r}, options, providers=['CPUExecutionProvider'])",
-        ]
-        return "\n".join(filter(None, lines))
+        if features and Path("/proc/cpuinfo").exists():
+            lines.append(f"assert set({features!r}) <= set(open('/proc/cpuinfo').read().split())")
+        opened = f'ort.InferenceSession({literal(self.path.name)}, options, providers=["CPUExecutionProvider"])'
+        return "\n".join([*lines, *session_options(session), f"session = {opened}"])
 
 
 def require_preparable(target: Target) -> Session:
@@ -190,14 +186,14 @@ def _require_shared(source: ModelFile, out: Path, session: Session) -> int:
     kernel may also have fewer readers there, where a condition was known.
     """
     before, after = ([_size(kernel) for kernel in _kernels(model)] for model in (source, read_model_file(out)))
-    shared = [kernel for kernel in _kernels(source) if len(kernel.layers) > 1]
+    shared = [kernel for kernel in _kernels(source) if _reads(kernel) > 1]
     for kernel in shared:
         sizes = {_size(kernel), *_blocked_sizes(kernel)}
         had, has = (sum(size in sizes for size in found) for found in (before, after))
         if has > had:
             disabled = ", ".join(session.disabled_optimizers) or "none"
             raise SharingBroken(
-                f"{source.path}: kernel {kernel.name!r} is read by {len(kernel.layers)} layers, and ONNX Runtime makes "
+                f"{source.path}: kernel {kernel.name!r} is read by {_reads(kernel)} layers, and ONNX Runtime makes "
                 f"{has - had} more of its size when it optimises the file (disabled optimizers: {disabled}); no file "
                 "was written. Choose a target that disables ConvBNFusion, ConvMulFusion and ConvAddFusion, and "
                 "NchwcTransformer where a loop reads it too; or another form of int8"
@@ -207,6 +203,11 @@ def _require_shared(source: ModelFile, out: Path, session: Session) -> int:
 
 def _kernels(model: ModelFile) -> tuple[Kernel, ...]:
     return kernels_of(model, readers_of(model))
+
+
+def _reads(kernel: Kernel) -> int:
+    """How many layers it serves in one inference; a node in a loop serves one in each trip."""
+    return (sum(kernel.runs) or len(kernel.layers)) // kernel.count
 
 
 def _size(kernel: Kernel) -> tuple[bool, int]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgeks.errors import ConfigError
+from edgeks.graph.passes.roll import rolled_scheme
 from edgeks.quant.options import Int8Options
-from edgeks.target import FORMS, MODES, Activations, Int8Form, Target, catalogue, load_target
+from edgeks.target import FORMS, LAYERS, MODES, Activations, Int8Form, Target, catalogue, load_target, read_form
 from edgeks.toml_table import Table
 from edgeks.train.settings import TrainSettings
 
@@ -20,6 +21,8 @@ QAT_DEFAULTS: dict[str, Any] = {"qat": "learned", "schedule": "cosine", "milesto
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What to train, on what, how, and what to make of it. `data_size` None: the data set's own image size.
+
+    `form` is that of static int8; how layers that repeat are written is the target's.
 
     `qat`: how the trained network is then fine-tuned with fake quantisation; None: it is not.
     """
@@ -102,10 +105,16 @@ def read_recipe(path: Path) -> Recipe:
     precisions = export.texts("precisions", default=PRECISIONS, choices=PRECISIONS)
     if not precisions:
         raise export.error("precisions", [], "fp32, int8 or both")
-    form = cast(Int8Form, export.text("form", choices=FORMS)) if export.has("form") else None
+    legal = (*FORMS, *LAYERS[target.format])
+    layers, form = read_form(export.text("form", choices=legal)) if export.has("form") else (None, None)
     activations = cast(Activations, export.text("activations", choices=MODES)) if export.has("activations") else None
     try:
-        Int8Options(form=form, activations=activations).scheme(target.int8)
+        target = target.with_layers(layers or target.layers)
+        scheme = Int8Options(form=form, activations=activations).scheme(target.int8)
+        if target.layers == "rolled" and "int8" in precisions:
+            rolled_scheme(scheme, form)
+        if target.common_scales and qat:
+            raise ConfigError(f"--form {target.layers} has no scales of its own for each layer: leave [qat] out")
     except ConfigError as error:
         raise ConfigError(f"{path}: key 'export.form': {error}") from error
     export.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from edgeks.target import Format, LiteRtSession, Session, Target
@@ -40,6 +41,12 @@ class Profile:
 
 
 COMPILED = "litert-compiled"
+LEVELS = {
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 RESOLVERS = {"xnnpack": "", "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "reference": "BUILTIN_REF"}
 
 PROFILES: dict[Format, tuple[Profile, ...]] = {
@@ -103,3 +110,24 @@ class MeasuredRam:
     run_bytes: int
     run_anonymous_bytes: int
     run_mapped_bytes: int
+
+
+def session_options(session: Session) -> list[str]:
+    """Lines of Python that make the session's `options`, for `import onnxruntime as ort`.
+
+    Optimizers that it disables are not among them: they are an argument of InferenceSession.
+    """
+    return [
+        "options = ort.SessionOptions()",
+        f"options.intra_op_num_threads = {session.threads}",
+        "options.inter_op_num_threads = 1",
+        f"options.graph_optimization_level = ort.GraphOptimizationLevel.{LEVELS[session.graph_optimization]}",
+        *([] if session.arena else ["options.enable_cpu_mem_arena = False"]),
+        *([] if session.memory_pattern else ["options.enable_mem_pattern = False"]),
+        *(f"options.add_session_config_entry({literal(key)}, {literal(value)})" for key, value in session.config),
+    ]
+
+
+def literal(text: str) -> str:
+    """A Python literal in double quotes."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())

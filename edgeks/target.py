@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from edgeks.errors import ConfigError
 from edgeks.toml_table import Table
@@ -130,6 +130,40 @@ class Target:
         """What an export of that precision must reach."""
         return {"fp32": self.min_fp32_sqnr_db, "fp16": self.min_fp16_sqnr_db, "int8": self.min_int8_sqnr_db}[precision]
 
+    @property
+    def common_scales(self) -> bool:
+        """Whether the layers of a kernel have its scales in common, and no bias of their own (docs/adr/0018)."""
+        return self.format == "tflite" and self.layers != "unrolled"
+
+    def with_layers(self, layers: Layers) -> Target:
+        """The same target with layers that repeat written so.
+
+        Raises:
+            ConfigError: its format has no such form, or its runtime no weight cache.
+        """
+        if layers not in LAYERS[self.format]:
+            raise ConfigError(f"--form {layers}: legal for {self.format}: {', '.join(LAYERS[self.format])}")
+        kernels = self.session.kernels if isinstance(self.session, LiteRtSession) else ""
+        if layers == "cached" and (self.runtime, kernels) != ("litert", "xnnpack"):
+            raise ConfigError(
+                f"--form cached: the weight cache is XNNPACK's, in LiteRT, and target {self.name!r} runs "
+                f"{kernels} kernels in {self.runtime}, which read the file's own; legal: unrolled, rolled"
+            )
+        return replace(self, layers=layers)
+
+
+def read_form(form: str) -> tuple[Layers | None, Int8Form | None]:
+    """A form as `--form` and recipes name it → how layers that repeat are written, or the form of static int8 in ONNX.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if form in FORMS:
+        return None, form
+    if form in get_args(Layers):
+        return cast(Layers, form), None
+    raise ConfigError(f"--form {form}: legal: {', '.join((*get_args(Layers), *FORMS))}")
+
 
 def catalogue(kind: Literal["export", "pipelines"]) -> Path:
     """Folder of the TOML catalogue: of the checkout when edgeks runs from one, else the copy inside the wheel."""
@@ -204,7 +238,7 @@ def read_target(path: Path) -> Target:
 
     board = _read_board(root.table("board")) if root.has("board") else None
     root.finish()
-    return Target(
+    target = Target(
         name=path.stem,
         description=description,
         format=model_format,
@@ -218,8 +252,11 @@ def read_target(path: Path) -> Target:
         flash_budget_bytes=None if flash_mb is None else int(flash_mb * MEGABYTE),
         ram_budget_bytes=None if ram_mb is None else int(ram_mb * MEGABYTE),
         board=board,
-        layers=layers,
     )
+    try:
+        return target.with_layers(layers)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: key 'layers': {error}") from error
 
 
 def _read_litert(table: Table) -> LiteRtSession:

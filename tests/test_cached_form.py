@@ -137,7 +137,7 @@ def shared_buffer(path):
 
 def test_int8_is_dynamic_unless_said_otherwise_and_a_layer_alone_keeps_its_form(tmp_path):
     report = export(network_named("strides"), tmp_path / "net.tflite", TARGET, int8=True, layers="cached")
-    assert report.form == "dynamic"
+    assert report.form == "cached dynamic"
     steps = {row.step: row.note for row in report.ledger.rows}
     assert steps["separate_affine"].startswith("3 BN as Mul and Add")
     assert steps["fold_batch_norm"].startswith("1 BN folded into kernels of one layer, 0 behind shared")

@@ -128,6 +128,7 @@ def test_the_other_converter_is_an_extra(refuses, model):
     refuses("pip install 'edgeks[litert-torch]'", *other)
     refuses("pip install 'edgeks[litert-torch]'", *other, "--layout", "nhwc")
     refuses("--layout nchw is about edgeks' own lowering", *other, "--layout", "nchw")
+    refuses("--form rolled is about edgeks' own lowering", *other, "--form", "rolled")
 
 
 def test_bytes_of_an_export_do_not_depend_on_what_stood_there(edgeks, model, tmp_path):

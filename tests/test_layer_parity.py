@@ -69,6 +69,23 @@ def test_a_report_on_any_network_after_training(form, target, tmp_path):
     assert '"first_over_one": null' in report.ledger_path.read_text()
 
 
+@pytest.mark.parametrize("layers", ["unrolled", "rolled"])
+@pytest.mark.parametrize("target", ["onnx", "onnx-x64", "rpi-4"])
+def test_a_report_on_operators_whose_shared_kernel_has_a_zero_point(target, layers, tmp_path):
+    torch.manual_seed(0)
+    first, *others = [nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(4)]
+    for conv in others:
+        conv.weight = first.weight
+    steps = [step for conv in (first, *others) for step in (conv, nn.BatchNorm2d(8), nn.ReLU())]
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), *steps, nn.Conv2d(8, 4, 1), nn.Flatten())
+    checkpoint = checkpoint_of(randomise_batch_norm(network, torch.randn(16, *SHAPE)), SHAPE)
+    report = export(
+        checkpoint, tmp_path / "m.onnx", load_target(target), int8=True, options=Int8Options(form="qoperator"),
+        layers=layers, parity_report=True,
+    )  # fmt: skip
+    assert report.layers.first_over_one is None and len(report.layers.tensors) >= 5
+
+
 def test_a_failed_export_says_where_it_went_wrong_and_leaves_nothing(tmp_path):
     checkpoint = checkpoint_of(randomise_batch_norm(Scaled(), torch.randn(16, *SHAPE)), SHAPE)
     with pytest.raises(ParityFailed, match="no tensor is off by over a step"):

@@ -112,6 +112,18 @@ def test_the_trained_network_as_tflite(tmp_path):
     assert again.ran == []
 
 
+def test_repeated_layers_in_a_loop_and_a_twin_without_one(tmp_path):
+    path = tmp_path / "tiny.toml"
+    rolled = '[export]\nform = "rolled"\nprecisions = ["int8"]\n'
+    path.write_text(RECIPE.format(epochs=1, kernels=2).replace("[export]\n", rolled))
+    run_recipe(read_recipe(path), tmp_path / "run", Stages())
+    shared, twin = (
+        json.loads((tmp_path / "run" / f"{name}int8.onnx.ledger.json").read_text()) for name in ("", "unshared_")
+    )
+    assert shared["form"] == "rolled qoperator" and len(next(iter(shared["rolled"].values()))) == 2
+    assert twin["form"] == "qdq" and "rolled" not in twin
+
+
 def test_a_qat_stage_fine_tunes_and_exports_what_was_trained(tmp_path):
     path = tmp_path / "tiny.toml"
     qat = '[qat]\nepochs = 1\nlr = 0.001\nfrozen_norm_epochs = 1\n[export]\nprecisions = ["int8"]\n'

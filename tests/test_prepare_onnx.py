@@ -269,3 +269,9 @@ def test_a_read_only_folder_is_one_line(tmp_path):
             prepare_onnx(path, ONNX)
     finally:
         tmp_path.chmod(0o755)
+
+
+def test_kernels_of_a_loop_count_for_the_layers_of_all_trips(tmp_path):
+    path = tmp_path / "rolled.onnx"
+    export(small_checkpoint(SharedConvs()), path, ONNX, layers="rolled")
+    assert prepare_onnx(path, ONNX).shared_kernels == 1

@@ -58,6 +58,20 @@ def test_defaults_of_a_minimal_recipe(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("target", "form", "layers", "int8_form"),
+    [
+        ("onnx", "rolled", "rolled", None),
+        ("tflite", "cached", "cached", None),
+        ("onnx", "qoperator", "unrolled", "qoperator"),
+        ("onnx", "unrolled", "unrolled", None),
+    ],
+)
+def test_a_form_is_of_layers_that_repeat_or_of_int8(tmp_path, target, form, layers, int8_form):
+    recipe = read(tmp_path, MINIMAL + f"[export]\ntarget = '{target}'\nform = '{form}'\n")
+    assert (recipe.target.layers, recipe.form) == (layers, int8_form)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "key 'description' is missing"),
@@ -81,7 +95,23 @@ def test_defaults_of_a_minimal_recipe(tmp_path):
         (MINIMAL + "[export]\ntarget = 'rpi'", "key 'export.target': unknown target 'rpi'; legal: onnx"),
         (MINIMAL + "[export]\nprecisions = ['int4']", "key 'export.precisions': found .*each one of fp32, int8"),
         (MINIMAL + "[export]\nprecisions = []", "key 'export.precisions': found \\[\\]; legal: fp32, int8 or both"),
-        (MINIMAL + "[export]\nform = 'QDQ'", "key 'export.form': found 'QDQ'; legal: qdq, qoperator"),
+        (MINIMAL + "[export]\nform = 'QDQ'", "key 'export.form': found 'QDQ'; legal: qdq, qoperator, unrolled, r"),
+        (
+            MINIMAL + "[export]\nform = 'cached'",
+            "key 'export.form': found 'cached'; legal: qdq, qoperator, unrolled, rolled",
+        ),
+        (
+            MINIMAL + "[export]\ntarget = 'rpi-4-tflite'\nform = 'cached'",
+            "key 'export.form': --form cached: the weight cache is XNNPACK's, in LiteRT",
+        ),
+        (
+            MINIMAL + "[export]\ntarget = 'tflite'\nform = 'rolled'\nactivations = 'static'",
+            "key 'export.form': --form rolled with static int8 activations",
+        ),
+        (
+            MINIMAL + "[qat]\nepochs = 3\n[export]\ntarget = 'tflite'\nform = 'cached'",
+            r"key 'export.form': --form cached has no scales of its own for each layer: leave \[qat\] out",
+        ),
         (MINIMAL + "[bench]\nruns = 0", "key 'bench.runs': found 0; legal: a whole number, 1 to"),
         (MINIMAL + "[bench]\nrun = 1", "unknown key 'bench.run'; legal keys here: runs, warmup"),
         (

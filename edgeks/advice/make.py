@@ -138,7 +138,9 @@ def finished(model: Path, target: Target) -> Artefact:
 def _artefact(path: Path, target: Target, form: Form | None, network: Network | None, command: str | None) -> Artefact:
     audited = footprint(path, target)
     predicted = {row.profile.name: row.needed_bytes for row in audited.ram}
-    own = form is None or (network is not None and form.is_own(resolved(target.int8, network.source).mode))
+    own = form is None
+    if form is not None and network is not None:
+        own = form.is_own(resolved(target.int8, network.source, common_scales=target.common_scales).mode)
     return Artefact(
         path=path,
         sha256=digest(_files(path)),

@@ -65,7 +65,6 @@ def _alike(one: Profile, other: Profile) -> bool:
 def _cannot_be_tried(profile: Profile) -> str | None:
     if isinstance(profile.session, LiteRtSession) and profile.session.kernels == "reference":
         return "plain loops, to check other kernels against"
-    module = MODULES.get(profile.runtime, "ai_edge_litert")
-    if importlib.util.find_spec(module) is None:
+    if importlib.util.find_spec(MODULES[profile.runtime]) is None:
         return f"{profile.runtime} is not installed in this Python"
     return None

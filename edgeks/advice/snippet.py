@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from edgeks.advice.rows import Artefact
 from edgeks.interface import Interface
-from edgeks.runtime_profile import COMPILED, RESOLVERS, Profile
+from edgeks.runtime_profile import COMPILED, RESOLVERS, Profile, literal, session_options
 from edgeks.target import LiteRtSession, Session
-
-LEVELS = {
-    "disabled": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
 
 
 def snippet(artefact: Artefact, profile: Profile) -> str:
@@ -47,7 +39,7 @@ def _onnx_feed(interface: Interface | None) -> list[str]:
     if interface is not None:
         spec = interface.inputs[0]
         shape = [size if isinstance(size, int) else 1 for size in spec.shape]
-        return [_held(interface), f"feed = {{{_text(spec.name)}: np.zeros({shape}, {_text(spec.type)})}}"]
+        return [_held(interface), f"feed = {{{literal(spec.name)}: np.zeros({shape}, {literal(spec.type)})}}"]
     return [
         'types = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}',
         _held(interface),
@@ -59,18 +51,12 @@ def _onnx_feed(interface: Interface | None) -> list[str]:
 
 
 def _onnxruntime(artefact: Artefact, session: Session) -> str:
-    disabled = ", ".join(map(_text, session.disabled_optimizers))
+    disabled = ", ".join(map(literal, session.disabled_optimizers))
     lines = [
         "import numpy as np",
         "import onnxruntime as ort",
         "",
-        "options = ort.SessionOptions()",
-        f"options.intra_op_num_threads = {session.threads}",
-        "options.inter_op_num_threads = 1",
-        f"options.graph_optimization_level = ort.GraphOptimizationLevel.{LEVELS[session.graph_optimization]}",
-        *([] if session.arena else ["options.enable_cpu_mem_arena = False"]),
-        *([] if session.memory_pattern else ["options.enable_mem_pattern = False"]),
-        *(f"options.add_session_config_entry({_text(key)}, {_text(value)})" for key, value in session.config),
+        *session_options(session),
         "session = ort.InferenceSession(",
         f"    {_path(artefact.path)},",
         "    options,",
@@ -112,8 +98,8 @@ def _interpreter(artefact: Artefact, session: LiteRtSession, runtime: str) -> st
 def _compiled(artefact: Artefact, session: LiteRtSession) -> str:
     lines = [
         "import hashlib",
+        "import os",
         "import platform",
-        "import tempfile",
         "from importlib.metadata import version",
         "from pathlib import Path",
         "",
@@ -123,12 +109,23 @@ def _compiled(artefact: Artefact, session: LiteRtSession) -> str:
         "from ai_edge_litert.options import CpuOptions, Options",
         "",
         f"model = Path({_path(artefact.path)})",
-        "# LiteRT checks nothing: a cache is for one file, one version and one machine, in a folder that is your own.",
+        "",
+        "",
+        "def with_cache(path):",
+        f"    cpu = CpuOptions(num_threads={session.threads}, xnnpack_weight_cache_path=str(path))",
+        "    return CompiledModel.from_file(str(model), options=Options(HardwareAccelerator.CPU, cpu_options=cpu))",
+        "",
+        "",
+        "# LiteRT takes whatever cache it finds, unchecked: the name says for which model, version and machine it is,",
+        "# the folder is your own, and a cache that is still being written has another name.",
         "made_for = model.read_bytes() + f\"{version('ai-edge-litert')} {platform.machine()}\".encode()",
-        'cache = Path(tempfile.gettempdir(), hashlib.sha256(made_for).hexdigest()[:32] + ".xnnpack")',
-        f"cpu = CpuOptions(num_threads={session.threads}, xnnpack_weight_cache_path=str(cache))",
-        "options = Options(HardwareAccelerator.CPU, cpu_options=cpu)",
-        "compiled = CompiledModel.from_file(str(model), options=options)",
+        'cache = Path.home() / ".cache" / "edgeks" / (hashlib.sha256(made_for).hexdigest()[:32] + ".xnnpack")',
+        "if not cache.is_file():",
+        "    cache.parent.mkdir(parents=True, exist_ok=True)",
+        '    fresh = cache.with_suffix(f".{os.getpid()}")',
+        "    with_cache(fresh)",
+        "    fresh.replace(cache)",
+        "compiled = with_cache(cache)",
         'signature = compiled.get_signature_by_index(0)["key"]',
         "fed, given = compiled.create_input_buffers(0), compiled.create_output_buffers(0)",
         _held(artefact.interface),
@@ -142,9 +139,4 @@ def _compiled(artefact: Artefact, session: LiteRtSession) -> str:
 
 
 def _path(path: Path) -> str:
-    return _text(str(path))
-
-
-def _text(text: str) -> str:
-    """A Python literal in double quotes."""
-    return json.dumps(text, ensure_ascii=not text.isprintable())
+    return literal(str(path))

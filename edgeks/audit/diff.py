@@ -67,16 +67,22 @@ def diff(old: Footprint, new: Footprint) -> Diff:
 
 def _only_in(one: Iterable[SharedKernel], other: Iterable[SharedKernel]) -> Iterator[SharedKernel]:
     """The groups of one file that the other has not; a node in a loop stands for layers that have no names there."""
-    by_layers = {frozenset(kernel.layers): kernel.reads for kernel in other}
+    by_layers = {_names(kernel): kernel.reads for kernel in other}
     for kernel in one:
-        layers = frozenset(kernel.layers)
+        layers = _names(kernel)
         if by_layers.get(layers) == kernel.reads:
             continue
+        in_loop = max(sum(kernel.runs), len(kernel.layers)) > len(layers)
         if not any(
-            reads == kernel.reads and (layers < names if sum(kernel.runs) > len(layers) else names < layers)
+            reads == kernel.reads and (layers < names if in_loop else names < layers)
             for names, reads in by_layers.items()
         ):
             yield kernel
+
+
+def _names(kernel: SharedKernel) -> frozenset[str]:
+    """The layers without the iterations of a loop, which a TFLite graph has as layers of their own."""
+    return frozenset(name.partition(" (iteration ")[0] for name in kernel.layers)
 
 
 def _needed(old: ProfileRam, new: ProfileRam) -> tuple[int | None, int | None]:

@@ -22,7 +22,7 @@ Input: one JSON object, on stdin or in the file named by the only argument. `mod
     shapes               name → sizes of random inputs that the file leaves open; "" for the only input ({})
     inputs               .npz with one array per model input, or .npy for a model with one input (none: random)
     outputs              .npz to write the outputs of `samples` to, instead of timing: output_0, output_1, …, each
-                         samples × …; of litert-compiled the rest is flat (none)
+                         samples × … (none)
     samples              .npy of samples × … for the only input, fed in batches of the model's own size; or how many
                          random inferences (1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -98,21 +98,18 @@ def export(
     from edgeks.quant.options import Int8Options
     from edgeks.samples import parse_input_shape
     from edgeks.sensitivity_report import render as render_sensitivity
-    from edgeks.target import FORMS, Layers, load_target
+    from edgeks.target import load_target, read_form
 
     if fp32 + fp16 + int8 > 1:
         raise ConfigError("--fp32, --fp16 and --int8 exclude each other: choose one")
     if layout not in (None, "nhwc", "nchw"):
         raise ConfigError(f"--layout {layout}: legal: nhwc, nchw")
     chosen = load_target(target)
-    layers: Layers | None = form if form in get_args(Layers) else None  # type: ignore[assignment]
-    form = None if layers else form
-    if form is not None and form not in FORMS:
-        raise ConfigError(f"--form {form}: legal: {', '.join((*get_args(Layers), *FORMS))}")
+    layers, int8_form = read_form(form) if form else (None, None)
     if layout and chosen.format != "tflite":
         raise ConfigError(f"--layout {layout} is about TFLite; target {chosen.name!r} writes {chosen.format}: N×C×H×W")
     options = Int8Options(
-        form=form,
+        form=int8_form,
         activations=activations,  # type: ignore[arg-type]
         calibration=calibration or "minmax",  # type: ignore[arg-type]
         bias_correction=bias_correction,
@@ -120,7 +117,7 @@ def export(
         keep_float=tuple(keep_float or ()),
     )
     about_int8 = {
-        f"--form {form}": form,
+        f"--form {form}": int8_form,
         f"--activations {activations}": activations,
         f"--calibration {calibration}": calibration,
         "--bias-correction": bias_correction,
@@ -154,7 +151,7 @@ def export(
         if converter == "litert-torch":
             about_edgeks = {option: value for option, value in about_int8.items() if "--activations" not in option}
             about_edgeks |= {"--simplify": simplify, "--fp16": fp16, f"--io {io}": io != "float"}
-            about_edgeks[f"--layout {layout}"] = layout == "nchw"
+            about_edgeks |= {f"--layout {layout}": layout == "nchw", f"--form {layers}": layers}
             _convert(source, path, chosen, about_edgeks, int8=int8, activations=activations, calib=calib,
                      input_shape=shape, min_sqnr_db=min_sqnr, on_step=status.update, as_json=as_json)  # fmt: skip
             return

@@ -142,7 +142,8 @@ def run(
     folder: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder. Default: runs/RECIPE.")] = None,
     data: Annotated[str | None, typer.Option(help="Instead of the recipe's data: cifar10:DIR …")] = None,
     target: Annotated[
-        str | None, typer.Option(help="Instead of the recipe's target, its form and activations: tflite, rpi-4 …")
+        str | None,
+        typer.Option(help="Instead of the recipe's target, form and activations: tflite, rpi-4 …"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

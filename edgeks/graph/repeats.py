@@ -112,9 +112,15 @@ def _keys(nodes: Sequence[ir.Node], shared: frozenset[ir.Value]) -> np.ndarray:
 
 def node_key(node: ir.Node, shared: frozenset[ir.Value]) -> tuple[object, ...]:
     """Operator, attributes, and what its inputs and outputs are; a shared kernel is itself."""
-    attributes = tuple(sorted((name, repr(attribute.value)) for name, attribute in node.attributes.items()))
+    attributes = tuple(sorted((name, _attribute_key(attribute)) for name, attribute in node.attributes.items()))
     inputs = tuple(_input_key(value, shared) for value in node.inputs)
     return node.domain, node.op_type, attributes, inputs, tuple(_kind(value) for value in node.outputs)
+
+
+def _attribute_key(attribute: ir.Attr) -> str:
+    """What it holds; graphs and tensors are equal to themselves only, since their text leaves out what they hold."""
+    held = attribute.value
+    return repr(held) if isinstance(held, (int, float, str, bytes, tuple, list)) else str(id(held))
 
 
 def _input_key(value: ir.Value | None, shared: frozenset[ir.Value]) -> object:
@@ -202,7 +208,7 @@ class _Search:
                 elif place[0] >= -period:
                     slot = Slot(place[0] + period, place[1])
                     first = places[0]
-                    if (first is not None and first[0] >= 0) or carried.setdefault(slot, present[0]) is not present[0]:
+                    if first is not None or carried.setdefault(slot, present[0]) is not present[0]:
                         return None
                     handed[position, index] = slot
                 else:
@@ -267,15 +273,17 @@ def why_not(model: ir.Model) -> str:
     shared = {kernel: reads for kernel, reads in reads_by_kernel(model).items() if len(reads) > 1}
     if not shared:
         return "no two layers share a kernel"
+    if (count := len(model.graph)) > MAX_NODES:
+        return f"the graph has {count:,} nodes, and repeats are looked for among {MAX_NODES:,} at most"
     kernel = max(shared, key=lambda value: array(value).nbytes)
     first, second = (read.node for read in shared[kernel][:2])
     where = f"{first.name!r} and {second.name!r}, which share a kernel,"
     for name in dict.fromkeys((*first.attributes, *second.attributes)):
         given = [node.attributes.get(name) for node in (first, second)]
-        found = ["its default" if attribute is None else attribute.value for attribute in given]
+        found = ["the default" if attribute is None else attribute.value for attribute in given]
         if found[0] != found[1]:
             return f"{where} differ in {name}: {found[0]} and {found[1]}"
     shapes = [required(node.inputs[0]).shape for node in (first, second)]
     if shapes[0] != shapes[1]:
         return f"{where} take inputs of different shapes: {shapes[0]} and {shapes[1]}"
-    return f"what stands between {where.removesuffix(',')} is not repeated as a whole"
+    return f"what stands between {where} is not repeated as a whole"

@@ -48,12 +48,12 @@ def quantise(
     options: Int8Options,
     trained: Trained = NOTHING_TRAINED,
     *,
-    apart: bool = False,
+    common_scales: bool = False,
 ) -> tuple[str, ...]:
     """Float graph → int8 graph, in place; every pass is a verified row of `ledger`. Only static reads `samples`.
 
-    `apart` (TFLite): the layers of a kernel have its scales and no bias of their own; what differs between them is an
-    operator of its own behind each (docs/adr/0018).
+    `common_scales` (`Target.common_scales`): what differs between the layers of a kernel becomes an operator of its own
+    behind each.
 
     What quantisation-aware training decided (`trained`, by the marks on the graph's Values) is taken as it is; the
     other ranges are calibrated, and the kernels and tensors that training knew nothing of are returned.
@@ -65,13 +65,13 @@ def quantise(
     """
     scheme = options.scheme(scheme)
     if scheme.mode == "static":
-        return _static(graph, ledger, samples, scheme, options, trained, apart=apart)
-    _without_calibration(graph, ledger, scheme, options, apart=apart)
+        return _static(graph, ledger, samples, scheme, options, trained, common_scales=common_scales)
+    _without_calibration(graph, ledger, scheme, options, common_scales=common_scales)
     return ()
 
 
 def _without_calibration(
-    graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, options: Int8Options, *, apart: bool
+    graph: ir.Model, ledger: Ledger, scheme: Int8Scheme, options: Int8Options, *, common_scales: bool
 ) -> None:
     """int8 kernels between float activations: what can is computed in integers if dynamic, the rest in float."""
     if replace(options, keep_float=()).after_training:
@@ -81,7 +81,7 @@ def _without_calibration(
         )
     layers = float_layers(ledger.plan, options.keep_float)
     kept = {read.kernel for read in kernel_reads(graph) if read.node.name in layers}
-    if apart:
+    if common_scales:
         ledger.run("separate_affine", graph, lambda: separate_affine(graph))
     if scheme.format == "tflite":
         if scheme.mode == "dynamic":
@@ -103,11 +103,11 @@ def _static(
     options: Int8Options,
     trained: Trained,
     *,
-    apart: bool,
+    common_scales: bool,
 ) -> tuple[str, ...]:
     """Integer activations with scales that were calibrated or trained."""
     keep_float = float_layers(ledger.plan, options.keep_float)
-    if apart:
+    if common_scales:
         ledger.run("separate_affine", graph, lambda: separate_affine(graph, for_integers=True))
         ledger.replan("affine_as_depthwise", graph, lambda: affine_as_depthwise(graph, ledger.plan))
     reference = graph.clone() if options.bias_correction else None
@@ -139,7 +139,7 @@ def _static(
     ranges = _trained_ranges(placement, trained)
     names = [str(value.name) for value in placement.ranged if str(value.name) not in ranges]
     ranges |= calibrate(graph, names, samples.inputs, options.calibration)
-    if apart:
+    if common_scales:
         ranges = common_ranges(graph, placement, ranges)
     pixels = pixel_ranges(graph)
     untrained += [name for name in names if name not in pixels]

@@ -76,6 +76,7 @@ def report(layers: int = 60, kernels: int = 30, name: str = "stages.{}.conv", co
         if len(readers) > 1:
             size = row["weight_bytes"]
             group = {"constant": kernel, "dtype": "float32", "shape": [16, 16, 3, 3], "layers": readers}
+            group |= {"runs": [1] * len(readers), "reads": len(readers)}
             groups.append(group | {"stored_bytes": size, "saved_bytes": (len(readers) - 1) * size})
     unique = sum(row["weight_bytes"] for row in stored.values())
     live = [400_000 + 17_000 * (index * index % 61) - 300 * (index // 9) for index in range(3 * layers)]

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import networks
 import pytest
@@ -18,6 +19,8 @@ from edgeks.exporter import export
 from edgeks.target import load_target
 
 LAYERS, CHANNELS = 6, 96
+ONNX = load_target("onnx")
+PACKED_PER_LAYER = replace(ONNX, int8=replace(ONNX.int8, kernel_zero_point=0))
 
 
 class Shared(nn.Module):
@@ -51,8 +54,8 @@ def files(request, tmp_path_factory):
     checkpoint = networks.checkpoint_of(Shared(), (3, 8, 8))
     folder, int8 = tmp_path_factory.mktemp("rolled"), request.param == "int8"
     for form in ("unrolled", "rolled"):
-        path, target = folder / f"{form}.onnx", load_target("onnx")
-        export(checkpoint, path, target, int8=int8, layers=form, min_sqnr_db=-200)
+        path = folder / f"{form}.onnx"
+        export(checkpoint, path, PACKED_PER_LAYER, int8=int8, layers=form, min_sqnr_db=-200)
     return [footprint(folder / f"{form}.onnx") for form in ("unrolled", "rolled")]
 
 
@@ -98,3 +101,14 @@ def test_a_loop_is_suggested_where_codes_are_packed_per_layer(files):
         return
     assert unrolled["roll"].saved_bytes == (LAYERS - 1) * 9 * CHANNELS**2
     assert "--form rolled" in unrolled["roll"].text
+
+
+def test_nor_of_tflite_files(tmp_path):
+    torch.manual_seed(0)
+    checkpoint = networks.checkpoint_of(Shared(), (3, 8, 8))
+    for form in ("unrolled", "rolled"):
+        export(checkpoint, tmp_path / f"{form}.tflite", load_target("tflite"), layers=form, min_sqnr_db=-200)
+    files = [footprint(tmp_path / f"{form}.tflite") for form in ("unrolled", "rolled")]
+    for old, new in (files, files[::-1]):
+        changed = diff(old, new)
+        assert not changed.groups_lost and not changed.groups_gained

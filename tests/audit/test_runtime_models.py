@@ -26,5 +26,5 @@ def test_every_rule_names_a_test_that_is_there(rule):
 def test_names_are_unique_and_every_runtime_has_rules():
     assert len({rule.name for rule in RULES}) == len(RULES)
     assert {runtime for rule in RULES for runtime in rule.runtime.split(", ")} == {
-        "onnxruntime", "litert", "tflite-runtime",
+        "onnxruntime", "litert", "litert-compiled", "tflite-runtime",
     }  # fmt: skip

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,12 +15,11 @@ from numpy.typing import NDArray
 from edgeks.audit.onnx.proof import Proof, ProvenKernel
 from edgeks.errors import SharingBroken
 from edgeks.sharing.equality import copy_sets
-from edgeks.sharing.plan import SharingGroup, SharingPlan
+from edgeks.sharing.plan import UNROLLED, Rolled, SharingGroup, SharingPlan
 from edgeks.tflite_file import TYPE_NAMES, constant, read_tflite, tensor_name
 from edgeks.tflite_kernels import KernelOperator, kernel_operators
 
 SHOWN = 4
-NOTHING_ROLLED: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,7 @@ class _Read:
         return shape if self.at is None else shape[1:]
 
 
-def prove_tflite(path: Path, plan: SharingPlan, rolled: Mapping[str, Sequence[str]] = NOTHING_ROLLED) -> Proof:
+def prove_tflite(path: Path, plan: SharingPlan, rolled: Rolled = UNROLLED) -> Proof:
     """Read the file back by the schema alone and hold it against the plan.
 
     For every sharing group: the operators of all its layers (whose outputs are named after them) read one buffer, each
@@ -76,9 +73,9 @@ def prove_tflite(path: Path, plan: SharingPlan, rolled: Mapping[str, Sequence[st
     )
 
 
-def _reads(path: Path, operator: KernelOperator, rolled: Mapping[str, Sequence[str]]) -> list[_Read]:
+def _reads(path: Path, operator: KernelOperator, rolled: Rolled) -> list[_Read]:
     """What an operator reads in each of its runs, by the layers that it then is."""
-    layers = tuple(rolled.get(operator.layer, (operator.layer,)))
+    layers = rolled.get(operator.layer, (operator.layer,))
     if operator.runs != len(layers):
         often = "an unknown number of times" if operator.runs is None else f"{operator.runs} time(s)"
         raise SharingBroken(

@@ -80,8 +80,9 @@ def _trips(ctx: Lowering, node: ir.Node) -> int:
     trips = ctx.number(node, 0)
     condition = node.inputs[1]
     going_on = body_of(node).outputs[0].producer()
-    if trips is None or (condition is not None and constant_content(condition) is None):
-        raise Unsupported("it ends by a condition that is computed")
+    starts = None if condition is None else constant_content(condition)
+    if trips is None or (condition is not None and (starts is None or not starts.all())):
+        raise Unsupported("it ends by a condition that is computed, or does not begin")
     if going_on is None or going_on.op_type != "Identity" or going_on.inputs[0] is not body_of(node).inputs[1]:
         raise Unsupported("it ends by a condition that its body computes")
     if len(node.outputs) != len(node.inputs) - 2:

@@ -26,7 +26,7 @@ def affine_as_depthwise(model: ir.Model, plan: SharingPlan) -> tuple[SharingPlan
         if len(readers) < 2 or not all(is_dense_map(read) for read in readers):
             continue
         for read in readers:
-            found = _affine_behind(read.node.outputs[0])
+            found = _affine_behind(read.node.outputs[0], width=array(read.kernel).shape[0])
             if found is not None:
                 made.append(_as_depthwise(model, read.node, *found))
     drop_unused_initializers(model)
@@ -34,28 +34,29 @@ def affine_as_depthwise(model: ir.Model, plan: SharingPlan) -> tuple[SharingPlan
     return replace(plan, unshared=(*plan.unshared, *made)), note
 
 
-def _affine_behind(value: ir.Value) -> tuple[list[ir.Node], NDArray[np.generic] | None, NDArray[np.generic]] | None:
-    """The nodes of value·a + b or value + b, with a and b; None where there is none."""
+def _affine_behind(
+    value: ir.Value, width: int
+) -> tuple[list[ir.Node], NDArray[np.generic] | None, NDArray[np.generic]] | None:
+    """The nodes of value·a + b or value + b, with a and b for each of `width` channels; None where there is none."""
     nodes: list[ir.Node] = []
     gain: NDArray[np.generic] | None = None
     use = sole_use(value)
-    if use is not None and use[0].op_type == "Mul" and _constant(use[0]) is not None:
+    if use is not None and use[0].op_type == "Mul" and (gain := _constant(use[0], width)) is not None:
         nodes.append(use[0])
-        gain = _constant(use[0])
         use = sole_use(use[0].outputs[0])
-    offset = _constant(use[0]) if use is not None and use[0].op_type == "Add" else None
+    offset = _constant(use[0], width) if use is not None and use[0].op_type == "Add" else None
     if use is None or offset is None:
         return None
     return [*nodes, use[0]], gain, offset
 
 
-def _constant(node: ir.Node) -> NDArray[np.generic] | None:
-    """Input 1 where it is one number per channel of a feature map."""
+def _constant(node: ir.Node, width: int) -> NDArray[np.generic] | None:
+    """Input 1 where it is one number for each of `width` channels of a feature map."""
     value = node.inputs[1]
     if value is None or not value.is_initializer():
         return None
     content = array(value)
-    return content if content.shape == (content.size, 1, 1) else None
+    return content if content.shape == (width, 1, 1) else None
 
 
 def _as_depthwise(

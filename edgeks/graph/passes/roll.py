@@ -12,7 +12,7 @@ from edgeks.graph.kernels import array, kernel_read, required
 from edgeks.graph.repeats import Run, find_runs, why_not
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 from edgeks.sharing.plan import Rolled
-from edgeks.target import Int8Scheme
+from edgeks.target import Int8Form, Int8Scheme
 
 
 def roll(model: ir.Model) -> tuple[Rolled, str]:
@@ -38,20 +38,22 @@ def roll(model: ir.Model) -> tuple[Rolled, str]:
     return rolled, f"{len(notes)} loop{'s' if len(notes) > 1 else ''}: {'; '.join(notes)}"
 
 
-def rolled_scheme(scheme: Int8Scheme) -> Int8Scheme:
-    """How a loop's body is quantised.
+def rolled_scheme(scheme: Int8Scheme, asked: Int8Form | None = None) -> Int8Scheme:
+    """How a loop's body is quantised; `asked`: the form that was asked for.
 
     Static in ONNX: as operators, since ONNX Runtime runs a QDQ convolution with gathered scales in float, and with u8
     activations: s8 ones run six times slower so on x86, and a fifth slower on a Cortex-A72.
 
     Raises:
-        ConfigError: static in TFLite, where a kernel's scales are a part of the file and cannot be gathered.
+        ConfigError: static in TFLite, where a kernel's scales are a part of the file and cannot be gathered; or QDQ.
     """
     if scheme.mode == "static" and scheme.format == "tflite":
         raise ConfigError(
             "--form rolled with static int8 activations: in TFLite a loop cannot change scales from trip to trip; "
             "choose --activations dynamic or float"
         )
+    if asked == "qdq":
+        raise ConfigError("int8: form qdq in a loop, which ONNX Runtime would run in float; legal: qoperator")
     return replace(scheme, form="qoperator", activations="uint8") if scheme.mode == "static" else scheme
 
 

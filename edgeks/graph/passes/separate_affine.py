@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeks.graph.batch_norm import affine, has_constant_parameters, sole_batch_norm
-from edgeks.graph.kernels import KernelRead, array, output_channels, reads_by_kernel
+from edgeks.graph.kernels import KernelRead, array, reads_by_kernel
 from edgeks.graph.marks import carry_marks
 from edgeks.graph.rewrite import drop_unused_initializers, insert_after_value, new_initializer, replace_node
 
@@ -71,8 +71,7 @@ def _taken_bias(read: KernelRead) -> NDArray[np.float64] | None:
     node.resize_inputs(2)
     if node.op_type == "Gemm":
         return content
-    width = array(read.kernel).shape[output_channels(read)]
-    return np.broadcast_to(content.ravel(), width).reshape(_along_channels(array(read.kernel).ndim))
+    return content.reshape(_along_channels(array(read.kernel).ndim))
 
 
 def _add_behind(model: ir.Model, result: ir.Value, content: NDArray[np.float64]) -> None:

@@ -142,7 +142,7 @@ def test_what_a_body_cannot_do_is_told_with_the_rest():
         lower(graph_of(block, SHAPE, TRIPS, rolled=True), {})
 
 
-@pytest.mark.parametrize("change", ["condition", "trips", "scan"])
+@pytest.mark.parametrize("change", ["condition", "no start", "trips", "scan"])
 def test_other_loops_are_refused(change):
     model = graph_of(BLOCKS["shared convolution"], SHAPE, TRIPS, rolled=True)
     loop = next(node for node in model.graph if node.op_type == "Loop")
@@ -151,6 +151,10 @@ def test_other_loops_are_refused(change):
         flip = ir.node("Not", [body.inputs[1]])
         body.append(flip)
         body.outputs[0] = flip.outputs[0]
+    elif change == "no start":
+        never = ir.Value(name="never", const_value=ir.tensor(np.array(False), name="never"))
+        model.graph.register_initializer(never)
+        loop.replace_input_with(1, never)
     elif change == "trips":
         size = ir.node("Size", [model.graph.inputs[0]])
         size.outputs[0].name, size.outputs[0].dtype = "size", ir.DataType.INT64

@@ -6,16 +6,18 @@ import onnx_ir as ir
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from networks import SharedConvs, small_checkpoint
 from onnx import helper
 from repeated_networks import BLOCKS, RepeatedNetwork
 
 from edgeks.artefact import REFERENCES, run_artefact
 from edgeks.audit.footprint import footprint
 from edgeks.audit.onnx.proof import prove_exactly_once
-from edgeks.errors import GraphError, SharingBroken
+from edgeks.errors import ConfigError, GraphError, SharingBroken
 from edgeks.exporter import export
 from edgeks.graph.onnx_network import load_onnx
 from edgeks.graph.passes.roll import roll
+from edgeks.graph.repeats import node_key
 from edgeks.quant.options import Int8Options
 from edgeks.target import load_target
 
@@ -110,6 +112,26 @@ def test_layers_that_differ_are_named(tmp_path):
     second = next(node for node in network.nodes if node.name == "level0.1")
     second.attribute.append(helper.make_attribute("strides", [2, 2]))
     assert "'level0.0' and 'level0.1', which share a kernel, differ in strides" in refusal(network, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"options": Int8Options(form="qdq")}, "form qdq in a loop, which ONNX Runtime would run in float"),
+        ({"parity_report": True}, "compares layer by layer, each with scales of its own, and --form rolled has none"),
+    ],
+)
+def test_what_a_loop_cannot_have(options, message, tmp_path):
+    checkpoint = small_checkpoint(SharedConvs(8))
+    with pytest.raises(ConfigError, match=message):
+        export(checkpoint, tmp_path / "out.onnx", TARGET, int8=True, layers="rolled", **options)
+
+
+def test_nodes_with_tensors_or_graphs_of_their_own_are_no_repeats():
+    """Two constants of a thousand numbers and more read alike where numpy shortens their text."""
+    constants = [ir.tensor(np.arange(2000, dtype=np.float32) * sign, name="c") for sign in (1, -1)]
+    same, other = (ir.node("Constant", [], {"value": content}) for content in constants)
+    assert node_key(same, frozenset()) != node_key(other, frozenset())
 
 
 def test_a_value_that_is_read_behind_the_run_ends_it():

@@ -5,7 +5,9 @@ import pytest
 from onnx_text import constant, graph_of, node_of, normal, ops, run_graph, two_convs_with_norms
 
 from edgeks.graph.kernels import readers
+from edgeks.graph.passes.affine_as_depthwise import affine_as_depthwise
 from edgeks.graph.passes.separate_affine import separate_affine
+from edgeks.sharing.plan import SharingGroup, SharingPlan
 
 ONES = np.ones(4, np.float32)
 
@@ -67,6 +69,43 @@ def test_linear_layers(transposed):
     )
     assert "2 biases" in same_function(model, normal(3, 4))
     assert ops(model) == ["Gemm", "Add", "Gemm", "Add"]
+
+
+def test_transposed_convolutions_of_several_groups():
+    model = graph_of(
+        """(float[1,4,6,6] x) => (float[1,4,6,6] y) {
+            [up1] h = ConvTranspose<group=2,pads=[1,1,1,1]>(x, W, b1)
+            [up2] y = ConvTranspose<group=2,pads=[1,1,1,1]>(h, W, b2)
+        }""",
+        W=normal(4, 2, 3, 3),
+        b1=normal(4, seed=1),
+        b2=normal(4, seed=2),
+    )
+    assert "2 biases" in same_function(model, normal(1, 4, 6, 6))
+    assert ops(model) == ["ConvTranspose", "Add", "ConvTranspose", "Add"]
+
+
+def test_an_affine_of_the_channels_becomes_a_depthwise_convolution_and_one_of_the_whole_map_stays():
+    model = graph_of(
+        """(float[1,4,6,6] x) => (float[1,4,6,6] y) {
+            [conv1] p = Conv<pads=[1,1,1,1]>(x, W)
+            m = Mul(p, a)
+            q = Add(m, b)
+            [conv2] r = Conv<pads=[1,1,1,1]>(q, W)
+            y = Add(r, one)
+        }""",
+        W=normal(4, 4, 3, 3),
+        a=normal(4, 1, 1, seed=1),
+        b=normal(4, 1, 1, seed=2),
+        one=normal(1, 1, 1, seed=3),
+    )
+    feed = normal(1, 4, 6, 6)
+    before = run_graph(model, feed)[0]
+    plan, note = affine_as_depthwise(model, SharingPlan((SharingGroup("W", ("conv1", "conv2"), (4, 4, 3, 3)),)))
+    assert note.startswith("1 affines")
+    assert [each.layers for each in plan.unshared] == [("conv1.affine",)]
+    assert ops(model) == ["Conv", "Conv", "Conv", "Add"]
+    np.testing.assert_allclose(run_graph(model, feed)[0], before, rtol=1e-4, atol=1e-5)
 
 
 def test_a_layer_alone_with_its_kernel_keeps_bias_and_batch_norm_and_others_behind_gelu_do_not():
