@@ -172,8 +172,9 @@ def _no_copies(
 ) -> None:
     """No constant beside those that the plan names, kernel or not, equals a shared kernel up to a per-channel factor.
 
-    Nor does what lies along the first axis of one, as in the stacks that loops gather of. Two kernels that the plan names may be alike: layers that were initialised alike but never tied are two kernels.
-    Compared as output channels × taps, so that a copy that was reshaped is found too.
+    Nor does what lies along the first axis of one, as in the stacks that loops gather of. Two kernels that the plan
+    names may be alike: layers that were initialised alike but never tied are two kernels. Compared as output channels
+    × taps, so that a copy that was reshaped is found too.
     """
     group_of = {kernel.constant: group for group, kernel in groups}
     kernel_of = {kernel.constant: kernel for kernel in kernels}

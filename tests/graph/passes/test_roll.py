@@ -94,7 +94,7 @@ def test_copies_in_a_stack_are_found(tmp_path):
     body = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
     body.node.append(helper.make_node("Gather", ["copies", body.input[0].name], ["copy"], axis=0))
     onnx.save(proto, tmp_path / "copied.onnx")
-    with pytest.raises(SharingBroken, match="found 4 constants that are equal .* 'copies'"):
+    with pytest.raises(SharingBroken, match=r"copies of .*: 'copies'"):
         prove_exactly_once(tmp_path / "copied.onnx", rolled.ledger.plan, rolled.ledger.rolled)
 
 
