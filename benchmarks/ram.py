@@ -2,8 +2,8 @@
 
 python benchmarks/ram.py --tflite-runtime .venv-tflite-runtime/bin/python [FILE …] > docs/results/ram.md
 
-Files are made by edgeks (random weights), by torch's legacy exporter and by ONNX Runtime's own quantiser; FILE adds
-others, such as those that litert-torch wrote. Every measurement is a fresh process (`edgeks footprint --measure`).
+Files are made by edgeks (random weights), unrolled and rolled, by torch's legacy exporter, and of big by the public
+chains, too; FILE adds others. Every measurement is a fresh process (`edgeks footprint --measure`).
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ import argparse
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import ai_edge_litert
 import onnxruntime
 import torch
-from int8_peers import NETWORKS, quiet, random_subject
-from torch import Tensor, nn
+from form_files import SUBJECTS, Files
+from int8_peers import quiet
 
 from edgeks.audit.footprint import ProfileRam, footprint
 from edgeks.checkpoint import Checkpoint
-from edgeks.exporter import export
 from edgeks.measured_footprint import with_measurements
-from edgeks.target import load_target
+from edgeks.target import Format, Layers
 
+FORMS: tuple[Layers, ...] = ("unrolled", "rolled")
+INT8: dict[Format, str] = {"onnx": "static", "tflite": "auto"}
 SLACK_BYTES, SLACK_RATIO = 1_000_000, 0.10
 HEADINGS = (
     "file", "profile", "mapped", "heap", "packed", "arena", "library", "**predicted**", "**measured**", "error",
@@ -34,35 +36,20 @@ HEADINGS = (
 )  # fmt: skip
 
 
-class Big(nn.Module):
-    """One 3×3 convolution of 512 channels that twelve layers read, each with BN and ReLU, on 8×8: 9.44 MB in fp32."""
-
-    def __init__(self, channels: int = 512, layers: int = 12) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, channels, 1)
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(layers))
-        for conv in self.convs[1:]:
-            conv.weight = self.convs[0].weight
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(layers))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """N×3×32×32 → N×512."""
-        x = nn.functional.avg_pool2d(self.stem(x), 4)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = torch.relu(norm(conv(x)))
-        return x.mean((2, 3))
+def made_by_edgeks(files: Files) -> Iterator[Path]:
+    """fp32 and int8, unrolled and rolled, as ONNX and as TFLite."""
+    for layers in FORMS:
+        for target, int8 in INT8.items():
+            yield files.exported(target, layers, None)
+            yield files.exported(target, layers, int8)
 
 
-SUBJECTS: dict[str, Callable[[], nn.Module]] = {"big": Big, **NETWORKS}
-
-
-def made_by_edgeks(name: str, checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
-    """fp32 and int8, as ONNX and as TFLite."""
-    for target in ("onnx", "tflite"):
-        for precision in ("fp32", "int8"):
-            path = folder / f"{name}_{precision}.{target}"
-            export(checkpoint, path, load_target(target), int8=precision == "int8", min_sqnr_db=-200)
-            yield path
+def made_by_the_public_chains(files: Files, has_peer: bool) -> Iterator[Path]:
+    """The same network from torch.onnx.export and quantize_static, and from litert-torch and ai-edge-quantizer."""
+    for target in INT8:
+        if target == "onnx" or has_peer:
+            yield files.public(target, "fp32")
+            yield files.public(target, "int8")
 
 
 def legacy(name: str, checkpoint: Checkpoint, folder: Path) -> Path:
@@ -99,26 +86,36 @@ def within(found: ProfileRam) -> bool:
     return abs(error) <= max(SLACK_BYTES, SLACK_RATIO * found.measured.run_peak_bytes)
 
 
+def command_line(words: list[str]) -> str:
+    """The command without this machine's folders."""
+    own = {"--peer-python": "PYTHON", "--tflite-runtime": "PYTHON", "--keep": "DIR"}
+    shown = [own.get(before, Path(word).name) for before, word in pairwise(["", *words])]
+    return " ".join(["python benchmarks/ram.py", *shown])
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="more files to measure")
     parser.add_argument("--networks", nargs="*", default=list(SUBJECTS), choices=list(SUBJECTS))
     parser.add_argument("--tflite-runtime", type=Path, help="Python with tflite-runtime 2.14")
-    parser.add_argument("--keep", type=Path, help="write the files here and keep them")
+    parser.add_argument("--peer-python", type=Path, help="the Python that has litert-torch and ai-edge-quantizer")
+    parser.add_argument("--keep", type=Path, help="keep the files here, and take those that are there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
         paths = list(arguments.files)
         for name in arguments.networks:
-            checkpoint = random_subject(name, SUBJECTS[name]).checkpoint
-            with quiet():
-                paths += made_by_edgeks(name, checkpoint, folder)
-                if name == "se_resnet_d4_shared":
-                    paths.append(legacy(name, checkpoint, folder))
+            files = Files(SUBJECTS[name](), folder, arguments.peer_python)
+            paths += made_by_edgeks(files)
+            if name == "big":
+                paths += made_by_the_public_chains(files, bool(arguments.peer_python))
+            if name == "se_resnet_d4_shared":
+                with quiet():
+                    paths.append(legacy(name, files.network.checkpoint, folder))
         print("# RAM, predicted and measured\n")
-        print(f"`{' '.join(['python', 'benchmarks/ram.py', *(Path(word).name for word in sys.argv[1:])])}`\n")
+        print(f"`{command_line(sys.argv[1:])}`\n")
         versions = f"ONNX Runtime {onnxruntime.__version__}, LiteRT {ai_edge_litert.__version__}"
         print(f"{versions}, {platform.machine()}, one thread. MB above the process with the")
         print("runtime imported; the run peak is that of five inferences.\n")

@@ -29,7 +29,16 @@ def commands(block: str) -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "least"),
-    [("guide", 12), ("footprint", 12), ("tflite", 15), ("quantisation", 9), ("qat", 5), ("prepared", 6), ("advise", 7)],
+    [
+        ("guide", 12),
+        ("footprint", 12),
+        ("tflite", 15),
+        ("quantisation", 9),
+        ("qat", 5),
+        ("prepared", 6),
+        ("advise", 7),
+        ("where_did_my_ram_go", 15),
+    ],
 )
 def test_every_command_and_program_of_a_page(page: str, least: int, tmp_path: Path) -> None:
     binaries = str(Path(sys.executable).parent)

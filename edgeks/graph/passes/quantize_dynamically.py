@@ -42,8 +42,9 @@ def quantize_dynamically(model: ir.Model, weights: Literal["int8", "uint8"], ski
     Gemm: MatMulInteger → Cast → Mul(s_x·(s_W·a_l)) → Add(b_l), which ONNX Runtime fuses with the quantisation.
 
     Stay in float, because ONNX Runtime's ConvInteger is slower than float there or the rounding costs most
-    (docs/adr/0013): grouped and depthwise convolutions, and layers that read the network's input. Kernels of
-    ConvInteger are stored with zero point 128 whatever `weights` says: it is 3 to 4 times slower with s8 on x86.
+    (docs/adr/0013): grouped and depthwise convolutions, and layers that read the network's input, unless others that do
+    not share the kernel. Kernels of ConvInteger are stored with zero point 128 whatever `weights` says: it is 3 to 4
+    times slower with s8 on x86.
     """
     writer = _Writer(model)
     done, kept = 0, []
@@ -192,7 +193,7 @@ def _why_not(model: ir.Model, kernel: ir.Value, readers: list[KernelRead]) -> st
     kinds = {"product" if read.node.op_type in ("MatMul", "Gemm") else read.node.op_type for read in readers}
     if len(kinds) != 1 or len({output_channels(read) for read in readers}) != 1:
         return "read in different ways"
-    if any(is_network_input(model, required(read.node.inputs[0])) for read in readers):
+    if all(is_network_input(model, required(read.node.inputs[0])) for read in readers):
         return "reads the network's input"
     reasons = (_why_not_layer(read.node, array(kernel).ndim) for read in readers)
     return next((reason for reason in reasons if reason), None)

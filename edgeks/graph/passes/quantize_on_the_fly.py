@@ -21,7 +21,7 @@ def quantize_on_the_fly(model: ir.Model, skip: Collection[ir.Value] = ()) -> str
     that the layer's BN moves into the scales as in static int8. A Value is quantised once for all layers that read it.
 
     Stay in float: grouped and depthwise convolutions, which the default delegate does not take in this form, and layers
-    that read the network's input, where the rounding costs most.
+    that read the network's input, where the rounding costs most, unless others that do not share the kernel.
     """
     chosen, kept = [], []
     for kernel, readers in reads_by_kernel(model).items():
@@ -58,10 +58,10 @@ def _why_not(model: ir.Model, kernel: ir.Value, readers: list[KernelRead]) -> st
     reason = why_not(kernel, readers)
     if reason:
         return reason
+    if all(is_network_input(model, required(read.node.inputs[0])) for read in readers):
+        return "reads the network's input"
     for read in readers:
         node, rank = read.node, array(kernel).ndim
-        if is_network_input(model, required(node.inputs[0])):
-            return "reads the network's input"
         if node.op_type == "Conv" and (node.attributes.get_int("group", 1) != 1 or rank != CONV_RANK):
             return "grouped" if rank == CONV_RANK else "not 2-D"
         if node.op_type != "Conv" and rank != MATRIX_RANK:

@@ -42,6 +42,10 @@ def test_bn_merges_with_the_scale_of_its_layer(biases):
     assert model.graph.outputs[0].name == "y"
 
 
+def test_a_kernel_is_integer_in_the_layer_that_reads_the_input_where_other_layers_share_it():
+    assert quantised(two_convs_with_norms(np.ones(4, np.float32), np.ones(4, np.float32))).startswith("2 layers")
+
+
 LINEAR = """(float[1,4,6,6] x) => (float[1,3] y) {
     [pool] p = GlobalAveragePool(x)
     [flat] f = Flatten(p)
