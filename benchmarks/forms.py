@@ -35,10 +35,11 @@ from edgeks.bench.memory import measure_ram
 from edgeks.bench.runner import cpu_name
 from edgeks.errors import EdgeksError
 from edgeks.formats.onnx import REFERENCE, open_session, run
+from edgeks.formats.tflite import runtime as litert
 from edgeks.graph.from_torch import torch_outputs
 from edgeks.parity import compare
 from edgeks.runtime_profile import COMPILED, MeasuredRam
-from edgeks.target import Layers, load_target
+from edgeks.target import Layers, LiteRtSession, load_target
 
 RUNS, WARMUP, SECONDS, TURNS = 3, 2, 0.3, 25
 FORMS: tuple[Layers, ...] = ("unrolled", "rolled")
@@ -73,6 +74,7 @@ class Measured:
     rss: int = 0
     peak: int = 0
     rss_of_plain: int = 0
+    anonymous_of_plain: int = 0
     sqnr_db: float = 0.0
     p50_ms: tuple[float, ...] = ()
     cpu_ms: tuple[float, ...] = ()
@@ -120,7 +122,8 @@ def measure(row: Row, network: Network, reference: NDArray[np.float32]) -> Measu
         measured.failed = " ".join(str(error).split())
         return measured
     measured.loaded_anonymous, measured.anonymous = ram.loaded_anonymous_bytes, ram.run_anonymous_bytes
-    measured.rss, measured.peak, measured.rss_of_plain = ram.run_bytes, ram.run_peak_bytes, plain.run_bytes
+    measured.rss, measured.peak = ram.run_bytes, ram.run_peak_bytes
+    measured.rss_of_plain, measured.anonymous_of_plain = plain.run_bytes, plain.run_anonymous_bytes
     return measured
 
 
@@ -128,26 +131,28 @@ def outputs(
     row: Row, found: ProfileRam, probes: NDArray[np.float32], reference: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """The file's outputs under the profile, shaped as the reference; TFLite takes and mostly gives N×H×W×C."""
-    is_tflite = row.path.suffix == ".tflite"
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        np.save(folder / "samples.npy", np.ascontiguousarray(probes.transpose(0, 2, 3, 1) if is_tflite else probes))
-        config: dict[str, Any] = {
-            **session_config(found.profile.session, 1),
-            "model": str(row.path.resolve()),
-            "runtime": found.profile.runtime,
-            "samples": str(folder / "samples.npy"),
-            "outputs": str(folder / "outputs.npz"),
-        }
-        if found.profile.runtime == COMPILED:
-            config["weight_cache"] = str(folder / "cache")
-        run_runner(row.path, config)
-        with np.load(folder / "outputs.npz") as stored:
-            output: NDArray[np.float32] = stored["output_0"]
+    session, channels_last = found.profile.session, np.ascontiguousarray(probes.transpose(0, 2, 3, 1))
+    if found.profile.runtime == COMPILED:
+        output = outputs_of_compiled(row.path, session_config(session, 1), channels_last)
+    elif isinstance(session, LiteRtSession):
+        output = litert.run(litert.open_interpreter(row.path, session), channels_last)[0]
+    else:
+        output = run(open_session(row.path, session), probes)[0]
     if output.shape == reference.shape or reference.ndim != 4:
         return output.reshape(reference.shape)
-    count, channels, height, width = reference.shape
-    return output.reshape(count, height, width, channels).transpose(0, 3, 1, 2)
+    return output.transpose(0, 3, 1, 2)
+
+
+def outputs_of_compiled(path: Path, session: dict[str, Any], samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What CompiledModel gives, in the file's layout."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "samples.npy", samples)
+        files = {"model": str(path.resolve()), "samples": f"{folder}/samples.npy", "outputs": f"{folder}/outputs.npz"}
+        run_runner(path, {**session, **files, "runtime": COMPILED, "weight_cache": f"{folder}/cache"})
+        with np.load(folder / "outputs.npz") as stored:
+            found: NDArray[np.float32] = stored["output_0"]
+    return found
 
 
 def time_round(measured: Measured) -> float:
@@ -252,7 +257,7 @@ def bit_equal(network: Network, files: Files) -> str:
     unrolled, rolled = (run(open_session(path, REFERENCE), network.probes)[0] for path in paths)
     if not np.array_equal(unrolled, rolled):
         raise SystemExit(f"{network.name}: rolled and unrolled differ by up to {np.abs(unrolled - rolled).max()}")
-    return f"agree bit for bit ({rolled.size:,} outputs of {len(network.probes)} inputs)."
+    return f"agree bit for bit ({rolled.size:,} outputs of {len(network.probes)} inputs)"
 
 
 def promises(measured: list[Measured]) -> Iterator[str]:
@@ -269,8 +274,9 @@ def promises(measured: list[Measured]) -> Iterator[str]:
         return f"| {what} | {shown} | {'holds' if value <= most else '**does not hold**'} |"
 
     def ram(what: str, these: Measured, most: float) -> str:
-        above = f"RSS {these.rss / 1e6:.1f}, of which libraries {these.rss_of_plain / 1e6:.1f}"
-        shown = f"{these.anonymous / 1e6:.1f} MB ({above})"
+        own = f"{these.anonymous_of_plain / 1e6:.1f} of them the runtime's own"
+        resident = f"RSS {these.rss / 1e6:.1f}, {these.rss_of_plain / 1e6:.1f} of them the runtime and its library"
+        shown = f"{these.anonymous / 1e6:.1f} MB, {own}; {resident}"
         return promise(f"{what}: anonymous after run ≤ {most:g} MB", round(these.anonymous / 1e6, 1), most, shown)
 
     def speed(what: str, these: Measured, those: Measured, most: float) -> Iterator[str]:
