@@ -58,7 +58,7 @@ def require_options(
         raise ConfigError(
             "a parity report compares integers inside the network: it needs --int8 with static activations and no --io"
         )
-    if parity_report and target.layers != "unrolled":
+    if parity_report and target.common_scales:
         raise ConfigError(
             f"a parity report compares layer by layer, each with scales of its own, and --form {target.layers} has "
             "none such: leave --parity-report out, or choose --form unrolled"

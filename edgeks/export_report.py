@@ -23,11 +23,14 @@ def _takes(report: ExportReport) -> str:
 
 def _delegate(found: Delegation) -> str:
     """`XNNPACK takes 28 of 30 operators in 2 partitions, leaves 1 GELU, 1 QUANTIZE; …`."""
-    taken, left = sum(found.delegated.values()), sum(found.left.values())
+    left_ops = {name: count for name, count in found.left.items() if name != "WHILE"}
+    taken, left, loops = sum(found.delegated.values()), sum(left_ops.values()), found.left.get("WHILE", 0)
     pieces = f"{found.partitions} partition{'' if found.partitions == 1 else 's'}"
     told = f"XNNPACK takes {taken} of {taken + left} operators in {pieces}"
     if left:
-        told += f", leaves {', '.join(f'{count} {name}' for name, count in sorted(found.left.items()))}"
+        told += f", leaves {', '.join(f'{count} {name}' for name, count in sorted(left_ops.items()))}"
+    if loops:
+        told += f", not counting what is in the {'loop' if loops == 1 else f'{loops} loops'}"
     names = ("XNNPACK", "the built-in kernels")
     fast, slow = names if found.faster == "xnnpack" else reversed(names)
     times = max(found.builtin_ms, found.xnnpack_ms) / max(min(found.builtin_ms, found.xnnpack_ms), 1e-6)

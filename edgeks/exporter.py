@@ -61,6 +61,7 @@ from edgeks.target import Format, Layers, LiteRtSession, Precision, Target
 PARITY_SAMPLES = 64
 LAYER_PARITY_SAMPLES = 16
 DELEGATION_SECONDS = 0.3
+NOTHING_TO_CACHE = "no two layers share a kernel: --form cached saves nothing here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +253,7 @@ def export(
                 *([clipped] if clipped else []),
                 *([str(negative)] if negative else []),
                 *not_trained(untrained),
+                *([NOTHING_TO_CACHE] if target.layers == "cached" and not ledger.plan.groups else []),
                 *outside,
                 *doubts(samples, parity, parity_here, target, temporary.stat().st_size, int8=int8),
             ),

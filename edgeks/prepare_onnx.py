@@ -176,6 +176,11 @@ def _save(path: Path, session: Session, out: Path, data: Path) -> None:
         data.touch()  # where every constant is small there is nothing to map
         read_model_file(out)
     except ModelFileError as error:  # ONNX Runtime does not always say that it could not write
+        if "is produced twice" in str(error):
+            raise ModelFileError(
+                f"{path}: ONNX Runtime gives values inside a loop and around it one name ({error}) and cannot read "
+                "what it saves; run the file as it is, or prepare it unrolled"
+            ) from error
         raise OutputError(f"{out}: was not written whole ({error}); is the disk full?") from error
 
 

@@ -168,3 +168,8 @@ def test_a_file_that_a_runtime_would_compute_otherwise_is_refused(tmp_path):
     hybrid = Layers("hybrid", "FULLY_CONNECTED").write(tmp_path / "hybrid.tflite")
     with pytest.raises(ParityFailed, match=r"tflite-runtime 2\.14 would compute zeros"):
         require_computed_as_written(hybrid, hybrid, "unrolled")
+
+
+def test_a_network_that_shares_nothing_is_told_so(tmp_path):
+    report = export(small_checkpoint(SharedConvs(4, shared=False)), tmp_path / "net.tflite", TARGET, layers="cached")
+    assert any(warning.startswith("no two layers share a kernel: --form cached saves") for warning in report.warnings)

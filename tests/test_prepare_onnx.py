@@ -14,6 +14,7 @@ import pytest
 import small_graphs as graphs
 from networks import SharedConvs, small_checkpoint
 from onnx import TensorProto, helper
+from repeated_networks import RepeatedNetwork
 
 from edgeks.audit.footprint import footprint
 from edgeks.audit.onnx.kernels import list_kernels
@@ -24,6 +25,7 @@ from edgeks.bench.runner import Failure, cpu_kind, require_prepared_here
 from edgeks.errors import ConfigError, ModelFileError, OutputError, SharingBroken
 from edgeks.exporter import export
 from edgeks.formats.onnx import open_session
+from edgeks.graph.onnx_network import load_onnx
 from edgeks.onnx_file import read_model_file
 from edgeks.prepare_onnx import prepare_onnx
 from edgeks.prepared import PREPARED_KEY, read_prepared
@@ -98,6 +100,16 @@ def test_blocks_of_channels_keep_one_kernel(tmp_path):
     kernel_bytes = 256 * 256 * 9 * 4
     assert [len(k.layers) for k in list_kernels(found.path) if k.stored_bytes >= kernel_bytes] == [6]
     assert found.data_bytes < 1.1 * kernel_bytes + 6 * 4 * 256 * 4
+
+
+def test_a_loop_in_integers_is_told_to_be_unprepared(tmp_path):
+    """ONNX Runtime saves one name inside the loop and around it, and refuses the file itself."""
+    network, calib = RepeatedNetwork([("plain", 3, "none")]).save(tmp_path)
+    path = tmp_path / "net_int8.onnx"
+    export(load_onnx(network), path, ONNX, int8=True, layers="rolled", calib=calib, min_sqnr_db=-200)
+    with pytest.raises(ModelFileError, match="run the file as it is, or prepare it unrolled"):
+        prepare_onnx(path, ONNX)
+    assert not list(tmp_path.glob("*.prepared.*"))
 
 
 def test_constants_are_mapped_and_ram_is_as_predicted(tmp_path):

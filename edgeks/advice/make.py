@@ -150,6 +150,7 @@ def _artefact(path: Path, target: Target, form: Form | None, network: Network | 
         is_own_form=own,
         flash_bytes=audited.flash.file_bytes,
         predicted_ram=predicted,
+        unusable={row.profile.name: row.unusable for row in audited.ram if row.unusable},
         cache_bytes={row.profile.name: row.predicted.cache_bytes for row in audited.ram if row.predicted},
         interface=described_interface(path),
         command=command,

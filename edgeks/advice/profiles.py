@@ -43,8 +43,10 @@ def tried_profiles(model_format: Format, target: Target) -> tuple[list[TriedProf
 
 
 def not_worth_trying(artefact: Artefact, tried: TriedProfile) -> str | None:
-    """Why a file need not be measured under a profile, by what is predicted of it; None where it may be the best."""
+    """Why a file need not be measured under a profile, by what is known of it; None where it may be the best."""
     name, form, predicted = tried.profile.name, artefact.form, artefact.predicted_ram
+    if name in artefact.unusable:
+        return artefact.unusable[name]
     if form is not None and form.layers == "cached" and name != CACHED:
         return f"the form is for {CACHED}"
     if tried.is_own:

@@ -21,7 +21,7 @@ class Artefact:
     """A file to try. `form` is None for a finished file; `flash_bytes` counts its external data too.
 
     By name of the profile, for the target's board where it is one: `predicted_ram`, and `cache_bytes` of what the
-    runtime writes beside the file.
+    runtime writes beside the file; `unusable` says why the profile is not for the file or the board.
     """
 
     path: Path
@@ -33,6 +33,7 @@ class Artefact:
     flash_bytes: int
     predicted_ram: dict[str, int | None]
     cache_bytes: dict[str, int]
+    unusable: dict[str, str]
     interface: Interface | None = None
     command: str | None = None
 

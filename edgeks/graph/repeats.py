@@ -144,24 +144,39 @@ class _Search:
         self._nodes, self._keys, self._weights, self._shared = nodes, keys, weights, shared
         self._index = {node: index for index, node in enumerate(nodes)}
         self._until = np.concatenate([[0], np.cumsum(weights)])
+        self._own_until = np.concatenate([[0], np.cumsum([_own_bytes(node) for node in nodes])])
+        self._last_read = np.array([self._last_reader(node) for node in nodes], np.int64)
+
+    def _last_reader(self, node: ir.Node) -> int:
+        """Place of the last node that reads what a node makes; len(nodes) where that is behind all of them."""
+        if any(value.is_graph_output() for value in node.outputs):
+            return len(self._nodes)
+        readers = (use.node for value in node.outputs for use in value.uses())
+        return max((self._index.get(reader, len(self._nodes)) for reader in readers), default=-1)
 
     def best(self, begin: int, end: int) -> tuple[int, Run] | None:
         """The run between two places that saves most, and where it begins; of several, the one that carries least."""
         best: tuple[tuple[int, int, int], int, Run] | None = None
-        for start, period, count in self._candidates(begin, end):
-            promised = int(self._until[start + period * count] - self._until[start + period])
-            if best is not None and promised < best[0][0]:
+        for start, period, most in self._candidates(begin, end):
+            if best is not None and self._promised(start, period, most) < best[0][0]:
                 continue
-            run = self._run(start, period, count)
-            if run is None:
-                continue
-            merit = run.saved_bytes, -sum(_bytes(value) for value in run.carried.values()), -period
-            if best is None or merit > best[0]:
-                best = merit, start, run
+            for count in range(self._like_the_first(start, period, self._reach(start, period, most)), 1, -1):
+                if best is not None and self._promised(start, period, count) < best[0][0]:
+                    break
+                run = self._run(start, period, count)
+                if run is None:
+                    continue
+                merit = run.saved_bytes, -sum(_bytes(value) for value in run.carried.values()), -period
+                if best is None or merit > best[0]:
+                    best = merit, start, run
         return None if best is None else best[1:]
 
+    def _promised(self, start: int, period: int, count: int) -> int:
+        """Bytes of shared kernels that the units after the first read."""
+        return int(self._until[start + period * count] - self._until[start + period])
+
     def _candidates(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """(start, period, count) by the keys alone: short periods first, every rotation, the most units first."""
+        """(start, period, most units) by the keys alone: short periods first, every rotation."""
         for period in range(1, (end - begin) // 2 + 1):
             same = self._keys[begin : end - period] == self._keys[begin + period : end]
             edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
@@ -170,8 +185,42 @@ class _Search:
                 if last - first < 2 * period or self._until[last] == self._until[first]:
                     continue
                 for start in range(first, min(first + period, last - 2 * period + 1)):
-                    for count in range((last - start) // period, 1, -1):
-                        yield start, period, count
+                    if not self._outweighed(start, start + period):
+                        yield start, period, (last - start) // period
+
+    def _outweighed(self, start: int, end: int) -> bool:
+        """Whether a unit's own kernels weigh more than the shared ones, by those alone that no other node reads."""
+        shared, own = (found[end] - found[start] for found in (self._until, self._own_until))
+        return bool(own > shared)
+
+    def _reach(self, start: int, period: int, most: int) -> int:
+        """How many units there can be: one that is read behind the next unit is the last."""
+        read = self._last_read[start : start + most * period].reshape(most, period).max(axis=1)
+        ends = np.flatnonzero(read >= start + period * np.arange(2, most + 2))
+        return int(ends[0]) + 1 if len(ends) else most
+
+    def _like_the_first(self, start: int, period: int, most: int) -> int:
+        """How many units, from the first, read each other as the second reads the first; below 2: not even that."""
+        if most < 2:
+            return most
+        for position in range(period):
+            for index, second in enumerate(self._nodes[start + period + position].inputs):
+                if second is None or second.is_initializer():
+                    continue
+                place = self._place(second, start, start + period)
+                first = self._nodes[start + position].inputs[index]
+                if place is not None and place[0] < 0 and (first is None or not _fits(second, first)):
+                    return 0
+                for unit in range(most):
+                    value = self._nodes[start + unit * period + position].inputs[index]
+                    found = None if value is None else self._place(value, start, start + unit * period)
+                    inside = place is not None and place[0] >= 0
+                    if (found != place and (unit or inside)) or (place is None and value is not second):
+                        most = unit
+                        break
+                if most < 2:
+                    return most
+        return most
 
     def _run(self, start: int, period: int, count: int) -> Run | None:
         """The candidate as a run; None where its units hang together in different ways."""
@@ -260,6 +309,12 @@ def alike(values: Sequence[ir.Value]) -> bool:
 def _kernel_bytes(content: NDArray[np.generic]) -> int:
     """Bytes of a constant that is more than a number per channel."""
     return content.nbytes if content.ndim >= KERNEL_RANK and max(content.shape) < content.size else 0
+
+
+def _own_bytes(node: ir.Node) -> int:
+    """Bytes of the kernels that only this node reads."""
+    own = (value for value in node.inputs if value is not None and value.is_initializer() and len(value.uses()) == 1)
+    return sum(_kernel_bytes(array(value)) for value in own)
 
 
 def _bytes(value: ir.Value) -> int:

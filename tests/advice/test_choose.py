@@ -18,7 +18,7 @@ HERE = Rules("latency", None, None, elsewhere=False)
 
 
 def row(name, flash, ram, *p50, top1=1.0, sqnr=30.0, own=False, form=0):
-    artefact = Artefact(Path(name), name, "onnx", TARGET, forms_for(TARGET, "onnx")[form], own, flash, {}, {})
+    artefact = Artefact(Path(name), name, "onnx", TARGET, forms_for(TARGET, "onnx")[form], own, flash, {}, {}, {})
     measured = MeasuredRam("", "", "", 0, 0, 0, 0, 0, ram, ram, 0, 0)
     rounds = tuple(Round(ms, 3, 0.1) for ms in p50)
     return Row(Candidate(artefact, PROFILES["onnx"][0], own), None, measured, Parity(9, sqnr, 1.0, top1), rounds)
@@ -79,7 +79,7 @@ def test_elsewhere_the_targets_own_way_goes_before_what_is_fast_here():
 
 def predicted(form, **ram):
     artefact = Artefact(
-        Path("m"), "", "onnx", TARGET, form, False, 0, {k.replace("_", "-"): v for k, v in ram.items()}, {}
+        Path("m"), "", "onnx", TARGET, form, False, 0, {k.replace("_", "-"): v for k, v in ram.items()}, {}, {}
     )
     profiles = {each.name: TriedProfile(each, False) for found in PROFILES.values() for each in found}
     return lambda name: not_worth_trying(artefact, profiles[name])

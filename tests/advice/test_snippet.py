@@ -42,7 +42,7 @@ def files(tmp_path_factory):
 def artefact(path, *, described=True):
     kind = path.suffix[1:]
     interface = described_interface(path) if described else None
-    return Artefact(path, "", kind, load_target(kind), None, True, 0, {}, {}, interface)
+    return Artefact(path, "", kind, load_target(kind), None, True, 0, {}, {}, {}, interface)
 
 
 @pytest.mark.parametrize("described", [True, False])

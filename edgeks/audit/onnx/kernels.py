@@ -200,7 +200,7 @@ class _Walk:
             scope[name] = _Source(constant)
         for node in graph.node:
             for body_path, body in subgraphs(node, graph_path):
-                self.graph(body, body_path, scope.new_child(), trips * _trips(node, scope))
+                self.graph(body, body_path, scope.new_child(), trips * self._trips(node, body_path, body, scope))
             if node.op_type == "Gather" and graph_path and self._gathers(node, graph, scope):
                 continue
             if node.op_type != "Constant":
@@ -245,16 +245,37 @@ class _Walk:
             place = graph_path, first_output(node), index, trips, source.stacked
             self._read(source, Reader(node_label(node), node.op_type, source.via, kernel, zero_point, *place))
 
+    def _trips(self, node: NodeProto, path: str, body: GraphProto, scope: ChainMap[str, _Source]) -> int:
+        """How often a Loop's body runs, by its constant trip count; 1 for what is no Loop or does not say.
+
+        A Loop of which a condition may end before does not say.
+        """
+        count = scope.get(node.input[0]) if node.op_type == "Loop" and node.input else None
+        if count is None or len(body.input) < 2 or not body.output:
+            return 1
+        going_on, made_by = body.output[0].name, {name: inner for inner in body.node for name in inner.output}
+        while going_on in made_by and made_by[going_on].op_type == "Identity":
+            going_on = made_by.pop(going_on).input[0]
+        inside = self._model.constants[path].get(going_on)
+        behind = scope.get(going_on) if inside is None and going_on not in made_by else None
+        lasting = inside or (behind.constant if behind else None)
+        if going_on != body.input[1].name and _number(lasting) != 1:
+            return 1
+        given = scope.get(node.input[1]) if len(node.input) > 1 else None
+        if any(node.input[1:2]) and _number(given.constant if given else None) != 1:
+            return 1
+        trips = _number(count.constant)
+        return 1 if trips is None else max(0, trips)
+
     def _read(self, source: _Source, reader: Reader) -> None:
         self.readers[source.constant].append(reader)
 
 
-def _trips(node: NodeProto, scope: MutableMapping[str, _Source]) -> int:
-    """How often a Loop's body runs, by its constant trip count; 1 for what is no Loop or does not say."""
-    source = scope.get(node.input[0]) if node.op_type == "Loop" and node.input else None
-    if source is None or math.prod(source.constant.shape) != 1:
-        return 1
-    return max(0, int(source.constant.array().reshape(-1)[0]))
+def _number(constant: Constant | None) -> int | None:
+    """A whole number or a truth value that is a constant of one element."""
+    if constant is None or math.prod(constant.shape) != 1 or constant.numpy_dtype.kind not in "iub":
+        return None
+    return int(constant.array().reshape(-1)[0])
 
 
 def _scaled_constant(node: NodeProto, sources: list[_Source | None]) -> _Source | None:

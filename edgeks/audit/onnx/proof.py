@@ -172,14 +172,17 @@ def _no_copies(
 ) -> None:
     """No constant beside those that the plan names, kernel or not, equals a shared kernel up to a per-channel factor.
 
-    Two kernels that the plan names may be alike: layers that were initialised alike but never tied are two kernels.
-    Compared as output channels × taps, so that a copy that was reshaped is found too.
+    Nor does what lies along the first axis of one, as in the stacks that loops gather of. Two kernels that the plan
+    names may be alike: layers that were initialised alike but never tied are two kernels. Compared as output channels
+    × taps, so that a copy that was reshaped is found too.
     """
     group_of = {kernel.constant: group for group, kernel in groups}
     kernel_of = {kernel.constant: kernel for kernel in kernels}
     shapes = {_as_matrix(kernel.values()).shape for _, kernel in groups}
     codes = [kernel.constant for _, kernel in groups if kernel.constant.dtype in ("int8", "uint8")]
     digests = {constant.digest(): constant for constant in codes}
+    sizes = {math.prod(kernel.shape) for _, kernel in groups}
+    bytes_of = {constant: constant.array().tobytes() for constant in codes}
     candidates, values = [], []
     for constant in model.all_constants():
         if constant.dtype == "string" or len(constant.shape) < 2:
@@ -190,10 +193,17 @@ def _no_copies(
         if array.shape in shapes and array.any():
             candidates.append(constant)
             values.append(array)
+        if constant not in planned and math.prod(constant.shape[1:]) in sizes and len(constant.shape) > 2:
+            for each in constant.array():
+                same = next((code for code, content in bytes_of.items() if each.tobytes() == content), None)
+                array = _as_matrix(each if same is None else kernel_of[same].values())
+                if array.shape in shapes and array.any():
+                    candidates.append(constant)
+                    values.append(array)
     for indices in copy_sets(values):
         alike = [candidates[index] for index in indices]
         shared = [constant for constant in alike if constant in group_of]
-        copies = [constant.name for constant in alike if constant not in planned]
+        copies = list(dict.fromkeys(constant.name for constant in alike if constant not in planned))
         if shared and copies:
             group = group_of[shared[0]]
             raise SharingBroken(

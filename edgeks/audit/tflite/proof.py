@@ -113,7 +113,8 @@ def _one_place(
 
 
 def _no_copies(path: Path, model: schema.ModelT, kernels: list[tuple[SharingGroup, _Read]], reads: list[_Read]) -> None:
-    """No buffer beside those of the plan equals a shared kernel up to a factor per output channel."""
+    """No buffer beside those of the plan, nor what lies along its first axis, equals a shared kernel up to a factor per
+    output channel."""
     planned = {kernel.place for _, kernel in kernels}
     group_of = {kernel.place: group for group, kernel in kernels if len(group.layers) > 1}
     candidates: dict[tuple[int, int | None], NDArray[np.float64]] = {}
@@ -123,11 +124,14 @@ def _no_copies(path: Path, model: schema.ModelT, kernels: list[tuple[SharingGrou
             axis = read.operator.output_axis - (read.at is not None)
             candidates[read.place] = _rows(content if read.at is None else content[read.at], axis)
     known = {buffer for buffer, _ in candidates}
+    weights = {candidates[place].size for place in group_of}
     for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
         content = None if int(tensor.buffer) in known else constant(model, tensor)
         if content is None or content.ndim < 2 or (tensor.buffer, None) in candidates or content.dtype.kind == "b":
             continue
         candidates[int(tensor.buffer), None] = _rows(content, 0)
+        if content.ndim > 2 and math.prod(content.shape[1:]) in weights:  # a stack that loops could gather of
+            candidates |= {(int(tensor.buffer), at): _rows(each, 0) for at, each in enumerate(content)}
     sizes = {candidates[place].shape for place in group_of}
     wanted = [place for place, content in candidates.items() if content.shape in sizes and content.any()]
     for alike in copy_sets([candidates[place] for place in wanted]):

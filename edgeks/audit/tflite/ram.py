@@ -155,6 +155,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
                     *arena.notes,
                     *delegate.notes,
                     *_notes(model, session.threads),
+                    *_loops_note(graphs),
                     *(cache_notes(delegate, machine) if cached else ()),
                 )
             )
@@ -218,6 +219,14 @@ def _notes(model: schema.ModelT, threads: int) -> tuple[str, ...]:
     if threads > 1:
         found.append("what more than one thread takes for itself is not counted")
     return tuple(found)
+
+
+def _loops_note(graphs: tuple[Graph, ...]) -> tuple[str, ...]:
+    loops = sum(operator.op_type == "WHILE" for operator in graphs[0].operators)
+    rough = (
+        f"an upper bound: {loops} loops run one after the other, and the heap may keep half of their arenas, or less"
+    )
+    return (rough,) if loops > 1 else ()
 
 
 def _sizes(model: schema.ModelT) -> list[int]:

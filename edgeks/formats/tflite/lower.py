@@ -56,10 +56,11 @@ def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True) 
     _lower_all(ctx, model.graph, faults)
     if faults:
         shown = "; ".join(faults[:LISTED]) + (f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else "")
+        unrolled = "; --form unrolled writes no loop" if any(fault.startswith("Loop ") for fault in faults) else ""
         way_out = "; --converter litert-torch takes more operators" if model.meta.get(CAPTURED) == "torch" else ""
         raise GraphError(
             f"{len(faults)} node{'s' if len(faults) > 1 else ''} of the network cannot be lowered to TFLite: {shown}. "
-            f"docs/tflite_ops.md lists what can{way_out}"
+            f"docs/tflite_ops.md lists what can{unrolled}{way_out}"
         )
     outputs = [(str(value.name), _output(ctx, value, nhwc=nhwc)) for value in model.graph.outputs]
     content = ctx.network.to_bytes(inputs, outputs, f"edgeks {edgeks.__version__}", metadata)

@@ -51,8 +51,8 @@ def offset_kernel_codes(model: ir.Model, zero_point: int) -> str:
     drop_unused_initializers(model)
     if not done:
         return "nothing to do: no two convolutions share an int8 kernel with zero point 0"
-    note = f"{done} kernels of {layers} layers have zero point {zero_point}"
-    return note + (f"; {changed} codes one step smaller" if changed else "")
+    note = f"{done} kernel{'s' if done > 1 else ''} of {layers} layers with zero point {zero_point}"
+    return note + (f"; {changed} code{'s' if changed > 1 else ''} one step smaller" if changed else "")
 
 
 def _without_pairs_of_lowest(codes: NDArray[np.int8]) -> NDArray[np.int8]:

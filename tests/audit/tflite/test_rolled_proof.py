@@ -100,6 +100,20 @@ def test_copies_in_a_stack_are_found(tmp_path):
     assert stack.tensor not in [tensor.tensor for kernel in stored_kernels(model) for tensor in kernel.tensors]
 
 
+def test_copies_in_a_stack_that_no_layer_reads_are_found(tmp_path):
+    path = rolled_file(tmp_path, SE)
+    model = read_tflite(path)
+    conv = next(read for read in kernel_operators(model) if read.layer == "conv.0")
+    model.buffers.append(schema.BufferT())
+    model.buffers[-1].data = np.tile(np.frombuffer(bytes(model.buffers[conv.buffer].data), np.uint8), TRIPS)
+    stack = schema.TensorT()
+    stack.name, stack.type, stack.buffer = b"copies", conv.tensor.type, len(model.buffers) - 1
+    stack.shape = [TRIPS, *(int(size) for size in conv.tensor.shape)]
+    model.subgraphs[0].tensors.append(stack)
+    path.write_bytes(pack(model))
+    broken(path, SE_PLAN, SE_ROLLED, f"found {1 + TRIPS} buffers")
+
+
 def test_the_footprint_counts_the_layers_of_all_iterations(tmp_path):
     flash = footprint(rolled_file(tmp_path, SE)).flash
     assert (flash.kernels, flash.layers) == (1 + 1 + 2 * TRIPS, 1 + 3 * TRIPS)

@@ -49,7 +49,7 @@ def test_outputs_are_bit_equal(form, activations, run):
     ((kernel, layers),) = readers(model).items()
     before, expected = constant(kernel).astype(int), run(model, x)
     assert np.abs(before).max() == 127
-    assert offset_kernel_codes(model, -1) == "1 kernels of 2 layers have zero point -1"
+    assert offset_kernel_codes(model, -1) == "1 kernel of 2 layers with zero point -1"
     assert readers(model) == {kernel: layers} and layers == ["conv1", "conv2"]
     stored = constant(kernel)
     assert stored.dtype == np.int8 and np.array_equal(stored.astype(int), before - 1)
@@ -108,7 +108,7 @@ def test_kernels_that_have_nothing_to_gain_stay(model):
 def test_a_grouped_kernel_and_a_scale_of_one_element():
     model, x = pair("Conv", CODES[:, :2].copy(), "<group=2,pads=[1,1,1,1]>"), normal(1, 4, 6, 6)
     expected = run_graph(model, x)[0]
-    assert offset_kernel_codes(model, -1) == "1 kernels of 2 layers have zero point -1"
+    assert offset_kernel_codes(model, -1) == "1 kernel of 2 layers with zero point -1"
     assert node_of(model, "one").inputs[1].producer().inputs[2].shape == ()
     np.testing.assert_array_equal(run_graph(model, x)[0], expected)
 
@@ -119,7 +119,7 @@ def test_no_two_products_that_an_arm_core_adds_in_16_bits_can_overflow():
     codes[1] = CODES[0, 0, 0, 0]
     codes[2, ::16] = 127
     model = pair("Conv", np.concatenate([codes] * 8), "<pads=[1,1,1,1]>", shape="1,32,6,6")
-    assert offset_kernel_codes(model, -1).startswith("1 kernels of 2 layers have zero point -1; ")
+    assert offset_kernel_codes(model, -1).startswith("1 kernel of 2 layers with zero point -1; ")
     ((kernel, _),) = readers(model).items()
     stored = constant(kernel).transpose(0, 2, 3, 1).reshape(32, -1, 16)
     assert np.abs(stored.astype(int) + 1 - constant_rows(codes)).max() == 1

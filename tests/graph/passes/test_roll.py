@@ -7,7 +7,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from networks import SharedConvs, small_checkpoint
-from onnx import helper
+from onnx import helper, numpy_helper
 from repeated_networks import BLOCKS, RepeatedNetwork
 
 from edgeks.artefact import REFERENCES, run_artefact
@@ -86,6 +86,40 @@ def test_a_copy_in_a_loops_file_is_found(tmp_path):
         prove_exactly_once(tmp_path / "copied.onnx", rolled.ledger.plan, rolled.ledger.rolled)
 
 
+def test_copies_in_a_stack_are_found(tmp_path):
+    _, rolled, *_ = both_forms(RepeatedNetwork([("plain", 3, "none")]), tmp_path, int8=True)
+    proto = onnx.load(rolled.path)
+    kernel = next(t for t in proto.graph.initializer if t.dims[2:] == [3, 3] and t.dims[1] == 6)
+    stack = np.stack([numpy_helper.to_array(kernel)] * 3)
+    proto.graph.initializer.append(numpy_helper.from_array(stack, "copies"))
+    loop = next(node for node in proto.graph.node if node.op_type == "Loop")
+    body = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
+    body.node.append(helper.make_node("Gather", ["copies", body.input[0].name], ["copy"], axis=0))
+    onnx.save(proto, tmp_path / "copied.onnx")
+    with pytest.raises(SharingBroken, match=r"copies of .*: 'copies'"):
+        prove_exactly_once(tmp_path / "copied.onnx", rolled.ledger.plan, rolled.ledger.rolled)
+
+
+@pytest.mark.parametrize("condition", ["given", "computed"])
+def test_a_loop_that_ends_before_its_trips_does_not_stand_for_its_layers(condition, tmp_path):
+    _, rolled, *_ = both_forms(RepeatedNetwork([("plain", 3, "none")]), tmp_path)
+    plan, stands_for = rolled.ledger.plan, rolled.ledger.rolled
+    proto = onnx.load(rolled.path)
+    loop = next(node for node in proto.graph.node if node.op_type == "Loop")
+    body = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
+    if condition == "given":
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "go"))
+        loop.input[1] = "go"
+        onnx.save(proto, tmp_path / "lasting.onnx")
+        prove_exactly_once(tmp_path / "lasting.onnx", plan, stands_for)
+        proto.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.array(False), "go"))
+    else:
+        next(node for node in body.node if node.output[0] == body.output[0].name).op_type = "Not"
+    onnx.save(proto, tmp_path / "ending.onnx")
+    with pytest.raises(SharingBroken, match="runs 1 times and stands for 3 layers"):
+        prove_exactly_once(tmp_path / "ending.onnx", plan, stands_for)
+
+
 def test_macs_and_parameters_are_those_of_the_unrolled_file(tmp_path):
     network = RepeatedNetwork([("residual", 3, "pool"), ("gated", 2, "none")])
     unrolled, rolled, *_ = both_forms(network, tmp_path)
@@ -114,17 +148,10 @@ def test_layers_that_differ_are_named(tmp_path):
     assert "'level0.0' and 'level0.1', which share a kernel, differ in strides" in refusal(network, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"options": Int8Options(form="qdq")}, "form qdq in a loop, which ONNX Runtime would run in float"),
-        ({"parity_report": True}, "compares layer by layer, each with scales of its own, and --form rolled has none"),
-    ],
-)
-def test_what_a_loop_cannot_have(options, message, tmp_path):
+def test_a_form_that_a_loop_cannot_have(tmp_path):
     checkpoint = small_checkpoint(SharedConvs(8))
-    with pytest.raises(ConfigError, match=message):
-        export(checkpoint, tmp_path / "out.onnx", TARGET, int8=True, layers="rolled", **options)
+    with pytest.raises(ConfigError, match="form qdq in a loop, which ONNX Runtime would run in float"):
+        export(checkpoint, tmp_path / "out.onnx", TARGET, int8=True, layers="rolled", options=Int8Options(form="qdq"))
 
 
 def test_nodes_with_tensors_or_graphs_of_their_own_are_no_repeats():
