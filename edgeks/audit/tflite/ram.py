@@ -36,8 +36,10 @@ from edgeks.tflite_kernels import kernel_operators
 READ_AHEAD = 65536  # pages of a mapped file that the system maps with the one that is touched
 NODE_BYTES = 1000  # an operator and its tensors
 # LiteRT frees the arenas of a WHILE's graphs after every inference; the next cannot use an aligned block of the same
-# size again, so that old ones stay until the heap is trimmed (measured: 2.4).
-LOOP_ARENAS_KEPT = 2
+# size again, so that old ones stay until the heap is trimmed. Several loops take what others left, not in CompiledModel.
+# As measured (docs/results/ram.md): 2.2 to 2.9 times the arenas of one loop stay, 0.5 to 2 times those of several.
+ONE_LOOP_KEEPS, SEVERAL_LOOPS_KEEP = 2.4, 0.75
+ROUGH_LOOPS = "RAM is rough (± 30 %) where a file has several loops: the heap keeps more or less of their arenas"
 SCALE_BYTES = 12  # a scale, its zero point and, of a kernel, its integer multiplier
 
 
@@ -132,7 +134,8 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
     if version == "tflite-runtime":
         freed += _unpacked_kernel(graphs, delegate)
     else:
-        freed += LOOP_ARENAS_KEPT * sum(graph.arena_bytes - graph.untouched_bytes for graph in arena.graphs[1:])
+        keeps = SEVERAL_LOOPS_KEEP if _loops(graphs) > 1 and not cached else ONE_LOOP_KEEPS
+        freed += int(keeps * sum(graph.arena_bytes - graph.untouched_bytes for graph in arena.graphs[1:]))
     activations = arena.arena_bytes + arena.heap_bytes - sum(graph.untouched_bytes for graph in arena.graphs)
     run_peak = RamParts(
         mapped_bytes=_mapped_with_cache(model, file_bytes, delegate) if cached else _mapped_when_run(model, file_bytes),
@@ -155,7 +158,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
                     *arena.notes,
                     *delegate.notes,
                     *_notes(model, session.threads),
-                    *_loops_note(graphs),
+                    *([ROUGH_LOOPS] if _loops(graphs) > 1 else []),
                     *(cache_notes(delegate, machine) if cached else ()),
                 )
             )
@@ -221,12 +224,8 @@ def _notes(model: schema.ModelT, threads: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _loops_note(graphs: tuple[Graph, ...]) -> tuple[str, ...]:
-    loops = sum(operator.op_type == "WHILE" for operator in graphs[0].operators)
-    rough = (
-        f"an upper bound: {loops} loops run one after the other, and the heap may keep half of their arenas, or less"
-    )
-    return (rough,) if loops > 1 else ()
+def _loops(graphs: tuple[Graph, ...]) -> int:
+    return sum(operator.op_type == "WHILE" for operator in graphs[0].operators)
 
 
 def _sizes(model: schema.ModelT) -> list[int]:
