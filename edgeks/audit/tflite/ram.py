@@ -36,7 +36,7 @@ from edgeks.tflite_kernels import kernel_operators
 READ_AHEAD = 65536  # pages of a mapped file that the system maps with the one that is touched
 NODE_BYTES = 1000  # an operator and its tensors
 # LiteRT frees the arenas of a WHILE's graphs after every inference; the next cannot use an aligned block of the same
-# size again, so that old ones stay until the heap is trimmed. Several loops take what others left, not in CompiledModel.
+# size again: old ones stay until the heap is trimmed. Several loops take what others left, but in CompiledModel.
 # As measured (docs/results/ram.md): 2.2 to 2.9 times the arenas of one loop stay, 0.5 to 2 times those of several.
 ONE_LOOP_KEEPS, SEVERAL_LOOPS_KEEP = 2.4, 0.75
 ROUGH_LOOPS = "RAM is rough (± 30 %) where a file has several loops: the heap keeps more or less of their arenas"
