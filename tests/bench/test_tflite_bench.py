@@ -203,7 +203,8 @@ def test_json_has_the_documented_keys(path):
     data = json.loads(json.dumps(to_json(bench(path, TARGET, 2, 0, runtime="litert-compiled"))))
     assert data["schema"] == SCHEMA
     documented = set(re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(), re.MULTILINE))
-    of_onnx = {"session.graph_optimization", "session.disabled_optimizers", "session.session_config"}
+    options = ("graph_optimization", "disabled_optimizers", "session_config", "arena", "memory_pattern")
+    of_onnx = {f"session.{option}" for option in options}
     assert {key for key in keys_of(data) if key != "inputs.<input>"} == documented - of_onnx
 
 
