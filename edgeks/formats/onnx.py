@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 import edgeks
+from edgeks import runtime_profile
 from edgeks.errors import GraphError, ModelFileError
 from edgeks.formats.batches import in_batches
 from edgeks.formats.compact_names import compact_names
@@ -25,12 +26,7 @@ from edgeks.target import Session
 
 MAX_PROTO_BYTES = 2**31 - 1
 INTERFACE_KEY = "interface"  # of metadata_props, with the prefix that all of edgeks' keys have
-LEVELS = {
-    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-}
+LEVELS = {level: getattr(ort.GraphOptimizationLevel, name) for level, name in runtime_profile.LEVELS.items()}
 # Node by node as the file says, without the rewrites (u8×s8 among them) that depend on this machine's CPU.
 REFERENCE = Session(threads=1, graph_optimization="disabled", disabled_optimizers=())
 
