@@ -315,7 +315,8 @@ def test_the_targets_session_holds_one_kernel_and_one_block_of_activations(tmp_p
     """Twelve layers that read one kernel of 9.44 MB, on 8×8."""
     path = graphs.save(fp32(512, 8, 12), tmp_path / "net.onnx")
     measured = measure_ram(path, Profile("onnx", "", "onnxruntime", load_target("onnx").session))
-    assert measured.run_anonymous_bytes <= 12.5 * MEGABYTE, measured
+    kernel_bytes = 512 * 512 * 9 * 4
+    assert measured.run_anonymous_bytes <= 1.5 * kernel_bytes, measured  # how much more depends on the machine's heap
     assert measured.run_anonymous_bytes - measured.loaded_anonymous_bytes <= 3 * MEGABYTE
 
 
