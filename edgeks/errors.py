@@ -1,6 +1,8 @@
 """Every error that edgeks raises on purpose.
 
 EdgeksError
+├── BoardError                a board cannot be reached, or something on it is in the way      exit code 2
+│   └── LinkLost              the connection ended before the work on the board was done
 ├── InputError                what the user gave is wrong                        exit code 2
 │   ├── CheckpointError       a .pt or .safetensors file, or an architecture
 │   ├── PlanError             a sharing plan, or a plan that does not fit a model
@@ -64,6 +66,14 @@ class ModelFileError(InputError):
 
 class OutputError(InputError):
     """A path cannot be written."""
+
+
+class BoardError(EdgeksError):
+    """A board cannot be reached, or something on it is in the way."""
+
+
+class LinkLost(BoardError):
+    """The connection to a board ended before the work there was done."""
 
 
 class CheckFailed(EdgeksError):
