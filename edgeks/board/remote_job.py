@@ -12,7 +12,7 @@ job's own stdin in it, then a line every few seconds for as long as the host is 
 - When the job ends, what it left running in its session is killed.
 
 The guard costs no more than one `sleep` in `patience` seconds while the job runs, so that a latency can be measured
-under it. Only builtins, `sleep`, `head` and /proc are used: dash, bash, BusyBox.
+under it. Only builtins, `cat`, `head`, `sleep` and /proc are used: dash, bash, BusyBox.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ read -r p </proc/$$/stat; set -- ${p##*) }; leader=$4
 if [ "$leader" != $$ ] && command -v setsid >/dev/null; then exec setsid sh -c "$(printf %b "$s")"; fi
 each() {
 n=0; if [ "$leader" != $$ ]; then kill -s $g $j && n=1; return; fi
-for p in /proc/[0-9]*; do
-q=; read -r q <$p/stat; set -- ${q##*) }
-if [ "$4" = $$ ] && [ "$1" != Z ] && [ $p != /proc/$$ ]; then kill -s $g ${p#/proc/} && n=$((n+1)); fi
-done; } 2>/dev/null
+all=$(cat /proc/[0-9]*/stat); set -f; IFS='
+'
+for p in $all; do
+IFS=' '; set -- ${p##*) }
+if [ "$4" = $$ ] && [ "$1" != Z ] && [ "${p%% *}" != $$ ]; then kill -s $g "${p%% *}" && n=$((n+1)); fi
+done; unset IFS; set +f; } 2>/dev/null
 stop() {
 trap '' HUP; g=TERM; each; i=0
 while g=0; each; [ $n -gt 0 ] && [ $i -lt 10 ]; do i=$((i+1)); sleep 0.1 2>/dev/null || { sleep 1; i=10; }; done
