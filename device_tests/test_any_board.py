@@ -111,7 +111,7 @@ def test_a_file_replaces_another_and_no_folder(connection: Connection, folder: s
     assert connection.run(f"cat {folder}/f").stdout == "new"
     with pytest.raises(BoardError, match="cannot be written: is a folder"):
         connection.put(b"x", folder)
-    with pytest.raises(BoardError, match="cannot be written: .*(File exists|Not a directory)"):
+    with pytest.raises(BoardError, match=r"cannot be written: .*(File exists|Not a directory)"):
         connection.put(b"x", f"{folder}/f/below")
     assert connection.run(f"ls -A {folder}").stdout == "f\n"
 

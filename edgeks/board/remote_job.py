@@ -29,7 +29,7 @@ PIPE_BYTES = 65536
 # `sleep` ran. HUP is sent until we are gone: `wait` may miss one. The reader is no part of the job's pipeline: dash
 # waits for the whole of that.
 GUARD = """
-read -r p </proc/$$/stat; set -- ${p##*) }; leader=$4
+read -r p </proc/$$/stat; set -- ${p##*) }; leader=$4; me=$$
 if [ "$leader" != $$ ] && command -v setsid >/dev/null; then exec setsid sh -c "$(printf %b "$s")"; fi
 each() {
 n=0; if [ "$leader" != $$ ]; then kill -s $g $j && n=1; return; fi
@@ -37,7 +37,7 @@ all=$(cat /proc/[0-9]*/stat); set -f; IFS='
 '
 for p in $all; do
 IFS=' '; set -- ${p##*) }
-if [ "$4" = $$ ] && [ "$1" != Z ] && [ "${p%% *}" != $$ ]; then kill -s $g "${p%% *}" && n=$((n+1)); fi
+if [ "$4" = $$ ] && [ "$1" != Z ] && [ "${p%% *}" != $me ]; then kill -s $g "${p%% *}" && n=$((n+1)); fi
 done; unset IFS; set +f; } 2>/dev/null
 stop() {
 trap '' HUP; g=TERM; each; i=0
@@ -57,7 +57,7 @@ g=KILL; each
 """
 # Where the shell that waits for the job was killed itself, the reader does its work.
 WATCH = """{ while read -r b && kill -s 0 $$; do kill -s USR1 $t; done; while kill -s HUP $$; do sleep 1; done
-g=KILL; each; } <&3 >/dev/null 2>&1 &"""
+read -r me </proc/self/stat; me=${me%% *}; g=KILL; each; } <&3 >/dev/null 2>&1 &"""
 
 
 def quote(word: str) -> str:
