@@ -146,6 +146,20 @@ def test_login_shells(tmp_path: Path, marker: str, name: str) -> None:
         assert connection.run("x='a!b\n\\'; printf %s \"$x\"; cat", stdin=b"\0").stdout == "a!b\n\\\0"
 
 
+@as_root
+def test_a_login_shell_that_stays_between(tmp_path: Path, marker: str) -> None:
+    """Then sh is not the leader of its session, which is how the job's processes are told from others."""
+    shell = tmp_path / "shell"
+    shell.write_text('#!/bin/sh\n/bin/sh "$@"\nexit\n')
+    shell.chmod(0o755)
+    with loopback(tmp_path / "board", shell=str(shell)) as board, Connection(board.host) as connection:
+        assert connection.run(job(marker, "cat; sleep 100 & exit 3"), stdin=b"in", check=False).stdout == "up\nin"
+        assert gone(marker, 1), with_marker(marker)
+        with pytest.raises(BoardError, match="did not end"):
+            connection.run(job(marker, "sleep 100 & sleep 101"), timeout=1.0)
+        assert gone(marker, 1), with_marker(marker)
+
+
 def test_link_killed_in_the_middle(board: Loopback, marker: str) -> None:
     lines: list[str] = []
 

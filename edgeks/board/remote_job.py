@@ -39,10 +39,13 @@ for p in $all; do
 IFS=' '; set -- ${p##*) }
 if [ "$4" = $$ ] && [ "$1" != Z ] && [ "${p%% *}" != $me ]; then kill -s $g "${p%% *}" && n=$((n+1)); fi
 done; unset IFS; set +f; } 2>/dev/null
+end() { # again, for what forked meanwhile
+g=KILL; i=0; while each; [ $n -gt 0 ] && [ $i -lt 10 ]; do i=$((i+1)); done
+}
 stop() {
 trap '' HUP; g=TERM; each; i=0
 while g=0; each; [ $n -gt 0 ] && [ $i -lt 10 ]; do i=$((i+1)); sleep 0.1 2>/dev/null || { sleep 1; i=10; }; done
-g=KILL; each; exit
+end; exit
 }
 trap stop HUP; exec 3<&0 </dev/null
 printf '%s\\n' MARK || exit; printf '%s\\n' MARK >&2
@@ -53,11 +56,11 @@ WATCH
 exec 3<&-
 wait $j; code=$?
 trap '' PIPE HUP; printf '\\n%s %s\\n' MARK $code >&2
-g=KILL; each
+end
 """
 # Where the shell that waits for the job was killed itself, the reader does its work.
 WATCH = """{ while read -r b && kill -s 0 $$; do kill -s USR1 $t; done; while kill -s HUP $$; do sleep 1; done
-read -r me </proc/self/stat; me=${me%% *}; g=KILL; each; } <&3 >/dev/null 2>&1 &"""
+read -r me </proc/self/stat; me=${me%% *}; end; } <&3 >/dev/null 2>&1 &"""
 
 
 def quote(word: str) -> str:
