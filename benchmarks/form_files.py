@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,10 +26,18 @@ from edgeks.errors import EdgeksError
 from edgeks.exporter import export
 from edgeks.prepare_onnx import prepare_onnx
 from edgeks.quant.options import Int8Options
-from edgeks.target import Format, Layers, load_target
+from edgeks.target import Format, Layers, Target, load_target
 
 Block = Literal["int8 ONNX", "fp32 ONNX", "int8 TFLite", "fp32 TFLite"]
 BLOCKS: tuple[Block, ...] = ("int8 ONNX", "fp32 ONNX", "int8 TFLite", "fp32 TFLite")
+# Variants of static int8 ONNX: what differs from the target.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "zero point 0": {"kernel_zero_point": 0},
+    "qoperator": {"form": "qoperator"},
+    "s8": {"activations": "int8"},
+    "s8, zero point 0": {"activations": "int8", "kernel_zero_point": 0},
+    "u8 kernels": {"weights": "uint8", "kernel_zero_point": 0},
+}
 RANDOM_NETWORK_SQNR_DB = -200  # random weights amplify noise; what is compared is forms, not how good they are
 
 
@@ -120,33 +128,32 @@ class Files:
         self.network, self._folder, self._peer_python = network, folder, peer_python
         folder.mkdir(parents=True, exist_ok=True)
 
-    def exported(self, file_format: Format, layers: Layers, activations: str | None, variant: str = "") -> Path:
-        """`edgeks export` for the target `onnx` or `tflite`. `activations` None: fp32.
+    def exported(self, target: str, layers: Layers, activations: str | None, variant: str = "") -> Path:
+        """`edgeks export` for a target, `onnx` or `tflite` or a board's. `activations` None: fp32.
 
-        `variant` of static ONNX: "zero point 0" or "qoperator".
+        `variant`: one of `VARIANTS`.
         """
-        words = [file_format, layers, activations or "fp32", *variant.split()]
-        path = self._folder / f"{self.network.name}_{'_'.join(words[1:])}.{file_format}"
+        chosen = load_target(target)
+        board = [] if target == chosen.format else [target]
+        words = [*board, layers, activations or "fp32", *variant.replace(",", "").split()]
+        path = self._folder / f"{self.network.name}_{'_'.join(words)}.{chosen.format}"
         if not path.exists():
-            target = load_target(file_format)
-            if variant == "zero point 0":
-                target = replace(target, int8=replace(target.int8, kernel_zero_point=0))
-            options = Int8Options()
-            if activations:
-                form = "qoperator" if variant == "qoperator" else None
-                options = Int8Options(activations=activations, form=form)  # type: ignore[arg-type]
+            chosen = replace(chosen, int8=replace(chosen.int8, **VARIANTS.get(variant, {})))
             with quiet():
-                export(
-                    self.network.checkpoint,
-                    path,
-                    target,
-                    int8=activations is not None,
-                    options=options,
-                    layers=layers,
-                    calib=self._calib,
-                    min_sqnr_db=RANDOM_NETWORK_SQNR_DB,
-                )
+                self._export(path, chosen, layers, activations)
         return path
+
+    def _export(self, path: Path, target: Target, layers: Layers, activations: str | None) -> None:
+        export(
+            self.network.checkpoint,
+            path,
+            target,
+            int8=activations is not None,
+            options=Int8Options(activations=activations) if activations else Int8Options(),  # type: ignore[arg-type]
+            layers=layers,
+            calib=self._calib,
+            min_sqnr_db=RANDOM_NETWORK_SQNR_DB,
+        )
 
     def prepared(self) -> Path:
         """The unrolled fp32 .onnx as ONNX Runtime optimises it here."""
