@@ -6,6 +6,7 @@ Big here is one 3×3 kernel of 512 channels that twelve layers read, on 512×8×
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -17,7 +18,7 @@ import torch
 from int8_peers import CALIBRATION, NETWORKS, PROBES, quiet, random_subject
 from int8_peers import public_files as public_onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import QuantType
+from onnxruntime.quantization import QuantFormat, QuantType
 from tflite_peers import public_files as public_tflite
 from torch import Tensor, nn
 
@@ -105,16 +106,16 @@ def layers_of_one_kernel(name: str, channels: int, layers: int) -> Network:
     return Network(name, Checkpoint(model.eval()), samples, feature_maps(channels, PROBES, 2))
 
 
-def of_subject(name: str) -> Network:
-    """A network of `int8_peers`."""
-    subject = random_subject(name, NETWORKS[name])
+def of_subject(name: str, construct: Callable[[], nn.Module]) -> Network:
+    """A network for images, as those of `int8_peers` are."""
+    subject = random_subject(name, construct)
     model = Checkpoint(subject.checkpoint.model)  # samples as floats, as of big
     return Network(name, model, subject.calibration, subject.preprocessing.normalise(subject.probes))
 
 
 SUBJECTS: dict[str, Callable[[], Network]] = {
     "big": lambda: layers_of_one_kernel("big", 512, 12),
-    **{name: lambda name=name: of_subject(name) for name in NETWORKS},  # type: ignore[misc]
+    **{name: partial(of_subject, name, construct) for name, construct in NETWORKS.items()},
 }
 
 
@@ -183,6 +184,15 @@ class Files:
             for kind, source in zip(("fp32", "int8"), sources, strict=True):
                 shutil.copy(source, self._folder / f"{self.network.name}_public_{kind}.{file_format}")
             shutil.rmtree(scratch)
+        return path
+
+    def public_qoperator(self) -> Path:
+        """The public ONNX chain with QLinearConv nodes and u8 activations: a kernel stored per layer."""
+        path = self._folder / f"{self.network.name}_public_qoperator.onnx"
+        if not path.exists():
+            with quiet(), tempfile.TemporaryDirectory() as scratch:
+                made = public_onnx(self.network, Path(scratch), QuantType.QUInt8, QuantFormat.QOperator)  # type: ignore[arg-type]
+                shutil.copy(made.int8, path)
         return path
 
     @cached_property

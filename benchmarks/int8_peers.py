@@ -205,9 +205,7 @@ def edgeks_files(subject: Subject, folder: Path, target_name: str, variant: str)
     return files
 
 
-def public_files(
-    subject: Subject, folder: Path, activations: QuantType, form: QuantFormat = QuantFormat.QDQ
-) -> Files:
+def public_files(subject: Subject, folder: Path, activations: QuantType, form: QuantFormat = QuantFormat.QDQ) -> Files:
     """torch.onnx.export → onnxsim → quant_pre_process → quantize_static."""
     files = Files("public", folder / "public_fp32.onnx", folder / "public_int8.onnx", DEFAULT_SESSION)
     samples, prepared = subject.calibration, folder / "prepared.onnx"
