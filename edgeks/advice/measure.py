@@ -24,10 +24,9 @@ from edgeks.bench.local import bench, run_runner, session_config
 from edgeks.bench.memory import measure_ram
 from edgeks.bench.runner import cores, cpu_name
 from edgeks.errors import DataError, EdgeksError
-from edgeks.interface import FEATURE_MAP_RANK
 from edgeks.parity import Parity, compare_all
 from edgeks.runtime_profile import COMPILED, MeasuredRam, Profile
-from edgeks.samples import load_samples
+from edgeks.sample_inputs import encode, encode_samples
 
 ROUND_RUNS, ROUND_WARMUP, ROUND_SECONDS = 3, 2, 0.3
 RANDOM_INFERENCES = 16
@@ -151,16 +150,12 @@ class Meter:
     def _stored_samples(self, folder: Path, artefact: Artefact) -> str | int:
         """The samples as the file takes them, or how many random inferences to make."""
         if self._network is not None:
-            samples = self._network.inputs
+            samples = encode(self._network.inputs, artefact.format, artefact.interface)
         elif self._calib is not None:
-            samples = load_samples(self._calib, None, None, None).inputs
-            if artefact.interface is None and artefact.format == "tflite" and samples.ndim == FEATURE_MAP_RANK:
-                samples = samples.transpose(0, 2, 3, 1)
+            samples = encode_samples(self._calib, artefact.format, artefact.interface)
         else:
             return RANDOM_INFERENCES
-        if artefact.interface is not None:
-            samples = artefact.interface.inputs[0].encode(samples)
-        np.save(folder / "samples.npy", np.ascontiguousarray(samples))
+        np.save(folder / "samples.npy", samples)
         return str(folder / "samples.npy")
 
 

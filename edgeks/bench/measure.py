@@ -11,7 +11,7 @@ from edgeks.bench.measurement import Effort, Job, Measurement
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`process` of `processes` is running (from 1), and has done `runs` counted runs. `fraction` of the whole, 0 to 1."""
+    """`process` of `processes` (from 1) has done `runs` counted runs. `fraction` of the whole, 0 to 1."""
 
     process: int
     processes: int
