@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeks.bench.local import run_warm, session_config
-from edgeks.bench.stream import Memory
+from edgeks.bench.stream import Memory, RunnerStream
 from edgeks.errors import EdgeksError
 from edgeks.runtime_profile import MeasuredRam, Profile
 
@@ -35,7 +35,15 @@ def measure_ram(
         "runs": RUNS,
         "shapes": dict(inputs or {}),
     }
-    stream = run_warm(path, config, python)
+    return ram_of(run_warm(path, config, python), profile)
+
+
+def ram_of(stream: RunnerStream, profile: Profile) -> MeasuredRam:
+    """What the runner said of its memory → RAM above the process before the file was opened.
+
+    Raises:
+        EdgeksError: the system does not tell the memory of a process (not Linux).
+    """
     stages = {memory.stage: memory for memory in stream.memory}
     start, loaded, fed, run = (_known(stages[name]) for name in ("start", "loaded", "fed", "run"))
     held_by_caller = fed.rss - loaded.rss
