@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from edgeks.bench.board_machine import BoardMachine
 from edgeks.bench.local import LocalMachine
 from edgeks.bench.machine import Machine
+from edgeks.bench.runner import cores, cpu_name
 from edgeks.board.environment import board_folder, ensure_environment
 from edgeks.board.facts import BoardFacts
 from edgeks.board.host import Host
@@ -29,6 +31,10 @@ class Place(Protocol):
         """What records call it: `local`, or the host's name."""
         ...
 
+    def traits(self) -> dict[str, Any]:
+        """What tells machines apart, as JSON: cpu, cores, machine; of a board its host's name."""
+        ...
+
     def machine(self, runtime: str) -> Machine:
         """With what it takes to run `runtime`.
 
@@ -45,6 +51,10 @@ class Here:
 
     def __init__(self, python: Path | None = None) -> None:
         self._machine = LocalMachine(python)
+
+    def traits(self) -> dict[str, Any]:
+        """What the runner's facts say of the processor."""
+        return {"cpu": cpu_name(), "cores": cores(), "machine": platform.machine()}
 
     def machine(self, _runtime: str) -> Machine:
         """The same for every runtime."""
@@ -88,6 +98,11 @@ class BoardPlace:
             self._on_status("looking at the board")
             self._facts = probe(self._connection)
         return self._facts
+
+    def traits(self) -> dict[str, Any]:
+        """What doctor knows of the processor."""
+        known = self.facts.to_json()
+        return {"host": self.name, **{name: known[name] for name in ("cpu", "cores", "machine")}}
 
     def machine(self, runtime: str) -> Machine:
         """With an environment that has `runtime`, made if there is none."""
