@@ -80,6 +80,15 @@ function table(caption, columns, rows, shown = 8) {
   return el("div", {}, drawn, more);
 }
 
+function figure(title, value, remark) {
+  return el("div", {}, el("dt", {}, title), el("dd", {}, value, remark ? el("small", {}, remark) : null));
+}
+
+function niceStep(most, count) {
+  const rough = most / count, power = 10 ** Math.floor(Math.log10(rough));
+  return [1, 2, 5, 10].find((size) => size * power >= rough) * power;
+}
+
 const sections = [];
 
 function section(id, title, lead, ...children) {
