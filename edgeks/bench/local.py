@@ -9,11 +9,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from edgeks.bench.stats import Latency, summarise
+from edgeks.bench.stream import BenchResult, RunnerStream
 from edgeks.errors import ConfigError, DataError, EdgeksError, ModelFileError
 from edgeks.runtime_profile import COMPILED
 from edgeks.target import RUNTIMES, LiteRtSession, Session, Target
@@ -22,75 +21,6 @@ RUNNER = Path(__file__).with_name("runner.py")
 MAX_RUNS = 10_000_000
 MAX_THREADS = 1024
 LAST_WORDS = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes of the process at one stage (start, loaded, fed, run); None where the system does not say.
-
-    `mapped_bytes`: resident pages of the model's own files. `peak_bytes`: the most resident since the stage before.
-    """
-
-    stage: str
-    rss_bytes: int | None
-    anonymous_bytes: int | None
-    mapped_bytes: int | None
-    peak_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class BenchResult:
-    """One benchmark: every sample in ms in the order of the runs, and what it was measured on and with."""
-
-    path: Path
-    target: str
-    session: dict[str, Any]
-    warmup: int
-    facts: dict[str, Any]
-    inputs: dict[str, Any]
-    load_ms: float
-    first_inference_ms: float
-    samples_ms: tuple[float, ...]
-    memory: tuple[Memory, ...]
-
-    @property
-    def latency(self) -> Latency:
-        """Percentiles, mean, minimum, maximum, count of the samples."""
-        return summarise(self.samples_ms)
-
-
-@dataclass(slots=True)
-class RunnerStream:
-    """What the events of the runner have said so far."""
-
-    facts: dict[str, Any] = field(default_factory=dict)
-    inputs: dict[str, Any] = field(default_factory=dict)
-    load_ms: float = 0.0
-    first_inference_ms: float = 0.0
-    samples: list[float] = field(default_factory=list)
-    memory: list[Memory] = field(default_factory=list)
-    error: tuple[str, str] | None = None
-    ended: bool = False
-
-    def take(self, event: dict[str, Any]) -> None:
-        """Add one event of the runner."""
-        kind = event.pop("event")
-        if kind == "facts":
-            self.facts = event
-        elif kind == "inputs":
-            self.inputs = event["inputs"]
-        elif kind == "load":
-            self.load_ms = event["ms"]
-        elif kind == "first_inference":
-            self.first_inference_ms = event["ms"]
-        elif kind == "samples":
-            self.samples.extend(event["ms"])
-        elif kind == "memory":
-            self.memory.append(Memory(**event))
-        elif kind == "error":
-            self.error = event["stage"], event["message"]
-        elif kind == "end":
-            self.ended = True
 
 
 def bench(
@@ -248,8 +178,8 @@ def run_runner(
         except OSError as error:
             raise ConfigError(f"--python {python}: cannot be started ({error.strerror})") from error
         try:
-            for event in _events(process, config):
-                stream.take(event)
+            for line in _lines(process, config):
+                stream.take_line(line)
                 if on_progress:
                     on_progress(len(stream.samples))
             code = process.wait()
@@ -258,16 +188,11 @@ def run_runner(
             process.wait()
         complaints.seek(0)
         last_words = complaints.read().decode(errors="replace").strip()[-LAST_WORDS:]
-    if stream.error:
-        raise _error(path, config["runtime"], *stream.error)
-    if not stream.ended:
-        raise EdgeksError(
-            f"{path}: the benchmark process {_end(code)} before it was done; {last_words or 'no message'}"
-        )
+    stream.require_end(path, config["runtime"], _end(code), last_words)
     return stream
 
 
-def _events(process: subprocess.Popen[bytes], config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _lines(process: subprocess.Popen[bytes], config: dict[str, Any]) -> Iterator[bytes]:
     stdin: IO[bytes] | None = process.stdin
     stdout: IO[bytes] | None = process.stdout
     if stdin is None or stdout is None:
@@ -277,24 +202,7 @@ def _events(process: subprocess.Popen[bytes], config: dict[str, Any]) -> Iterato
         stdin.close()
     except BrokenPipeError:
         pass  # it died at once; the stream without an end says so
-    for line in stdout:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # a library printed to stdout, or the last line was cut off
-        if isinstance(event, dict) and "event" in event:
-            yield event
-
-
-def _error(path: Path, runtime: str, stage: str, message: str) -> EdgeksError:
-    name = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT", COMPILED: "LiteRT"}.get(runtime, runtime)
-    if stage == "model":
-        return ModelFileError(f"{path}: {name} cannot load it: {message}")
-    if stage == "run":
-        return ModelFileError(f"{path}: {name} cannot run it: {message}")
-    if stage == "input":
-        return DataError(f"{path}: {message}")
-    return EdgeksError(f"{path}: {message}")
+    yield from stdout
 
 
 def _end(code: int) -> str:

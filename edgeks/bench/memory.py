@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeks.bench.local import Memory, run_warm, session_config
+from edgeks.bench.local import run_warm, session_config
+from edgeks.bench.stream import Memory
 from edgeks.errors import EdgeksError
 from edgeks.runtime_profile import MeasuredRam, Profile
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgeks.bench.local import BenchResult
 from edgeks.bench.stats import Latency
+from edgeks.bench.stream import BenchResult
 
 SCHEMA = "edgeks.bench/1"
 WIDTH = 100

@@ -42,3 +42,16 @@ def summarise(samples: Sequence[float]) -> Latency:
         p90_ms=percentile(samples, 90),
         p99_ms=percentile(samples, 99),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A 95 % confidence interval."""
+
+    low: float
+    high: float
+
+
+def interval_of_p50(processes: Sequence[Sequence[float]]) -> Interval | None:
+    """95 % interval of the p50 of a fresh process, in ms, from the samples of several; None with fewer than three."""
+    raise NotImplementedError
