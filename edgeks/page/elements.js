@@ -27,14 +27,15 @@ function fixed(value, digits) {
   const scaled = value * 10 ** digits;
   const tie = Number.isInteger(value * 8) && Math.abs(scaled % 1) === 0.5;
   const figure = (tie ? (2 * Math.round(scaled / 2)) / 10 ** digits : value).toFixed(digits);
-  return figure.replace(/\B(?=(\d{3})+(?!\d)(?=\.|$))/g, ",");
+  const [whole, part] = figure.split(".");
+  return [whole.replace(/\B(?=(\d{3})+$)/g, ","), ...(part ? [part] : [])].join(".");
 }
 
 const kb = (size) => (size == null ? "unknown" : size >= 1000 ? `${fixed(size / 1e3, 1)} kB` : `${size} B`);
 const mb = (size) => (size == null || size < 100_000 ? kb(size) : `${fixed(size / 1e6, 2)} MB`);
 const signed = (size, figure = mb) => (size == null ? "unknown" : `${size < 0 ? "−" : "+"}${figure(Math.abs(size))}`);
 const ratio = (part) => (part == null || !Number.isFinite(part) ? "–" : `${fixed(100 * part, 1)} %`);
-const plural = (count, noun) => `${count.toLocaleString("en-US")} ${noun}${count === 1 ? "" : "s"}`;
+const plural = (count, noun) => `${count.toLocaleString("en-US")} ${noun}${count === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
 const sum = (values) => values.reduce((total, value) => total + (value ?? 0), 0);
 
 function quantity(value) {
