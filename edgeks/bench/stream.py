@@ -31,19 +31,22 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The machine at one moment of a run: before the first inference, between counted runs, after the last.
+    """The machine at one moment of a run: before the first counted inference, between two, after the last.
 
-    `clock_mhz` and `max_clock_mhz` have one value for each of `cores`, which the process may run on. `throttled` are
-    the Raspberry Pi's bits: 0 to 3 now, 16 to 19 since boot. What counts up counts since the reading before (0 in the
-    first): CPU seconds of this process, of others on `cores`, and taken by the hypervisor; pages that the system
-    swapped; major page faults and involuntary context switches of this process. What is None is in `unknown` with why.
+    `seconds` are since the first reading. `clock_mhz` and `nominal_clock_mhz` have one value for each of `cores`, where
+    threads of the process computed last; nominal is the most that the core can do, on x86 without turbo. `throttled`
+    are the Raspberry Pi's bits: 0 to 3 now, 16 to 19 since boot. What counts up counts since the reading before (0 in
+    the first): CPU seconds of this process, of others on the `allowed_cores` cores that it may use, and taken by the
+    hypervisor; pages that the system swapped; major page faults and involuntary context switches of this process. What
+    is None is in `unknown` with why.
     """
 
     moment: Moment
     seconds: float
     cores: tuple[int, ...]
+    allowed_cores: int
     clock_mhz: tuple[float, ...] | None = None
-    max_clock_mhz: tuple[float, ...] | None = None
+    nominal_clock_mhz: tuple[float, ...] | None = None
     temperature_c: float | None = None
     throttled: int | None = None
     load_1min: float | None = None
@@ -127,7 +130,7 @@ class RunnerStream:
     ended: bool = False
 
     def take_line(self, line: str | bytes) -> None:
-        """Add one line of the runner's stdout; what is no event (a library printed, the line was cut off) is nothing."""
+        """Add one line of the runner's stdout; nothing where a library printed it, or it was cut off."""
         try:
             event = json.loads(line)
         except ValueError:
@@ -181,7 +184,9 @@ class RunnerStream:
 
 
 def _state(event: dict[str, Any]) -> State:
-    lists = {name: tuple(event[name]) for name in ("cores", "clock_mhz", "max_clock_mhz") if event[name] is not None}
+    lists = {
+        name: tuple(event[name]) for name in ("cores", "clock_mhz", "nominal_clock_mhz") if event[name] is not None
+    }
     return State(**{**event, **lists})
 
 

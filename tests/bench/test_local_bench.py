@@ -173,7 +173,8 @@ def test_the_runner_stands_alone(path, tmp_path):
     code, lines = events("config.json", runner=folder / "runner.py", cwd=folder)
     assert code == 0
     assert [line["event"] for line in lines if line["event"] != "samples"] == [
-        *("facts", "memory", "load", "memory", "inputs", "memory", "first_inference", "memory", "end")
+        *("facts", "memory", "load", "memory", "inputs", "memory"),
+        *("first_inference", "warmup", "state", "state", "memory", "end"),
     ]
     assert sum(len(line["ms"]) for line in lines if line["event"] == "samples") >= 3
     assert lines[-1] == {"event": "end", "ok": True}
