@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from edgeks.bench.local import LocalMachine, session_config
 from edgeks.bench.machine import Machine
-from edgeks.bench.stream import Memory, RunnerStream
+from edgeks.bench.ram_split import ram_split
+from edgeks.bench.stream import RunnerStream
 from edgeks.errors import EdgeksError
 from edgeks.runtime_profile import MeasuredRam, Profile
 
@@ -45,37 +46,12 @@ def ram_of(stream: RunnerStream, profile: Profile) -> MeasuredRam:
     Raises:
         EdgeksError: the system does not tell the memory of a process (not Linux).
     """
-    stages = {memory.stage: memory for memory in stream.memory}
-    start, loaded, fed, run = (_known(stages[name]) for name in ("start", "loaded", "fed", "run"))
-    held_by_caller = fed.rss - loaded.rss
-    anonymous_of_caller = fed.anonymous - loaded.anonymous
+    split = ram_split(stream.memory)
+    if split is None:
+        raise EdgeksError("the system does not tell the memory of a process (/proc/self/smaps_rollup): use Linux")
     return MeasuredRam(
         profile=profile.name,
         runtime_version=str(stream.facts["runtime_version"]),
         machine=str(stream.facts["machine"]),
-        baseline_bytes=start.rss,
-        load_peak_bytes=loaded.peak - start.rss,
-        loaded_bytes=loaded.rss - start.rss,
-        loaded_anonymous_bytes=loaded.anonymous - start.anonymous,
-        loaded_mapped_bytes=loaded.mapped - start.mapped,
-        run_peak_bytes=run.peak - start.rss - held_by_caller,
-        run_bytes=run.rss - start.rss - held_by_caller,
-        run_anonymous_bytes=run.anonymous - start.anonymous - anonymous_of_caller,
-        run_mapped_bytes=run.mapped - start.mapped,
+        **asdict(split),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    rss: int
-    anonymous: int
-    mapped: int
-    peak: int
-
-
-def _known(memory: Memory) -> _Reading:
-    found = memory.rss_bytes, memory.anonymous_bytes, memory.mapped_bytes, memory.peak_bytes
-    rss, anonymous, mapped, peak = found
-    if rss is None or anonymous is None or mapped is None or peak is None:
-        raise EdgeksError("the system does not tell the memory of a process (/proc/self/smaps_rollup): use Linux")
-    return _Reading(rss, anonymous, mapped, peak)
