@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeks.bench.local import LAST_WORDS, RUNNER
 from edgeks.bench.stream import RunnerStream
 from edgeks.board.ssh import Connection, quote
-from edgeks.errors import BoardError, EdgeksError, LinkLost, ModelFileError
+from edgeks.errors import BoardError, EdgeksError, ModelFileError
 from edgeks.onnx_file import read_model_file
 from edgeks.runtime_profile import COMPILED
 

@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeks.bench.machine import Machine
 from edgeks.bench.stream import BenchResult, RunnerStream
 from edgeks.bench.validity import taints
 from edgeks.errors import ConfigError, DataError, EdgeksError, ModelFileError

@@ -69,7 +69,9 @@ def _comparison(comparison: Comparison) -> Iterator[Text]:
     undecided = comparison.taints or comparison.a.is_emulated or comparison.b.is_emulated
     where = "" if comparison.a.machine != comparison.b.machine else f" on {printable(comparison.a.machine)}"
     ratio = words.ratio(comparison)
-    yield Text.assemble((words.verdict(comparison), "bold yellow" if undecided else style), f"{where}: {ratio}" if ratio else where)
+    yield Text.assemble(
+        (words.verdict(comparison), "bold yellow" if undecided else style), f"{where}: {ratio}" if ratio else where
+    )
     for taint in comparison.taints:
         yield Text(printable(f"✗ invalid: {taint}"), style="yellow")
 
@@ -230,7 +232,11 @@ def _warmup(entry: Entry) -> str:
     if all(one is None for one in stable):
         return f"{runs}, as given"
     unstable = sum(one is False for one in stable)
-    return f"{runs}, until stable" if not unstable else f"{runs}; {unstable} of {plural(len(stable), 'process')} not stable"
+    return (
+        f"{runs}, until stable"
+        if not unstable
+        else f"{runs}; {unstable} of {plural(len(stable), 'process')} not stable"
+    )
 
 
 def _ops(entry: Entry, *, alone: bool) -> Iterator[Text | Table]:

@@ -188,4 +188,3 @@ def _change(old: Latency | None, new: Latency | None) -> float | None:
 
 def _apart(old: Interval | None, new: Interval | None) -> bool:
     return old is not None and new is not None and (old.high < new.low or new.high < old.low)
-

@@ -63,9 +63,9 @@ def advise(
     from edgeks.advice.advise import advise as find
     from edgeks.advice.report import render
     from edgeks.advice.sources import SourceOptions
+    from edgeks.audit.budgets import parse_size
     from edgeks.bench.place import BoardPlace
     from edgeks.board.hosts_file import parse_host
-    from edgeks.audit.budgets import parse_size
     from edgeks.samples import parse_input_shape
 
     source = SourceOptions(arch, trust, calib, parse_input_shape(input_shape) if input_shape else None)

@@ -85,7 +85,9 @@ def measurement(path, **changes):
         started="2026-11-20T10:00:00Z",
         repetitions=repetitions,
         parity=DeviceParity(Parity(8, 61.2, 0.999998, 1.0)),
-        ops=tuple(OpTime(f"node_{i}", "Conv" if i % 3 else "Softmax", 0.4 / (i + 1), int(i % 4 == 3)) for i in range(30)),
+        ops=tuple(
+            OpTime(f"node_{i}", "Conv" if i % 3 else "Softmax", 0.4 / (i + 1), int(i % 4 == 3)) for i in range(30)
+        ),
     )
     return dataclasses.replace(made, **changes)
 
