@@ -52,8 +52,9 @@ def states(seconds, clock=1800.0, temperature=48.0):
             moment=moment,
             seconds=seconds * index / 7,
             cores=(0, 1),
+            allowed_cores=2,
             clock_mhz=(clock, clock - 300 * (index == 4)),
-            max_clock_mhz=(1800.0, 1800.0),
+            nominal_clock_mhz=(1800.0, 1800.0),
             temperature_c=temperature + 3 * math.sqrt(index),
             load_1min=0.4 + 0.1 * index,
             own_cpu_s=0.0 if not index else seconds / 7,
@@ -85,7 +86,9 @@ def measurement(path, **changes):
         started="2026-11-20T10:00:00Z",
         repetitions=repetitions,
         parity=DeviceParity(Parity(8, 61.2, 0.999998, 1.0)),
-        ops=tuple(OpTime(f"node_{i}", "Conv" if i % 3 else "Softmax", 0.4 / (i + 1), int(i % 4 == 3)) for i in range(30)),
+        ops=tuple(
+            OpTime(f"node_{i}", "Conv" if i % 3 else "Softmax", 0.4 / (i + 1), int(i % 4 == 3)) for i in range(30)
+        ),
     )
     return dataclasses.replace(made, **changes)
 
