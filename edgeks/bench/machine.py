@@ -28,9 +28,7 @@ class Machine(Protocol):
         """What is known of it beyond the runner's own facts event, as JSON: a board's `BoardFacts`; {} here."""
         ...
 
-    def run(
-        self, path: Path, config: dict[str, Any], on_progress: Callable[[int], None] | None = None
-    ) -> RunnerStream:
+    def run(self, path: Path, config: dict[str, Any], on_progress: Callable[[int], None] | None = None) -> RunnerStream:
         """One fresh process with the runner's `config`, whose `model` and `inputs` are paths on this machine.
 
         A weight cache is made beforehand by a process of its own and is warm. `on_progress` gets the number of counted
