@@ -118,7 +118,7 @@ def read_facts(output: str, now: float) -> BoardFacts:
     date = _fact(sections, "date", float)
     return BoardFacts(
         model=_fact(sections, "model", str),
-        os=_fact(sections, "os-release", _os_name),
+        os=_fact(sections, "os_release", _os_name),
         kernel=_fact(sections, "kernel", str),
         machine=machine,
         userland=_userland(sections, machine, pythons),
@@ -180,7 +180,8 @@ def _os_name(text: str) -> str:
 
 def _userland(sections: Mapping[str, str], machine: str | Unknown, pythons: tuple[BoardPython, ...]) -> str | Unknown:
     """What programs there are built for: the shell's own file says it, then the package manager, then Python."""
-    header = [int(word, 16) for word in sections.get("elf", "").split()]
+    words = sections.get("elf", "").split()
+    header = [int(word, 16) for word in words if re.fullmatch("[0-9a-f]{2}", word)]
     known: str | None = None
     if len(header) >= 20 and header[:4] == [0x7F, 0x45, 0x4C, 0x46]:
         known = ELF_MACHINES.get(header[18] | header[19] << 8)
@@ -194,15 +195,16 @@ def _userland(sections: Mapping[str, str], machine: str | Unknown, pythons: tupl
 
 
 def _libc(sections: Mapping[str, str]) -> Libc | Unknown:
-    text = sections.get("libc", "")
-    version = re.search(r"(?:^glibc |\) |Version )(\d+)\.(\d+)", text, re.MULTILINE)
+    spoken = re.search(r'"libc": "([^"]*)"', sections.get("pythons", ""))
+    text = sections.get("libc", "") + (f"\n{spoken[1]}" if spoken else "")
+    version = re.search(r"(?:^glibc |^ldd .*\) |^Version )(\d+)\.(\d+)", text, re.MULTILINE)
     musl = "musl" in text or bool(sections.get("musl"))
     glibc = "glibc" in text.lower() or "gnu libc" in text.lower()
     if version and (musl or glibc):
         return Libc("glibc" if glibc else "musl", (int(version[1]), int(version[2])))
     if musl and not glibc:
         return Libc("musl", (1, 0))
-    return Unknown("neither getconf nor ldd says it")
+    return Unknown("neither getconf, ldd nor Python says it")
 
 
 def _cpu(text: str) -> str:
