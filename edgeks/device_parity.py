@@ -1,4 +1,4 @@
-"""Whether a machine computes the right numbers: its outputs beside those of the file's own arithmetic, computed here."""
+"""Whether a machine computes the right numbers: its outputs beside the file's own arithmetic, computed here."""
 
 from __future__ import annotations
 

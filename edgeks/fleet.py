@@ -10,25 +10,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from edgeks.bench.board_machine import BoardMachine
 from edgeks.bench.compare import compare
-from edgeks.bench.local import LocalMachine
-from edgeks.bench.machine import Machine
 from edgeks.bench.measure import Progress, measure
 from edgeks.bench.measurement import Comparison, Effort, Job, Measurement
+from edgeks.bench.place import LOCAL, BoardPlace, Here, Place
 from edgeks.bench.record import Failure
-from edgeks.board.environment import board_folder, ensure_environment
-from edgeks.board.facts import BoardFacts
 from edgeks.board.host import Host
-from edgeks.board.probe import probe
-from edgeks.board.ssh import Connection
 from edgeks.device_parity import device_parity
 from edgeks.errors import BoardError, EdgeksError
-from edgeks.runtime_profile import COMPILED
 
-LOCAL = "local"
 # Told what a machine is doing: its name, in words, and the fraction of its work that is done.
 OnStatus = Callable[[str, str, float], None]
 
@@ -102,54 +95,22 @@ def run_fleet(hosts: Sequence[Host], request: Request, findings: Findings, on_st
     Raises:
         KeyboardInterrupt: boards were told to stop; the findings hold what was measured before.
     """
-    links: list[Connection] = []
-    with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
+    boards: list[BoardPlace] = []
+    if not hosts:
+        _visit(0, None, request, findings, on_status, boards)
+        return
+    with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
         work = [
-            pool.submit(_visit, number, host, request, findings, on_status, links)
-            for number, host in enumerate(hosts or (None,))
+            pool.submit(_visit, number, host, request, findings, on_status, boards) for number, host in enumerate(hosts)
         ]
         try:
             wait(work)
         except BaseException:
-            for link in links:
-                link.close()
+            for board in boards:
+                board.cut()
             raise
     for done in work:
         done.result()  # a fault of edgeks' own is not swallowed
-
-
-class _Here:
-    """This machine, for every runtime."""
-
-    name = LOCAL
-
-    def __init__(self, python: Path | None) -> None:
-        self._machine = LocalMachine(python)
-
-    def machine(self, _runtime: str) -> Machine:
-        return self._machine
-
-
-class _Board:
-    """A board that is reached; its environment for a runtime is made when it is first asked for."""
-
-    def __init__(self, connection: Connection, request: Request, on_status: OnStatus, stack: ExitStack) -> None:
-        self.name = connection.host.name
-        self._connection, self._request, self._on_status, self._stack = connection, request, on_status, stack
-        self._facts: BoardFacts | None = None
-        self._machines: dict[str, Machine] = {}
-
-    def machine(self, runtime: str) -> Machine:
-        runtime = "litert" if runtime == COMPILED else runtime
-        if runtime not in self._machines:
-            if self._facts is None:
-                self._on_status(self.name, "looking at the board", 0.0)
-                self._facts = probe(self._connection)
-            self._on_status(self.name, f"setting up {runtime}", 0.0)
-            python = ensure_environment(self._connection, self._facts, runtime, self._request.wheelhouse)
-            made = BoardMachine(self._connection, python, board_folder(self._connection), self._facts.to_json())
-            self._machines[runtime] = self._stack.enter_context(made)
-        return self._machines[runtime]
 
 
 def _visit(
@@ -158,17 +119,17 @@ def _visit(
     request: Request,
     findings: Findings,
     on_status: OnStatus,
-    links: list[Connection],
+    boards: list[BoardPlace],
 ) -> None:
     """All of the request on one machine."""
 
-    def reach(host: Host | None) -> _Here | _Board:
+    def reach(host: Host | None) -> Place:
         if host is None:
-            return _Here(request.python)
-        on_status(host.name, "connecting", 0.0)
-        connection = stack.enter_context(Connection(host))
-        links.append(connection)
-        return _Board(connection, request, on_status, stack)
+            return Here(request.python)
+        tell = partial(_tell_status, on_status, host.name)
+        board = stack.enter_context(BoardPlace(host, request.wheelhouse, tell))
+        boards.append(board)
+        return board
 
     name = host.name if host else LOCAL
     try:
@@ -184,9 +145,7 @@ def _visit(
     on_status(name, "done", 1.0)
 
 
-def _measure_all(
-    number: int, place: _Here | _Board, request: Request, findings: Findings, on_status: OnStatus
-) -> None:
+def _measure_all(number: int, place: Place, request: Request, findings: Findings, on_status: OnStatus) -> None:
     """Every job; one that fails does not keep the next from being measured, unless the board is what failed."""
     for index, job in enumerate(request.jobs):
         try:
@@ -202,7 +161,7 @@ def _measure(
     number: int,
     index: int,
     job: Job,
-    place: _Here | _Board,
+    place: Place,
     request: Request,
     findings: Findings,
     on_status: OnStatus,
@@ -224,7 +183,7 @@ def _measure(
 
 def _compare(
     number: int,
-    places: tuple[_Here | _Board, _Here | _Board],
+    places: tuple[Place, Place],
     request: Request,
     findings: Findings,
     on_status: OnStatus,
@@ -249,3 +208,7 @@ def _compare(
     found = compare(a, b, machines[0], machines[1], request.effort, tell, keep)
     whole = [replace(each, parity=parity) for each, parity in zip((found.a, found.b), parities, strict=True)]
     findings.keep_comparison(number, replace(found, a=whole[0], b=whole[1]))
+
+
+def _tell_status(on_status: OnStatus, name: str, what: str) -> None:
+    on_status(name, what, 0.0)

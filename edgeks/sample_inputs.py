@@ -12,6 +12,20 @@ from edgeks.interface import FEATURE_MAP_RANK, Interface
 from edgeks.samples import load_samples
 from edgeks.target import Format
 
+KEPT_SAMPLES = 16
+
+
+def samples_beside(path: Path) -> Path:
+    """Where the samples of a model file are kept: `model.onnx` → `model.samples.npz`."""
+    return path.with_suffix(".samples.npz")
+
+
+def keep(samples: NDArray[Any], interface: Interface, path: Path) -> None:
+    """Some of the samples, N×C×H×W, as real values from which `encode` makes what the file was exported with."""
+    spec = interface.inputs[0]
+    with path.open("wb") as file:
+        np.savez_compressed(file, samples=spec.decode(spec.encode(samples[:KEPT_SAMPLES])))
+
 
 def encode_samples(calib: Path, file_format: Format, interface: Interface | None) -> NDArray[Any]:
     """Samples of an .npz (one array N×C×H×W) → N×… in the type and layout of the file's only input.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeks.bench.local import LAST_WORDS, RUNNER
 from edgeks.bench.stream import RunnerStream
 from edgeks.board.ssh import Connection, quote
-from edgeks.errors import BoardError, EdgeksError, LinkLost, ModelFileError
+from edgeks.errors import BoardError, EdgeksError, ModelFileError
 from edgeks.onnx_file import read_model_file
 from edgeks.runtime_profile import COMPILED
 
@@ -57,7 +57,9 @@ class BoardMachine:
         Raises:
             BoardError: the board cannot be reached or written to.
         """
-        stale = f"find {quote(self._jobs)} -mindepth 1 -maxdepth 1 -mmin +{STALE_MINUTES} -exec rm -rf {{}} + 2>/dev/null"
+        stale = (
+            f"find {quote(self._jobs)} -mindepth 1 -maxdepth 1 -mmin +{STALE_MINUTES} -exec rm -rf {{}} + 2>/dev/null"
+        )
         self._connection.run(f"{stale}; true", check=False)
         self._connection.put(RUNNER, self._runner)
         return self

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeks.bench.stats import Interval, Latency, interval_of_p50, summarise
+from edgeks.bench.stats import FEWEST_PROCESSES, Interval, Latency, interval_of_p50, summarise
 from edgeks.bench.stream import BenchResult, OpTime
+from edgeks.bench.validity import summarised
 from edgeks.parity import Parity
 from edgeks.target import Target
 
@@ -49,9 +50,8 @@ class Effort:
 
 
 QUICK = Effort(processes=3, runs=10, seconds=0.2)
-MLPERF = Effort(runs=1024, seconds=60.0)  # the single-stream scenario's least samples and seconds
+MLPERF = Effort(processes=3, runs=1024, seconds=60.0)  # the single-stream scenario's least samples and seconds
 PRESETS = {"default": Effort(), "quick": QUICK, "mlperf": MLPERF}
-FEWEST_PROCESSES = 3  # that tell how processes differ from each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +87,13 @@ class Measurement:
 
     @property
     def taints(self) -> tuple[str, ...]:
-        """Why the measurement is invalid: each reason of its processes once. Empty: enough undisturbed ones are left.
+        """Why the measurement is invalid: each reason, and in how many processes. Empty: enough undisturbed ones.
 
         Enough are as many as were asked for, at most three of them: so many give an interval.
         """
         if len(self.valid) >= min(self.effort.processes, FEWEST_PROCESSES):
             return ()
-        return tuple(dict.fromkeys(taint for repetition in self.repetitions for taint in repetition.taints))
+        return summarised([repetition.taints for repetition in self.repetitions])
 
     @property
     def latency(self) -> Latency:
