@@ -184,9 +184,7 @@ def _visit(
     on_status(name, "done", 1.0)
 
 
-def _measure_all(
-    number: int, place: _Here | _Board, request: Request, findings: Findings, on_status: OnStatus
-) -> None:
+def _measure_all(number: int, place: _Here | _Board, request: Request, findings: Findings, on_status: OnStatus) -> None:
     """Every job; one that fails does not keep the next from being measured, unless the board is what failed."""
     for index, job in enumerate(request.jobs):
         try:

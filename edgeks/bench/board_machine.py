@@ -57,7 +57,9 @@ class BoardMachine:
         Raises:
             BoardError: the board cannot be reached or written to.
         """
-        stale = f"find {quote(self._jobs)} -mindepth 1 -maxdepth 1 -mmin +{STALE_MINUTES} -exec rm -rf {{}} + 2>/dev/null"
+        stale = (
+            f"find {quote(self._jobs)} -mindepth 1 -maxdepth 1 -mmin +{STALE_MINUTES} -exec rm -rf {{}} + 2>/dev/null"
+        )
         self._connection.run(f"{stale}; true", check=False)
         self._connection.put(RUNNER, self._runner)
         return self
