@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgeks.fleet import Findings, Request
 
 WHERE, HOW_LONG, AGAINST, WHAT = "Where", "How long", "Comparing", "What is kept and shown"
-# Right numbers differ by roundings, 25 dB and more; wrong ones (saturated products, another layer's scales) are far below.
+# Right numbers differ by roundings, 25 dB and more; wrong ones (saturated products, other scales) are far below.
 MIN_SQNR_DB = 15.0
 
 
@@ -148,7 +148,9 @@ def bench(
         _instructions(model, target, runtime, cpu, as_json=as_json)
         return
     boards = read_boards(host, hosts)
-    asked = {"processes": processes, "runs": runs, "seconds": seconds, "warmup": warmup, "repeats": repeat}
+    asked: dict[str, Any] = {
+        "processes": processes, "runs": runs, "seconds": seconds, "warmup": warmup, "repeats": repeat
+    }  # fmt: skip
     effort = replace(PRESETS[preset], profile=ops, **{name: n for name, n in asked.items() if n is not None})
     jobs = _jobs(model, target, runtime, _numbers(threads, "--threads"), _numbers(pin, "--pin") or (), inputs)
     other = None
@@ -213,9 +215,10 @@ def _against(job: Job, path: Path | None, target: str | None, runtime: str | Non
 
 def _measure(hosts: Sequence[Host], request: Request, folder: Path | None) -> tuple[Record, Findings]:
     """Measure with a bar for each machine; the record is written after every process, and names what was lost."""
+    from edgeks.bench.place import LOCAL
     from edgeks.bench.record import RUNNING, Failure, make_record
     from edgeks.bench.store import claim, save
-    from edgeks.fleet import LOCAL, Findings, run_fleet
+    from edgeks.fleet import Findings, run_fleet
 
     names = [host.name for host in hosts] or [LOCAL]
     known = [*hosts, *([request.against_host] if request.against_host else [])]
@@ -298,8 +301,8 @@ def _require_right(record: Record) -> None:
         if parity is not None and parity.sqnr_db < MIN_SQNR_DB:
             one = entry.measurement
             raise ParityFailed(
-                f"{one.machine}: {one.job.name}: its outputs are {parity.sqnr_db:.1f} dB from the file's own arithmetic "
-                f"(required: {MIN_SQNR_DB:g}): it computes wrong numbers; try another runtime or form"
+                f"{one.machine}: {one.job.name}: its outputs are {parity.sqnr_db:.1f} dB from the file's own "
+                f"arithmetic (required: {MIN_SQNR_DB:g}): it computes wrong numbers; try another runtime or form"
             )
 
 
