@@ -35,7 +35,7 @@ PER_MS = 1_000_000  # the board's clock goes 1 ns per instruction
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """One file to count, as a target opens it. `runtime` overrides the target's; `inputs`: .npz or .npy (none: random)."""
+    """One file to count, as a target opens it. `runtime` overrides the target's; no `inputs`: random ones."""
 
     path: Path
     target: Target
