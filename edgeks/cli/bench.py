@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeks.cli.options import JsonOption, err, out, print_json, read_boards, wheel_folder
+from edgeks.cli.options import JsonOption, err, out, print_json, read_boards, say, wheel_folder
 from edgeks.errors import ConfigError, ParityFailed
 
 if TYPE_CHECKING:
