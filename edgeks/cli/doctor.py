@@ -85,11 +85,8 @@ def doctor(
 
 def _boards(names: list[str] | None, file: Path | None) -> tuple[Host, ...]:
     """Those of the file, then those that were named."""
-    from edgeks.board.host import Host
+    from edgeks.board.hosts_file import load_hosts, parse_host, require_distinct
 
-    boards: list[Host] = []
-    if file is not None:
-        from edgeks.board.hosts_file import load_hosts
-
-        boards += load_hosts(file)
-    return (*boards, *(Host(name=name, destination=name) for name in names or ()))
+    boards = (*(load_hosts(file) if file is not None else ()), *(parse_host(name) for name in names or ()))
+    require_distinct(boards)
+    return boards
