@@ -14,7 +14,7 @@ from edgeks.board.facts import BoardFacts, BoardPython
 from edgeks.board.folder import cannot_write, make_board_folder
 from edgeks.board.ssh import Completed, Connection, quote, remote_path
 from edgeks.board.wheelhouse import NO_NETWORK, fetch_wheels, last_words, pip_archive
-from edgeks.board.wheels import DISTRIBUTIONS, Installable, installable
+from edgeks.board.wheels import DISTRIBUTIONS, OLDEST_PYTHON, Installable, installable
 from edgeks.errors import BoardError, ConfigError
 
 SECONDS = 1800.0  # an SD card unpacks at a few MB/s
@@ -173,7 +173,8 @@ def _explain(done: Completed, connection: Connection, what: Installable, folder:
 
 
 def _has(python: BoardPython, runtime: str) -> bool:
-    return DISTRIBUTIONS[runtime][0] in python.packages and "numpy" in python.packages
+    recent = python.version >= (3, OLDEST_PYTHON, 0)
+    return recent and DISTRIBUTIONS[runtime][0] in python.packages and "numpy" in python.packages
 
 
 def _is_whole(connection: Connection, final: str, runtime: str) -> bool:

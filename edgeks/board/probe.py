@@ -62,7 +62,7 @@ def probe(connection: Connection) -> BoardFacts:
         BoardError: the board cannot be reached, or has no POSIX shell.
     """
     before = time.time()
-    found = connection.run(script(connection.host.folder), timeout=SECONDS, check=False)
+    found = connection.run(script(connection.host.folder, connection.host.python), timeout=SECONDS, check=False)
     try:
         return read_facts(found.stdout, (before + time.time()) / 2)
     except ValueError as error:
@@ -83,7 +83,7 @@ def probe_here() -> BoardFacts:
     own = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     try:
         found = subprocess.run(
-            ["sh", "-c", script(None)],
+            ["sh", "-c", script()],
             capture_output=True,
             text=True,
             errors="replace",
@@ -96,9 +96,10 @@ def probe_here() -> BoardFacts:
         raise BoardError(f"this machine: what it is could not be read ({error}); doctor needs Linux and sh") from error
 
 
-def script(folder: str | None) -> str:
-    """The text for `sh -c`; `folder` is where edgeks keeps what it puts on the board (None: its usual place)."""
-    ahead = f"folder={quote(folder or '')}\npython_facts={quote(PYTHON_FACTS.read_text(encoding='utf-8'))}\n"
+def script(folder: str | None = None, python: str | None = None) -> str:
+    """The text for `sh -c`; `folder` and `python` as in `Host`."""
+    ahead = f"folder={quote(folder or '')}\npython={quote(python or '')}\n"
+    ahead += f"python_facts={quote(PYTHON_FACTS.read_text(encoding='utf-8'))}\n"
     return ahead + SCRIPT.read_text(encoding="utf-8")
 
 

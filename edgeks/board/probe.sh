@@ -1,5 +1,6 @@
 # What a board is and how it is doing, as sections that edgeks/board/probe.py reads. POSIX sh; dash and busybox will do.
-# Set ahead of it: folder (of edgeks on the board, may be empty), python_facts (the text of python_facts.py).
+# Set ahead of it: folder (of edgeks on the board) and python (an interpreter there), as the user names them or empty;
+# python_facts (the text of python_facts.py).
 # A section is `@@name` and raw text. A section that could not be read holds `!!` and why.
 export LC_ALL=C
 section() { printf '\n@@%s\n' "$1"; }
@@ -78,8 +79,9 @@ look() { # one of several names of an interpreter is enough; each start of one t
     printf '%s\n' "$line"
     [ -n "$first" ] || first=$1
 }
+case $python in '') ;; '~/'*) look "$HOME/${python#'~/'}" ;; */*) look "$python" ;; *) look "$(command -v "$python")" ;; esac
 IFS=:
-for place in $PATH:/usr/local/bin:/usr/bin; do
+for place in $PATH; do
     unset IFS
     for name in "$place"/python3 "$place"/python3.[0-9] "$place"/python3.[0-9][0-9]; do look "$name"; done
 done

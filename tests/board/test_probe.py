@@ -47,7 +47,7 @@ def test_the_script_needs_nothing_but_a_shell(shell: list[str], tmp_path: Path) 
     tools.mkdir()
     for tool in ("cat", "tr", "grep", "sort", "head", "tail", "df", "date", "uname", "od"):
         (tools / tool).symlink_to(shutil.which(tool) or "")
-    text = script(None).replace(":/usr/local/bin:/usr/bin", "")
+    text = script()
     command = [shutil.which(shell[0]) or "", *shell[1:], "-c", text]
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": str(tools)}, timeout=60, check=True)
     facts = read_facts(done.stdout, time.time())
