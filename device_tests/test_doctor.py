@@ -151,9 +151,9 @@ def test_the_python_that_the_user_names(here: Host) -> None:
 
 
 def test_a_python_of_the_board_with_this_machines_version_will_do(here: Host) -> None:
+    facts = replace(probe_here(), folder=here.folder)
     with Connection(here) as connection:
-        facts = replace(probe(connection), pythons=probe_here().pythons)
-        assert ensure_environment(connection, facts, "onnxruntime") == probe_here().pythons[0].path
+        assert ensure_environment(connection, facts, "onnxruntime") == facts.pythons[0].path
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,22 @@ def without_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopbac
     folder = tmp_path_factory.mktemp("bare")
     tools = folder / "bin"
     tools.mkdir()
-    for tool in ("sh", "cat", "mkdir", "mv", "rm", "sleep", "head", "tail", "tr", "grep", "sort", "df", "date", "uname"):
+    for tool in (
+        "sh",
+        "cat",
+        "mkdir",
+        "mv",
+        "rm",
+        "sleep",
+        "head",
+        "tail",
+        "tr",
+        "grep",
+        "sort",
+        "df",
+        "date",
+        "uname",
+    ):
         found = next(path for path in (Path("/usr/bin") / tool, Path("/bin") / tool) if path.exists())
         (tools / tool).symlink_to(found)
     with loopback(folder / "sshd", environment={"PATH": str(tools)}) as started:
