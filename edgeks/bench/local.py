@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeks.bench.machine import Machine
 from edgeks.bench.stream import BenchResult, RunnerStream
 from edgeks.bench.validity import taints
 from edgeks.errors import ConfigError, DataError, EdgeksError, ModelFileError
@@ -37,17 +38,16 @@ def bench(
     runtime: str | None = None,
     threads: int | None = None,
     inputs: Path | None = None,
-    python: Path | None = None,
+    machine: Machine | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> BenchResult:
-    """Time `runs` inferences (after one first and `warmup` more) with the target's session options.
+    """Time `runs` inferences (after one first and `warmup` more) with the target's session options on `machine`.
 
     `min_seconds`: go on until these are over.
 
     `runtime` and `threads` override the target's; "litert-compiled" is LiteRT's CompiledModel with a warm weight cache.
     `inputs` is an .npz or .npy file; without it inputs are random, a symbolic batch is 1.
-    `python` is the interpreter of another environment, which needs numpy and the runtime only. `on_progress` is called
-    with the number of runs done, about twice a second.
+    `on_progress` is called with the number of runs done, about twice a second.
 
     Raises:
         ModelFileError: the file is missing or the runtime cannot load or run it, or a weight cache would be wrong.
@@ -64,7 +64,8 @@ def bench(
     config["min_seconds"] = min_seconds
     if inputs is not None:
         config["inputs"] = str(inputs.resolve())
-    return result_of(run_warm(path, config, python, on_progress), path, target, session)
+    stream = (machine or LocalMachine()).run(path, config, on_progress)
+    return result_of(stream, path, target, session)
 
 
 def checked_session(path: Path, target: Target, runtime: str | None, threads: int) -> tuple[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from edgeks.bench.stream import BenchResult, OpTime
 from edgeks.errors import DataError
 
 MAX_PROCESSES = 1000
+MAX_SECONDS = 24 * 3600
 PROFILED_RUNS = 20
 NOT_COMPARED = DeviceParity(None, "outputs were not compared")
 
@@ -81,6 +82,7 @@ class Series:
         for name, value, minimum, maximum in (
             ("processes", effort.processes, 1, MAX_PROCESSES),
             ("runs", effort.runs, 1, MAX_RUNS),
+            ("seconds", effort.seconds, 0, MAX_SECONDS),
             ("warmup", effort.warmup or 0, 0, MAX_RUNS),
             ("repeats", effort.repeats, 0, MAX_PROCESSES),
         ):

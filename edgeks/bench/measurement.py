@@ -87,7 +87,7 @@ class Measurement:
 
     @property
     def taints(self) -> tuple[str, ...]:
-        """Why the measurement is invalid: each reason, and in how many processes. Empty: enough undisturbed ones are left.
+        """Why the measurement is invalid: each reason, and in how many processes. Empty: enough undisturbed ones.
 
         Enough are as many as were asked for, at most three of them: so many give an interval.
         """

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from edgeks.bench.local import run_warm, session_config
+from edgeks.bench.local import LocalMachine, session_config
+from edgeks.bench.machine import Machine
 from edgeks.bench.ram_split import ram_split
+from edgeks.bench.stream import RunnerStream
 from edgeks.errors import EdgeksError
 from edgeks.runtime_profile import MeasuredRam, Profile
 
@@ -16,12 +18,12 @@ WARMUP, RUNS = 1, 3
 
 
 def measure_ram(
-    path: Path, profile: Profile, python: Path | None = None, inputs: Mapping[str, tuple[int, ...]] | None = None
+    path: Path, profile: Profile, machine: Machine | None = None, inputs: Mapping[str, tuple[int, ...]] | None = None
 ) -> MeasuredRam:
-    """Open and run a model file in a fresh process, as `profile` says, with random inputs.
+    """Open and run a model file in a fresh process on `machine` (this one), as `profile` says, with random inputs.
 
-    `python` is the interpreter of another environment, which needs numpy and the runtime only. `inputs`: sizes of
-    inputs that the file leaves open, by name ("": of the only one). Of litert-compiled the weight cache is warm.
+    `inputs`: sizes of inputs that the file leaves open, by name ("": of the only one). Of litert-compiled the weight
+    cache is warm.
 
     Raises:
         ModelFileError, DataError, ConfigError: as `edgeks.bench`.
@@ -35,7 +37,15 @@ def measure_ram(
         "runs": RUNS,
         "shapes": dict(inputs or {}),
     }
-    stream = run_warm(path, config, python)
+    return ram_of((machine or LocalMachine()).run(path, config), profile)
+
+
+def ram_of(stream: RunnerStream, profile: Profile) -> MeasuredRam:
+    """What the runner said of its memory → RAM above the process before the file was opened.
+
+    Raises:
+        EdgeksError: the system does not tell the memory of a process (not Linux).
+    """
     split = ram_split(stream.memory)
     if split is None:
         raise EdgeksError("the system does not tell the memory of a process (/proc/self/smaps_rollup): use Linux")

@@ -96,7 +96,8 @@ def failure(stage: str, error: Exception) -> Failure:
     message = " ".join(str(error).split())
     out = isinstance(error, MemoryError) or any(words in message.lower() for words in OUT_OF_MEMORY)
     if not out:
-        return Failure(stage, message)
+        hint = " (so does XNNPACK say that memory is out)" if "failed to create XNNPACK runtime" in message else ""
+        return Failure(stage, message + hint)
     lines = read_text("/proc/meminfo").splitlines()
     available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     left = f"; the system has {int(available[0]) / 1e3:.0f} MB left" if available else ""
@@ -282,18 +283,22 @@ class ProcessMemory:
 
 
 class MachineState:
-    """What the machine is doing beside the measurement, from /proc and /sys; what cannot be read is named with why."""
+    """What the machine is doing beside the measurement, from proc and sys below `root`.
 
-    CPU = "/sys/devices/system/cpu"
-    THROTTLED = "soc*/soc*:firmware/get_throttled"
+    What cannot be read is named with why.
+    """
+
+    CPU = "sys/devices/system/cpu"
+    THROTTLED = "sys/devices/platform/soc*/soc*:firmware/get_throttled"
     COUNTERS = (
         *("own_cpu_s", "others_cpu_s", "steal_cpu_s", "swap_in_pages", "swap_out_pages"),
         *("major_faults", "involuntary_switches"),
     )
 
-    def __init__(self) -> None:
+    def __init__(self, root: str = "/") -> None:
+        self._root = Path(root)
         self._ticks = os.sysconf("SC_CLK_TCK")
-        self._throttled = sorted(Path("/sys/devices/platform").glob(self.THROTTLED))
+        self._throttled = sorted(self._root.glob(self.THROTTLED))
         folders = os.environ.get("PATH", "").split(os.pathsep)
         self._vcgencmd = next((path for path in (Path(f, "vcgencmd") for f in folders) if path.is_file()), None)
         self._before: dict[str, float] = {}
@@ -320,7 +325,7 @@ class MachineState:
         state["nominal_clock_mhz"] = self._clocks(used, best, "nominal_clock_mhz", unknown)
         state["temperature_c"] = self._temperature(unknown)
         state["throttled"] = self._bits(moment, unknown)
-        state["load_1min"] = os.getloadavg()[0]
+        state["load_1min"] = self._load(unknown)
         state.update(self._since(allowed, unknown))
         state["unknown"] = unknown
         return state
@@ -339,21 +344,28 @@ class MachineState:
         return sorted(used or ({own} if own is not None else set()))
 
     def _clocks(self, cores: list[int], name: str, of: str, unknown: dict[str, str]) -> Any:
-        found = [read_text(f"{self.CPU}/cpu{core}/cpufreq/{name}").strip() for core in cores]
+        found = [read_text(self._root / self.CPU / f"cpu{core}" / "cpufreq" / name).strip() for core in cores]
         if found and all(text.isdigit() for text in found):
             return [int(text) / 1e3 for text in found]
-        there = cores and Path(self.CPU, f"cpu{cores[0]}", "cpufreq").is_dir()
+        there = cores and Path(self._root, self.CPU, f"cpu{cores[0]}", "cpufreq").is_dir()
         why = f"{name} is not there" if there else "no cpufreq there: a virtual machine or a fixed clock"
-        unknown[of] = f"{self.CPU}/cpu{cores[0]}: {why}" if cores else "/proc/self/task does not tell the cores in use"
+        unknown[of] = f"/{self.CPU}/cpu{cores[0]}: {why}" if cores else "/proc/self/task does not tell the cores in use"
         return None
 
-    @staticmethod
-    def _temperature(unknown: dict[str, str]) -> Any:
-        texts = [read_text(path).strip() for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
+    def _temperature(self, unknown: dict[str, str]) -> Any:
+        texts = [read_text(path).strip() for path in Path(self._root, "sys/class/thermal").glob("thermal_zone*/temp")]
         found = [int(text) / 1e3 for text in texts if text.lstrip("-").isdigit()]
         if not found:
             unknown["temperature_c"] = "no thermal zone in /sys/class/thermal: a virtual machine or container"
         return max(found, default=None)
+
+    @staticmethod
+    def _load(unknown: dict[str, str]) -> Any:
+        try:
+            return os.getloadavg()[0]
+        except OSError:
+            unknown["load_1min"] = "the system does not tell its load"
+            return None
 
     def _bits(self, moment: str, unknown: dict[str, str]) -> Any:
         text = read_text(self._throttled[0]).strip() if self._throttled else ""
@@ -383,7 +395,7 @@ class MachineState:
             "major_faults": own.ru_majflt,
             "involuntary_switches": own.ru_nivcsw,
         }
-        lines = {line.split(" ", 1)[0]: line.split()[1:] for line in read_text("/proc/stat").splitlines()}
+        lines = {line.split(" ", 1)[0]: line.split()[1:] for line in read_text(self._root / "proc/stat").splitlines()}
         cores = [[int(ticks) for ticks in lines.get(f"cpu{core}", [])[:8]] for core in allowed]
         if cores and all(len(ticks) == 8 for ticks in cores):  # user nice system idle iowait irq softirq steal
             busy = sum(sum(ticks[:3]) + sum(ticks[5:7]) for ticks in cores) / self._ticks
@@ -391,7 +403,7 @@ class MachineState:
             now["steal_cpu_s"] = sum(ticks[7] for ticks in cores) / self._ticks
         else:
             unknown["others_cpu_s"] = unknown["steal_cpu_s"] = "/proc/stat does not count the cores of this process"
-        pages = dict(line.split(" ", 1) for line in read_text("/proc/vmstat").splitlines())
+        pages = dict(line.split(" ", 1) for line in read_text(self._root / "proc/vmstat").splitlines())
         for name, key in (("swap_in_pages", "pswpin"), ("swap_out_pages", "pswpout")):
             if key in pages:
                 now[name] = int(pages[key])
@@ -415,6 +427,8 @@ class OnnxRuntime:
     """InferenceSession with the configured options."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        # From 1.29 its packages send what they run to Microsoft: a thread, files in the home folder and in TMPDIR.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime as ort
 
         self._ort, self._config, self.version = ort, config, ort.__version__

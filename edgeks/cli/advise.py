@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +47,12 @@ def advise(
         Path | None,
         typer.Option(help="Folder of exports and measurements, to go on from. Default: runs/advise/MODEL-…."),
     ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Measure on this board, as ssh takes it: pi@raspberrypi.local.")
+    ] = None,
+    wheelhouse: Annotated[
+        Path | None, typer.Option(help="Of --host: folder of wheels, fetched here, for a board without internet.")
+    ] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,12 +64,22 @@ def advise(
     from edgeks.advice.report import render
     from edgeks.advice.sources import SourceOptions
     from edgeks.audit.budgets import parse_size
+    from edgeks.bench.place import BoardPlace
+    from edgeks.board.hosts_file import parse_host
     from edgeks.samples import parse_input_shape
 
     source = SourceOptions(arch, trust, calib, parse_input_shape(input_shape) if input_shape else None)
-    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    if wheelhouse and not host:
+        raise ConfigError(f"--wheelhouse {wheelhouse}: is for a board: add --host")
+    with ExitStack() as stack:
+        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+        bar = stack.enter_context(Progress(*columns, console=err, transient=True, disable=not err.is_terminal))
         task = bar.add_task("", total=None)
+        place = None
+        if host:
+            place = stack.enter_context(
+                BoardPlace(parse_host(host), wheelhouse, lambda what: bar.update(task, description=what))
+            )
         advice = find(
             model,
             target,
@@ -74,6 +91,7 @@ def advise(
             ram_budget=None if ram is None else parse_size(ram, "--ram"),
             source=source,
             work=work,
+            place=place,
             on_step=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )
     if as_json:

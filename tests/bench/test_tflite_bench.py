@@ -12,7 +12,7 @@ from test_local_bench import small
 from tflite_graph import TfliteGraph
 from tflite_runtime_env import PYTHON, needs_tflite_runtime
 
-from edgeks.bench.local import RUNNER, bench
+from edgeks.bench.local import RUNNER, LocalMachine, bench
 from edgeks.bench.runner import lacks_atomics
 from edgeks.errors import ConfigError, DataError, EdgeksError, ModelFileError
 from edgeks.target import LiteRtSession, load_target
@@ -58,18 +58,18 @@ def test_kernels_that_are_none(path):
 
 @needs_tflite_runtime
 def test_tflite_runtime_in_an_environment_of_its_own(path):
-    result = bench(path, TARGET, 5, 1, runtime="tflite-runtime", python=PYTHON)
+    result = bench(path, TARGET, 5, 1, runtime="tflite-runtime", machine=LocalMachine(PYTHON))
     assert (result.facts["runtime"], result.facts["runtime_version"]) == ("tflite-runtime", "2.14.0")
     assert result.facts["numpy_version"].startswith("1.")
     own = dataclasses.replace(TARGET, runtime="tflite-runtime")
-    assert bench(path, own, 1, 0, python=PYTHON).facts["runtime"] == "tflite-runtime"
+    assert bench(path, own, 1, 0, machine=LocalMachine(PYTHON)).facts["runtime"] == "tflite-runtime"
 
 
 def test_a_runtime_or_a_python_that_is_not_there(path, tmp_path):
     with pytest.raises(EdgeksError, match=r"tflite-runtime and numpy are needed in .*No module named 'tflite_runtime'"):
         bench(path, TARGET, 1, 0, runtime="tflite-runtime")
     with pytest.raises(ConfigError, match=r"--python .*nowhere: cannot be started"):
-        bench(path, TARGET, 1, 0, python=tmp_path / "nowhere")
+        bench(path, TARGET, 1, 0, machine=LocalMachine(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="legal for tflite files: litert, tflite-runtime, litert-compiled"):
         bench(path, TARGET, 1, 0, runtime="onnxruntime")
 
