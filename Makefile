@@ -6,7 +6,8 @@
 # make docs   docs/tflite_ops.md and docs/ram_rules.md from the code
 # All build .venv from constraints.txt when it is missing or out of date, and the tests .venv-tflite-runtime from
 # tests/tflite_runtime/constraints.txt: tflite-runtime's last release, for numpy 1 and Python 3.11. The tests of the HTML
-# report need Chromium: one on the PATH, or the one that tests/browser/fetch.py puts into .browser.
+# report need Chromium: one on the PATH, or the one that tests/browser/fetch.py puts into .browser; those over SSH a server,
+# which device_tests/sshd/fetch.py puts into .sshd.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -16,6 +17,7 @@ LITERT_VENV := .venv-litert-torch
 LITERT_STAMP := $(LITERT_VENV)/.installed
 TFLITE_RUNTIME := .venv-tflite-runtime
 BROWSER := .browser
+SSHD := .sshd
 
 # A checkout that was moved has scripts that point to the old place.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
@@ -30,7 +32,7 @@ endif
 demo: $(STAMP)
 	$(BIN)/edgeks run pipelines/quickstart.toml
 
-test: lint $(TFLITE_RUNTIME) $(BROWSER)
+test: lint $(TFLITE_RUNTIME) $(BROWSER) $(SSHD)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 device-test: $(STAMP)
@@ -60,7 +62,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LITERT_VENV) $(TFLITE_RUNTIME) $(BROWSER) runs dist
+	rm -rf $(VENV) $(LITERT_VENV) $(TFLITE_RUNTIME) $(BROWSER) $(SSHD) runs dist
 
 # The folder is the target: pip touches it last, and it is not there where it cannot be built.
 $(TFLITE_RUNTIME): tests/tflite_runtime/constraints.txt
@@ -78,6 +80,14 @@ $(BROWSER): tests/browser/fetch.py
 		:; \
 	else \
 		$(PYTHON) $< $@ || echo "tests of the HTML report in a browser are left out: install chromium, or see above"; \
+	fi
+
+# Not there where it cannot be fetched: its tests are then left out, and say so.
+$(SSHD): device_tests/sshd/fetch.py
+	@if command -v sshd >/dev/null || [ -x /usr/sbin/sshd ]; then \
+		:; \
+	else \
+		$(PYTHON) $< $@ || echo "tests over SSH to this machine are left out: install OpenSSH's server, or see above"; \
 	fi
 
 $(STAMP): pyproject.toml constraints.txt

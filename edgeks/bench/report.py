@@ -25,7 +25,7 @@ SPARED = ("first", "load", "p99", "p90", "RAM")
 
 
 def render(record: Record, console: Console) -> None:
-    """Print what was found: verdicts of comparisons, or the latency; whether it is valid; then on what and with what."""
+    """Print verdicts of comparisons, or the latency; whether that is valid; then on what and with what."""
     width = min(WIDTH, console.width)
     for line in _lines(record, width):
         console.print(line, width=width, highlight=False)
@@ -51,7 +51,7 @@ def _lines(record: Record, width: int) -> Iterator[Text | Table | str]:
         if not alone:
             yield ""
             yield Text(f"{shortened(one.machine)}: {label}", style="bold")
-        if not one.is_emulated or entry.taints:
+        if not one.is_emulated:
             yield _validity(entry)
         if alone and not entry.measurement.is_emulated and entry.latency:
             yield ""
@@ -61,17 +61,17 @@ def _lines(record: Record, width: int) -> Iterator[Text | Table | str]:
         yield _facts(entry, record, alone=alone, is_new=one.machine not in described)
         described.add(one.machine)
         yield from _ops(entry, alone=alone)
-        yield from _too_few(entry)
+        if alone:
+            yield from _too_few(entry)
 
 
 def _comparison(comparison: Comparison) -> Iterator[Text]:
+    decided = not comparison.taints and not words.is_emulated(comparison)
     style = {"faster": "bold green", "slower": "bold red"}.get(comparison.verdict, "bold")
-    undecided = comparison.taints or comparison.a.is_emulated or comparison.b.is_emulated
-    where = "" if comparison.a.machine != comparison.b.machine else f" on {printable(comparison.a.machine)}"
-    ratio = words.ratio(comparison)
-    yield Text.assemble(
-        (words.verdict(comparison), "bold yellow" if undecided else style), f"{where}: {ratio}" if ratio else where
-    )
+    text = Text(words.verdict(comparison), style=style if decided else "bold yellow")
+    if not words.is_emulated(comparison):
+        text.append(f": {words.ratio(comparison)}", style="not bold default")
+    yield text
     for taint in comparison.taints:
         yield Text(printable(f"✗ invalid: {taint}"), style="yellow")
 
@@ -147,7 +147,7 @@ def _table_of_all(record: Record, width: int) -> Table:
             lines.append(([*name, "failed", *[""] * (len(FIGURES) - 1)], "red"))
     kept = list(range(len(heads)))
     for spared in SPARED:
-        if sum(max([len(heads[i]), *(len(cells[i]) for cells, _ in lines)]) + 1 for i in kept) > width:
+        if sum(max([len(heads[i]), *(len(cells[i]) for cells, _ in lines)]) + 2 for i in kept) > width:
             kept.remove(heads.index(spared))
     table = terminal.table("")
     table.title = None
@@ -242,7 +242,7 @@ def _warmup(entry: Entry) -> str:
 def _ops(entry: Entry, *, alone: bool) -> Iterator[Text | Table]:
     one = entry.measurement
     if one.ops is None:
-        if one.ops_reason:
+        if one.effort.profile and one.ops_reason:
             yield Text(f"no times per operator: {printable(one.ops_reason)}", style="dim")
         return
     if not alone or one.is_emulated:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from edgeks.board.facts import BoardFacts, BoardPython
 from edgeks.board.folder import cannot_write, make_board_folder
-from edgeks.board.ssh import Completed, Connection, quote
+from edgeks.board.ssh import Completed, Connection, quote, remote_path
 from edgeks.board.wheelhouse import NO_NETWORK, fetch_wheels, last_words, pip_archive
-from edgeks.board.wheels import DISTRIBUTIONS, Installable, installable
+from edgeks.board.wheels import DISTRIBUTIONS, OLDEST_PYTHON, Installable, installable
 from edgeks.errors import BoardError, ConfigError
 
 SECONDS = 1800.0  # an SD card unpacks at a few MB/s
@@ -29,7 +29,7 @@ NO_VENV, NO_SPACE, NOT_INSTALLED, NOT_IMPORTED = 51, 52, 53, 54
 INSTALL = """
 trap 'rm -rf "$part"' EXIT
 trap 'exit 1' HUP INT TERM
-export TMPDIR="$part" PYTHONNOUSERSITE=1
+export TMPDIR="$part" PYTHONNOUSERSITE=1 ORT_DISABLE_TELEMETRY=1
 unset PYTHONHOME PYTHONPATH
 "$python" -m venv --without-pip "$part/venv" || exit 51
 ours=$part/venv/bin/python
@@ -173,7 +173,8 @@ def _explain(done: Completed, connection: Connection, what: Installable, folder:
 
 
 def _has(python: BoardPython, runtime: str) -> bool:
-    return DISTRIBUTIONS[runtime][0] in python.packages and "numpy" in python.packages
+    recent = python.version >= (3, OLDEST_PYTHON, 0)
+    return recent and DISTRIBUTIONS[runtime][0] in python.packages and "numpy" in python.packages
 
 
 def _is_whole(connection: Connection, final: str, runtime: str) -> bool:
@@ -189,7 +190,9 @@ def _is_whole(connection: Connection, final: str, runtime: str) -> bool:
 def _import_fault(connection: Connection, python: str, runtime: str) -> str | None:
     """None where `python` imports NumPy and the runtime, else the last words."""
     program = quote(f"import numpy, {DISTRIBUTIONS[runtime][1]}")
-    done = connection.run(f"{_word(python)} -c {program}", timeout=IMPORT_SECONDS, check=False)
+    # Without the variable ONNX Runtime makes a device's identity in ~/.cache/Microsoft as soon as it is imported.
+    command = f"ORT_DISABLE_TELEMETRY=1 {_word(python)} -c {program}"
+    done = connection.run(command, timeout=IMPORT_SECONDS, check=False)
     return None if done.code == 0 else last_words(done.stderr) if done.stderr.strip() else f"it ended with {done.code}"
 
 
@@ -197,6 +200,6 @@ def _absolute(connection: Connection, python: str) -> str:
     return connection.run(f"command -v {_word(python)}").stdout.strip()
 
 
-def _word(path: str) -> str:
-    """For the shell, with ~/ the home folder."""
-    return '"$HOME"/' + quote(path[2:]) if path.startswith("~/") else quote(path)
+def _word(python: str) -> str:
+    """An interpreter for the shell: a path, or a name on the PATH there."""
+    return remote_path(python) if "/" in python else quote(python)

@@ -20,6 +20,7 @@ class Text:
         self._bytes = bytearray()
 
     def take(self, block: bytes) -> None:
+        """Add what came."""
         self._bytes += block
         if len(self._bytes) > MAX_STDOUT:
             raise BoardError(
@@ -27,6 +28,7 @@ class Text:
             )
 
     def end(self) -> str:
+        """All that came."""
         return self._bytes.decode(errors="replace")
 
 
@@ -39,6 +41,7 @@ class Lines:
         self._tail = b""
 
     def take(self, block: bytes) -> None:
+        """Add what came."""
         self._tail = (self._tail + block)[-KEPT_STDOUT:]
         *lines, self._left = (self._left + block).split(b"\n")
         for line in lines:
@@ -48,6 +51,7 @@ class Lines:
             self._on_line(line.decode(errors="replace"))
 
     def end(self) -> str:
+        """Hand over a line that had no end; the last 64 KiB of all that came."""
         if self._left:
             self._on_line(self._left.decode(errors="replace"))
         return self._tail.decode(errors="replace")
@@ -63,11 +67,13 @@ class Body:
         self.received = 0
 
     def take(self, block: bytes) -> None:
+        """Add what came."""
         if self.announced is None:
             self._head += block
             line, end, block = self._head.partition(b"\n")
             if not end:
+                self._head = self._head[:MAX_LINE]
                 return
-            self.announced = int(line)
+            self.announced = int(line) if line.strip().isdigit() else 0
         self._file.write(block)
         self.received += len(block)

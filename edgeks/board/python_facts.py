@@ -29,6 +29,14 @@ def has(module):
     return importlib.util.find_spec(module) is not None
 
 
+def libc():
+    """`glibc 2.36`, or nothing: another C library does not say."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError):
+        return ""
+
+
 def packages():
     """Name → version of those of PACKAGES that are there."""
     try:
@@ -51,6 +59,7 @@ def facts():
         "prefix": sys.prefix,
         "version": list(sys.version_info[:3]),
         "machine": wheel_machine(os.uname().machine, 8 * struct.calcsize("P")),
+        "libc": libc(),
         "packages": packages(),
         "has_venv": has("venv"),
         "has_ensurepip": has("ensurepip"),

@@ -141,4 +141,4 @@ def last_words(complaint: str) -> str:
     """Of what pip says, the line that tells: the last that begins with ERROR, else the last."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["pip said nothing"])[-1][:300]
+    return (errors or lines or ["no message"])[-1][:300]

@@ -145,9 +145,10 @@ def _version(distribution: str, wanted: str | None, python: BoardPython, libc: L
     for_python = [row for row in for_machine if row.pythons[0] <= python.version[1] <= row.pythons[1]]
     if not for_python:
         low, high = min(row.pythons[0] for row in for_machine), max(row.pythons[1] for row in for_machine)
+        instead = "; runtime litert runs the same files" if distribution == "tflite-runtime" else ""
         return NotInstallable(
             f"{distribution} has wheels for Python 3.{low} to 3.{high} on {python.machine}, and {python.path} is "
-            f"{python.name}"
+            f"{python.name}{instead if python.machine in ARM_X86 else ''}"
         )
     fitting = [row for row in for_python if row.glibc <= libc.version]
     if not fitting:
