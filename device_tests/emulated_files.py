@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeks.checkpoint import Checkpoint, load_checkpoint
@@ -25,13 +26,20 @@ class File:
     """One export. `samples`: .npy of `PROBES` inputs in the file's own layout, float32."""
 
     path: Path
-    network: str
-    precision: str
     samples: Path
 
     @property
     def target(self) -> Target:
         return load_target(TARGETS[self.path.suffix])
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, and images N×3×H×W of bytes to compare outputs on."""
+
+    name: str
+    checkpoint: Checkpoint
+    images: NDArray[np.uint8]
 
 
 class Repeated(nn.Module):
@@ -65,26 +73,30 @@ def repeated(channels: int, layers: int, size: int) -> Checkpoint:
     return Checkpoint(model=model.eval(), preprocessing=plain, calibration=images.numpy())
 
 
-def write_files(folder: Path) -> list[File]:
-    """A ConvMixer trained on CIFAR-10, two kernels for ten layers; and one kernel of 256 channels, four times."""
-    trained = load_checkpoint(DATA / "convmixer_2k_cifar10.pt")
-    subjects = {
-        "convmixer": (trained, np.load(DATA / "cifar10_200.npz")["images"][:PROBES]),
-        "repeated_256": (big := repeated(256, 4, 8), big.calibration[:PROBES]),
-    }
+def convmixer() -> Subject:
+    """Trained on CIFAR-10: two kernels for ten layers."""
+    checkpoint = load_checkpoint(DATA / "convmixer_2k_cifar10.pt")
+    return Subject("convmixer", checkpoint, np.load(DATA / "cifar10_200.npz")["images"][:PROBES])
+
+
+def repeated_256() -> Subject:
+    """One kernel of 256 channels, four times."""
+    checkpoint = repeated(256, 4, 8)
+    return Subject("repeated_256", checkpoint, checkpoint.calibration[:PROBES])
+
+
+def write_files(folder: Path, subject: Subject, precisions: tuple[str, ...] = ("fp32", "int8")) -> list[File]:
+    """The subject's .onnx and .tflite."""
+    inputs = subject.checkpoint.preprocessing.normalise(subject.images)
     files = []
-    for name, (checkpoint, images) in subjects.items():
-        inputs = checkpoint.preprocessing.normalise(images)
-        for suffix, target in TARGETS.items():
-            samples = folder / f"{name}{suffix}.npy"
-            np.save(samples, inputs if suffix == ".onnx" else np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)))
-            for precision in ("fp32", "int8"):
-                path = folder / f"{name}_{precision}{suffix}"
-                export(
-                    checkpoint, path, load_target(target),
-                    int8=precision == "int8", min_sqnr_db=RANDOM_NETWORK_SQNR_DB,
-                )  # fmt: skip
-                files.append(File(path, name, precision, samples))
+    for suffix, target in TARGETS.items():
+        samples = folder / f"{subject.name}{suffix}.npy"
+        np.save(samples, inputs if suffix == ".onnx" else np.ascontiguousarray(inputs.transpose(0, 2, 3, 1)))
+        for precision in precisions:
+            path = folder / f"{subject.name}_{precision}{suffix}"
+            options = {"int8": precision == "int8", "min_sqnr_db": RANDOM_NETWORK_SQNR_DB}
+            export(subject.checkpoint, path, load_target(target), **options)
+            files.append(File(path, samples))
     return files
 
 

@@ -164,7 +164,22 @@ def without_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopbac
     folder = tmp_path_factory.mktemp("bare")
     tools = folder / "bin"
     tools.mkdir()
-    for tool in ("sh", "cat", "mkdir", "mv", "rm", "sleep", "head", "tail", "tr", "grep", "sort", "df", "date", "uname"):
+    for tool in (
+        "sh",
+        "cat",
+        "mkdir",
+        "mv",
+        "rm",
+        "sleep",
+        "head",
+        "tail",
+        "tr",
+        "grep",
+        "sort",
+        "df",
+        "date",
+        "uname",
+    ):
         found = next(path for path in (Path("/usr/bin") / tool, Path("/bin") / tool) if path.exists())
         (tools / tool).symlink_to(found)
     with loopback(folder / "sshd", environment={"PATH": str(tools)}) as started:

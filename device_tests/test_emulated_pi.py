@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from emulated_files import PROBES, write_files, write_too_large
+from emulated_files import PROBES, convmixer, repeated_256, write_files, write_too_large
 from rich.console import Console
 
 from edgeks.artefact import REFERENCES
@@ -108,7 +108,8 @@ def place(board, ready, wheelhouse):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return write_files(tmp_path_factory.mktemp("files"))
+    folder = tmp_path_factory.mktemp("files")
+    return [*write_files(folder, convmixer()), *write_files(folder, repeated_256())]
 
 
 def rendered(examination) -> str:
