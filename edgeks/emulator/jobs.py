@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeks.emulator import guest, qemu, system, wheels
-from edgeks.emulator.build import OnLine, build
 from edgeks.emulator.cpus import require_cpu
+from edgeks.emulator.image import OnLine, build
 from edgeks.errors import BoardError
 
 # The kernel and processes lie at the same addresses each time.
