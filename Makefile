@@ -2,6 +2,7 @@
 # make test   lint, type check, import rules, and every test
 # make fuzz   1,000 random networks with random sharing plans through the exporter; takes half an hour
 # make test-litert-torch   the tests that need litert-torch, in an environment of their own (3 GB)
+# make device-test   the tests on an emulated Raspberry Pi, from nothing; less than 20 minutes; docs/results/emulated_pi.md
 # make docs   docs/tflite_ops.md and docs/ram_rules.md from the code
 # All build .venv from constraints.txt when it is missing or out of date, and the tests .venv-tflite-runtime from
 # tests/tflite_runtime/constraints.txt: tflite-runtime's last release, for numpy 1 and Python 3.11. The tests of the HTML
@@ -26,13 +27,17 @@ ifneq ($(shell cat $(LITERT_STAMP) 2>/dev/null),$(CURDIR))
 $(shell rm -f $(LITERT_STAMP))
 endif
 
-.PHONY: demo test fuzz docs litert-torch test-litert-torch lint format clean
+.PHONY: demo test device-test fuzz docs litert-torch test-litert-torch lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgeks run pipelines/quickstart.toml
 
 test: lint $(TFLITE_RUNTIME) $(BROWSER) $(SSHD)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+device-test: $(STAMP)
+	$(BIN)/python -m edgeks.emulator --install-needs
+	OMP_NUM_THREADS=1 EDGEKS_TRANSCRIPT=docs/results/emulated_pi.md $(BIN)/pytest -m emulated device_tests
 
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout=0 --hypothesis-profile fuzz tests/test_property.py tests/formats/tflite/test_ops.py

@@ -6,18 +6,19 @@ Big here is one 3×3 kernel of 512 channels that twelve layers read, on 512×8×
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from int8_peers import CALIBRATION, NETWORKS, PROBES, quiet, random_subject
 from int8_peers import public_files as public_onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import QuantType
+from onnxruntime.quantization import QuantFormat, QuantType
 from tflite_peers import public_files as public_tflite
 from torch import Tensor, nn
 
@@ -26,10 +27,18 @@ from edgeks.errors import EdgeksError
 from edgeks.exporter import export
 from edgeks.prepare_onnx import prepare_onnx
 from edgeks.quant.options import Int8Options
-from edgeks.target import Format, Layers, load_target
+from edgeks.target import Format, Layers, Target, load_target
 
 Block = Literal["int8 ONNX", "fp32 ONNX", "int8 TFLite", "fp32 TFLite"]
 BLOCKS: tuple[Block, ...] = ("int8 ONNX", "fp32 ONNX", "int8 TFLite", "fp32 TFLite")
+# Variants of static int8 ONNX: what differs from the target.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "zero point 0": {"kernel_zero_point": 0},
+    "qoperator": {"form": "qoperator"},
+    "s8": {"activations": "int8"},
+    "s8, zero point 0": {"activations": "int8", "kernel_zero_point": 0},
+    "u8 kernels": {"weights": "uint8", "kernel_zero_point": 0},
+}
 RANDOM_NETWORK_SQNR_DB = -200  # random weights amplify noise; what is compared is forms, not how good they are
 
 
@@ -97,16 +106,16 @@ def layers_of_one_kernel(name: str, channels: int, layers: int) -> Network:
     return Network(name, Checkpoint(model.eval()), samples, feature_maps(channels, PROBES, 2))
 
 
-def of_subject(name: str) -> Network:
-    """A network of `int8_peers`."""
-    subject = random_subject(name, NETWORKS[name])
+def of_subject(name: str, construct: Callable[[], nn.Module]) -> Network:
+    """A network for images, as those of `int8_peers` are."""
+    subject = random_subject(name, construct)
     model = Checkpoint(subject.checkpoint.model)  # samples as floats, as of big
     return Network(name, model, subject.calibration, subject.preprocessing.normalise(subject.probes))
 
 
 SUBJECTS: dict[str, Callable[[], Network]] = {
     "big": lambda: layers_of_one_kernel("big", 512, 12),
-    **{name: lambda name=name: of_subject(name) for name in NETWORKS},  # type: ignore[misc]
+    **{name: partial(of_subject, name, construct) for name, construct in NETWORKS.items()},
 }
 
 
@@ -120,33 +129,32 @@ class Files:
         self.network, self._folder, self._peer_python = network, folder, peer_python
         folder.mkdir(parents=True, exist_ok=True)
 
-    def exported(self, file_format: Format, layers: Layers, activations: str | None, variant: str = "") -> Path:
-        """`edgeks export` for the target `onnx` or `tflite`. `activations` None: fp32.
+    def exported(self, target: str, layers: Layers, activations: str | None, variant: str = "") -> Path:
+        """`edgeks export` for a target, `onnx` or `tflite` or a board's. `activations` None: fp32.
 
-        `variant` of static ONNX: "zero point 0" or "qoperator".
+        `variant`: one of `VARIANTS`.
         """
-        words = [file_format, layers, activations or "fp32", *variant.split()]
-        path = self._folder / f"{self.network.name}_{'_'.join(words[1:])}.{file_format}"
+        chosen = load_target(target)
+        board = [] if target == chosen.format else [target]
+        words = [*board, layers, activations or "fp32", *variant.replace(",", "").split()]
+        path = self._folder / f"{self.network.name}_{'_'.join(words)}.{chosen.format}"
         if not path.exists():
-            target = load_target(file_format)
-            if variant == "zero point 0":
-                target = replace(target, int8=replace(target.int8, kernel_zero_point=0))
-            options = Int8Options()
-            if activations:
-                form = "qoperator" if variant == "qoperator" else None
-                options = Int8Options(activations=activations, form=form)  # type: ignore[arg-type]
+            chosen = replace(chosen, int8=replace(chosen.int8, **VARIANTS.get(variant, {})))
             with quiet():
-                export(
-                    self.network.checkpoint,
-                    path,
-                    target,
-                    int8=activations is not None,
-                    options=options,
-                    layers=layers,
-                    calib=self._calib,
-                    min_sqnr_db=RANDOM_NETWORK_SQNR_DB,
-                )
+                self._export(path, chosen, layers, activations)
         return path
+
+    def _export(self, path: Path, target: Target, layers: Layers, activations: str | None) -> None:
+        export(
+            self.network.checkpoint,
+            path,
+            target,
+            int8=activations is not None,
+            options=Int8Options(activations=activations) if activations else Int8Options(),  # type: ignore[arg-type]
+            layers=layers,
+            calib=self._calib,
+            min_sqnr_db=RANDOM_NETWORK_SQNR_DB,
+        )
 
     def prepared(self) -> Path:
         """The unrolled fp32 .onnx as ONNX Runtime optimises it here."""
@@ -176,6 +184,15 @@ class Files:
             for kind, source in zip(("fp32", "int8"), sources, strict=True):
                 shutil.copy(source, self._folder / f"{self.network.name}_public_{kind}.{file_format}")
             shutil.rmtree(scratch)
+        return path
+
+    def public_qoperator(self) -> Path:
+        """The public ONNX chain with QLinearConv nodes and u8 activations: a kernel stored per layer."""
+        path = self._folder / f"{self.network.name}_public_qoperator.onnx"
+        if not path.exists():
+            with quiet(), tempfile.TemporaryDirectory() as scratch:
+                made = public_onnx(self.network, Path(scratch), QuantType.QUInt8, QuantFormat.QOperator)  # type: ignore[arg-type]
+                shutil.copy(made.int8, path)
         return path
 
     @cached_property

@@ -205,7 +205,7 @@ def edgeks_files(subject: Subject, folder: Path, target_name: str, variant: str)
     return files
 
 
-def public_files(subject: Subject, folder: Path, activations: QuantType) -> Files:
+def public_files(subject: Subject, folder: Path, activations: QuantType, form: QuantFormat = QuantFormat.QDQ) -> Files:
     """torch.onnx.export → onnxsim → quant_pre_process → quantize_static."""
     files = Files("public", folder / "public_fp32.onnx", folder / "public_int8.onnx", DEFAULT_SESSION)
     samples, prepared = subject.calibration, folder / "prepared.onnx"
@@ -222,7 +222,7 @@ def public_files(subject: Subject, folder: Path, activations: QuantType) -> File
         str(prepared),
         str(files.int8),
         Samples(onnx.load(prepared).graph.input[0].name, samples),
-        quant_format=QuantFormat.QDQ,
+        quant_format=form,
         per_channel=True,
         activation_type=activations,
     )

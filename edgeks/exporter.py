@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -56,6 +57,7 @@ from edgeks.quant.options import Int8Options
 from edgeks.quant.quantise import quantise
 from edgeks.quant.sensitivity import Sensitivity, sensitivity
 from edgeks.quant.trained import NOTHING_TRAINED
+from edgeks.sample_inputs import keep, samples_beside
 from edgeks.target import Format, Layers, LiteRtSession, Precision, Target
 
 PARITY_SAMPLES = 64
@@ -107,6 +109,7 @@ def export(
     min_sqnr_db: float | None = None,
     parity_report: bool = False,
     run_sensitivity: bool = False,
+    keep_samples: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
     capture: Callable[..., Captured] = capture_source,
 ) -> ExportReport:
@@ -125,6 +128,8 @@ def export(
     `layers` instead of the target's: how layers that repeat are written (`edgeks.target.Target`).
 
     `io` "uint8": the file takes raw pixels, and an int8 one gives uint8 codes. "int8": it takes and gives int8 codes.
+
+    `keep_samples` also writes some of the samples, as `edgeks.sample_inputs.samples_beside` names the file.
 
     `capture` in place of `capture_source`: several exports of one source can take copies of one capture.
 
@@ -167,7 +172,8 @@ def export(
         fed, clipped = as_pixels(samples, source.preprocessing)
         samples = replace(samples, inputs=source.preprocessing.normalise(fed.inputs))
     ledger_path = out.with_name(out.name + ".ledger.json")
-    with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger:
+    samples_file = atomic_write(samples_beside(out)) if keep_samples else nullcontext(None)
+    with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger, samples_file as kept:
         captured = capture(
             source, samples, PARITY_SAMPLES, target, int8=int8, parity_report=parity_report, on_step=on_step
         )
@@ -263,6 +269,8 @@ def export(
             sensitivity=costs,
         )
         temporary_ledger.write_text(_ledger_json(report, target, temporary), encoding="utf-8")
+        if kept is not None:
+            keep(fed.inputs, interface, kept)
     return report
 
 

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from edgeks.audit.footprint import Footprint
+from edgeks.bench.local import LocalMachine
 from edgeks.bench.memory import measure_ram
 from edgeks.errors import EdgeksError
 from edgeks.runtime_profile import MeasuredRam
@@ -31,7 +32,7 @@ def with_measurements(footprint: Footprint, python: Path | None = None) -> Footp
         try:
             here = importlib.util.find_spec(MODULES[row.profile.runtime]) is not None
             found[row.profile.name] = measure_ram(
-                footprint.path, row.profile, None if here else python, dict(footprint.inputs)
+                footprint.path, row.profile, LocalMachine(None if here else python), dict(footprint.inputs)
             )
         except EdgeksError as error:
             found[row.profile.name] = str(error).removeprefix(f"{footprint.path}: ")

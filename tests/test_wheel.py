@@ -28,8 +28,8 @@ def test_nothing_but_edgeks_lands_in_site_packages(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"edgeks"}
     assert "edgeks/py.typed" in names
-    page = ROOT / "edgeks" / "audit" / "footprint_page"
-    assert {f"edgeks/audit/footprint_page/{path.name}" for path in page.iterdir()} <= set(names)
+    for page in ("edgeks/page", "edgeks/audit/footprint_page", "edgeks/bench/bench_page"):
+        assert {f"{page}/{path.name}" for path in (ROOT / page).iterdir()} <= set(names)
     for kind in ("export", "pipelines"):
         shipped = {Path(name).name for name in names if name.startswith(f"edgeks/catalogue/{kind}/")}
         assert shipped == {path.name for path in (ROOT / kind).iterdir()}

@@ -20,7 +20,7 @@ from edgeks.advice.sources import SourceOptions, digest, read_network, source_ke
 from edgeks.audit.budgets import Budgets
 from edgeks.audit.footprint import this_machine
 from edgeks.bench.local import MAX_THREADS
-from edgeks.bench.runner import cores
+from edgeks.bench.place import Here, Place
 from edgeks.errors import BudgetExceeded, CheckFailed, ConfigError
 from edgeks.parity import Parity
 from edgeks.run_folder import RunFolder
@@ -118,16 +118,17 @@ def advise(
     ram_budget: int | None = None,
     source: SourceOptions = SourceOptions(),
     work: Path | None = None,
+    place: Place | None = None,
     on_step: OnStep = lambda what, done, total: None,
 ) -> Advice:
     """Checkpoint, float ONNX file or finished model file → what to export, and how to run it.
 
-    `target`: a name or the path of a TOML file; without one a network is tried in both formats. `formats` instead of
-    the target's own (the like of it for the same board). `objective` "latency": the fastest, of equally fast ones the
-    least RAM, then flash; "ram", "flash": the least. `threads`: the numbers to try; else 1, 2, 4 … up to the cores.
-    `seconds` bound the measuring once every candidate was measured once. `flash_budget` and `ram_budget` (bytes) go
-    before the target's. `work` keeps exports and measurements, which the same call goes on from. `on_step` is told
-    what is done, how much of it, and of how much.
+    `target`: a name or the path of a TOML file; without one a network is tried in both formats. `formats` instead
+    of the target's own (the like of it for the same board). `objective` "latency": the fastest, of equally fast
+    ones the least RAM, then flash; "ram", "flash": the least. `threads`: the numbers to try; else 1, 2, 4 … up to
+    the cores. `seconds` bound the measuring once every candidate was measured once. `flash_budget` and `ram_budget`
+    (bytes) go before the target's. `place`: where to measure, a board or this machine. `work` keeps exports and
+    measurements, which the same call goes on from. `on_step` is told what is done, how much of it, and of how much.
 
     Raises:
         InputError: the model, target, samples, sizes or folder cannot be used, or no form is possible.
@@ -162,10 +163,13 @@ def advise(
             objective,
             budgets.flash_bytes if budgets else None,
             budgets.ram_bytes if budgets else None,
-            elsewhere=named is not None and named.board is not None and this_machine() != "arm64",
+            elsewhere=place is None and named is not None and named.board is not None and this_machine() != "arm64",
         )
-        meter = Meter(measurements, network, source.calib)
-        trial = _Trial(rules, meter, _threads(named, threads, elsewhere=rules.elsewhere), seconds, on_step)
+        meter = Meter(measurements, network, source.calib, place or Here())
+        trial = _Trial(
+            rules, meter, _threads(named, threads, meter.cores, elsewhere=rules.elsewhere), seconds, on_step,
+            on_board=place is not None,
+        )  # fmt: skip
         rows = trial.run(artefacts)
     order = ranked(rows, rules)
     return Advice(
@@ -204,21 +208,23 @@ def _finished(model: Path, target: str | None, formats: Sequence[Format] | None,
     return finished(model, load_target(target or own))
 
 
-def _threads(target: Target | None, asked: Sequence[int] | None, *, elsewhere: bool) -> tuple[int, ...]:
+def _threads(target: Target | None, asked: Sequence[int] | None, cores: int, *, elsewhere: bool) -> tuple[int, ...]:
     """Numbers of threads to try, ascending. For another processor, of which times here say nothing, the target's."""
     if asked:
         return tuple(sorted(set(asked)))
     if elsewhere and target is not None:
         return (target.session.threads,)
-    most = target.board.cores if target and target.board else cores()
+    most = target.board.cores if target and target.board else cores
     return tuple(sorted({*(1 << power for power in range(most.bit_length()) if 1 << power <= most), most}))
 
 
 class _Trial:
     """The measuring: everything once with the fewest threads; then rounds in turns, without what is beaten by far."""
 
-    def __init__(self, rules: Rules, meter: Meter, threads: tuple[int, ...], seconds: float, on_step: OnStep) -> None:
-        self._rules, self._meter, self._threads = rules, meter, threads
+    def __init__(
+        self, rules: Rules, meter: Meter, threads: tuple[int, ...], seconds: float, on_step: OnStep, *, on_board: bool
+    ) -> None:
+        self._rules, self._meter, self._threads, self._on_board = rules, meter, threads, on_board
         self._seconds, self._on_step = seconds, on_step
         self.left_out: dict[str, str] = {}
 
@@ -247,7 +253,7 @@ class _Trial:
 
     def _candidates(self, artefacts: Sequence[Artefact]) -> Iterator[Candidate]:
         for artefact in artefacts:
-            tried, left_out = tried_profiles(artefact.format, artefact.target)
+            tried, left_out = tried_profiles(artefact.format, artefact.target, on_board=self._on_board)
             self.left_out |= left_out
             for each in tried:
                 reason = not_worth_trying(artefact, each)

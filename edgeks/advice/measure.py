@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,14 +19,14 @@ from edgeks.advice.measurements import Measurements
 from edgeks.advice.rows import Artefact, Candidate, Round
 from edgeks.advice.sources import Network, digest
 from edgeks.artefact import REFERENCES
-from edgeks.bench.local import bench, run_runner, session_config
+from edgeks.bench.local import LocalMachine, bench, session_config
+from edgeks.bench.machine import Machine
 from edgeks.bench.memory import measure_ram
-from edgeks.bench.runner import cores, cpu_name
-from edgeks.errors import DataError, EdgeksError
-from edgeks.interface import FEATURE_MAP_RANK
+from edgeks.bench.place import Place
+from edgeks.errors import DataError, EdgeksError, LinkLost
 from edgeks.parity import Parity, compare_all
 from edgeks.runtime_profile import COMPILED, MeasuredRam, Profile
-from edgeks.samples import load_samples
+from edgeks.sample_inputs import encode, encode_samples
 
 ROUND_RUNS, ROUND_WARMUP, ROUND_SECONDS = 3, 2, 0.3
 RANDOM_INFERENCES = 16
@@ -37,17 +36,23 @@ PACKAGES = {"onnxruntime": "onnxruntime", "tflite-runtime": "tflite-runtime"}
 class Meter:
     """Measures candidates, and remembers; `spent_seconds` is what all of it took, also in earlier runs."""
 
-    def __init__(self, measurements: Measurements, network: Network | None, calib: Path | None) -> None:
-        self._measurements, self._network, self._calib = measurements, network, calib
-        self._machine = {"cpu": cpu_name(), "cores": cores(), "machine": platform.machine()}
+    def __init__(self, measurements: Measurements, network: Network | None, calib: Path | None, place: Place) -> None:
+        self._measurements, self._network, self._calib, self._place = measurements, network, calib, place
+        self._machine = place.traits()
         self._samples_key = _samples_key(network, calib)
         self.spent_seconds = 0.0
         self.measured = 0
 
     @property
     def machine(self) -> dict[str, Any]:
-        """This machine: cpu, cores, machine."""
+        """What is measured on: cpu, cores, machine, and of a board its name."""
         return self._machine
+
+    @property
+    def cores(self) -> int:
+        """Of what is measured on; 1 where it does not say."""
+        found = self._machine["cores"]
+        return found if isinstance(found, int) else 1
 
     def _once(self, kind: str, about: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Measured once. What fails is remembered as {"error": text}."""
@@ -56,6 +61,8 @@ class Meter:
             start = time.monotonic()
             try:
                 found = measure()
+            except LinkLost:
+                raise  # of the link, not of what was measured
             except EdgeksError as error:
                 found = {"error": str(error)}
             self.measured += 1
@@ -79,7 +86,7 @@ class Meter:
         path, profile = candidate.artefact.path, candidate.profile
 
         def measure() -> dict[str, Any]:
-            return asdict(measure_ram(path, profile))
+            return asdict(measure_ram(path, profile, self._place.machine(profile.runtime)))
 
         found = self._once("ram", self._about(candidate.artefact, profile), measure)
         if "error" in found:
@@ -100,6 +107,7 @@ class Meter:
                 ROUND_WARMUP,
                 min_seconds=ROUND_SECONDS,
                 runtime=profile.runtime,
+                machine=self._place.machine(profile.runtime),
             )
             p50 = result.latency.p50_ms
             return {"p50_ms": result.latency.mean_ms if p50 is None else p50, "runs": result.latency.count}
@@ -115,13 +123,13 @@ class Meter:
         profile = replace(candidate.profile, session=replace(candidate.profile.session, threads=1))
 
         def measure() -> dict[str, Any]:
-            outputs = self._outputs(artefact, profile)
+            outputs = self._outputs(artefact, profile, self._place.machine(profile.runtime))
             if self._network is not None:
                 reference = self._network.reference
                 outputs = _real(outputs, artefact, reference)
             else:
                 own = replace(profile, runtime=_plain(profile.runtime), session=REFERENCES[artefact.format])
-                reference = [each.astype(np.float32) for each in self._outputs(artefact, own)]
+                reference = [each.astype(np.float32) for each in self._outputs(artefact, own, LocalMachine())]
                 outputs = [each.reshape(like.shape) for each, like in zip(outputs, reference, strict=True)]
             return asdict(compare_all(reference, [each.astype(np.float32) for each in outputs]))
 
@@ -131,36 +139,26 @@ class Meter:
             return str(found["error"]).removeprefix(f"{artefact.path}: ")
         return Parity(**{key: value for key, value in found.items() if key != "seconds"})
 
-    def _outputs(self, artefact: Artefact, profile: Profile) -> list[NDArray[Any]]:
+    def _outputs(self, artefact: Artefact, profile: Profile, machine: Machine) -> list[NDArray[Any]]:
         """Every output of the file as it holds it, for the samples, or for random inputs."""
         with tempfile.TemporaryDirectory(prefix="edgeks_") as folder:
-            outputs = Path(folder, "outputs.npz")
             config = {
                 **session_config(profile.session, 1),
                 "model": str(artefact.path.resolve()),
                 "runtime": profile.runtime,
-                "outputs": str(outputs),
                 "samples": self._stored_samples(Path(folder), artefact),
             }
-            if profile.runtime == COMPILED:
-                config["weight_cache"] = str(Path(folder, "cache"))
-            run_runner(artefact.path, config)
-            with np.load(outputs, allow_pickle=False) as stored:
-                return [stored[f"output_{index}"] for index in range(len(stored.files))]
+            return machine.outputs(artefact.path, config)
 
     def _stored_samples(self, folder: Path, artefact: Artefact) -> str | int:
         """The samples as the file takes them, or how many random inferences to make."""
         if self._network is not None:
-            samples = self._network.inputs
+            samples = encode(self._network.inputs, artefact.format, artefact.interface)
         elif self._calib is not None:
-            samples = load_samples(self._calib, None, None, None).inputs
-            if artefact.interface is None and artefact.format == "tflite" and samples.ndim == FEATURE_MAP_RANK:
-                samples = samples.transpose(0, 2, 3, 1)
+            samples = encode_samples(self._calib, artefact.format, artefact.interface)
         else:
             return RANDOM_INFERENCES
-        if artefact.interface is not None:
-            samples = artefact.interface.inputs[0].encode(samples)
-        np.save(folder / "samples.npy", np.ascontiguousarray(samples))
+        np.save(folder / "samples.npy", samples)
         return str(folder / "samples.npy")
 
 

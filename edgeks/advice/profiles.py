@@ -26,13 +26,18 @@ class TriedProfile:
     is_own: bool
 
 
-def tried_profiles(model_format: Format, target: Target) -> tuple[list[TriedProfile], dict[str, str]]:
-    """Profiles to try of a format, the target's own first → and name → why it is left out."""
+def tried_profiles(
+    model_format: Format, target: Target, *, on_board: bool
+) -> tuple[list[TriedProfile], dict[str, str]]:
+    """Profiles to try of a format, the target's own first → and name → why it is left out.
+
+    `on_board`: on another machine, whose runtimes are not this one's.
+    """
     tried: list[TriedProfile] = []
     left_out: dict[str, str] = {}
     own = profiles_for(model_format, target)[0]
     for profile in (*profiles_for(model_format), own):
-        reason = _cannot_be_tried(profile)
+        reason = _cannot_be_tried(profile, on_board=on_board)
         if profile is own and any(_alike(own, each.profile) for each in tried):
             continue
         if reason:
@@ -64,9 +69,9 @@ def _alike(one: Profile, other: Profile) -> bool:
     return one.runtime == other.runtime and replace(one.session, threads=other.session.threads) == other.session
 
 
-def _cannot_be_tried(profile: Profile) -> str | None:
+def _cannot_be_tried(profile: Profile, *, on_board: bool) -> str | None:
     if isinstance(profile.session, LiteRtSession) and profile.session.kernels == "reference":
         return "plain loops, to check other kernels against"
-    if importlib.util.find_spec(MODULES[profile.runtime]) is None:
+    if not on_board and importlib.util.find_spec(MODULES[profile.runtime]) is None:
         return f"{profile.runtime} is not installed in this Python"
     return None

@@ -80,6 +80,8 @@ def _answer(advice: Advice) -> Iterator[Text]:
         text.append("" if top1 is None else f", top-1 agreement {100 * top1:.1f} %")
         text.append(f", SQNR {row.parity.sqnr_db:.1f} dB")
     yield text
+    if "host" in advice.machine:
+        yield Text(f"measured on {_printable(advice.machine['host'])}: {_printable(str(advice.machine['cpu']))}")
     yield Text(_why(advice), style="dim")
 
 

@@ -9,11 +9,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from edgeks.bench.stats import Latency, summarise
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeks.bench.machine import Machine
+from edgeks.bench.stream import BenchResult, RunnerStream
+from edgeks.bench.validity import taints
 from edgeks.errors import ConfigError, DataError, EdgeksError, ModelFileError
 from edgeks.runtime_profile import COMPILED
 from edgeks.target import RUNTIMES, LiteRtSession, Session, Target
@@ -22,75 +26,6 @@ RUNNER = Path(__file__).with_name("runner.py")
 MAX_RUNS = 10_000_000
 MAX_THREADS = 1024
 LAST_WORDS = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes of the process at one stage (start, loaded, fed, run); None where the system does not say.
-
-    `mapped_bytes`: resident pages of the model's own files. `peak_bytes`: the most resident since the stage before.
-    """
-
-    stage: str
-    rss_bytes: int | None
-    anonymous_bytes: int | None
-    mapped_bytes: int | None
-    peak_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class BenchResult:
-    """One benchmark: every sample in ms in the order of the runs, and what it was measured on and with."""
-
-    path: Path
-    target: str
-    session: dict[str, Any]
-    warmup: int
-    facts: dict[str, Any]
-    inputs: dict[str, Any]
-    load_ms: float
-    first_inference_ms: float
-    samples_ms: tuple[float, ...]
-    memory: tuple[Memory, ...]
-
-    @property
-    def latency(self) -> Latency:
-        """Percentiles, mean, minimum, maximum, count of the samples."""
-        return summarise(self.samples_ms)
-
-
-@dataclass(slots=True)
-class RunnerStream:
-    """What the events of the runner have said so far."""
-
-    facts: dict[str, Any] = field(default_factory=dict)
-    inputs: dict[str, Any] = field(default_factory=dict)
-    load_ms: float = 0.0
-    first_inference_ms: float = 0.0
-    samples: list[float] = field(default_factory=list)
-    memory: list[Memory] = field(default_factory=list)
-    error: tuple[str, str] | None = None
-    ended: bool = False
-
-    def take(self, event: dict[str, Any]) -> None:
-        """Add one event of the runner."""
-        kind = event.pop("event")
-        if kind == "facts":
-            self.facts = event
-        elif kind == "inputs":
-            self.inputs = event["inputs"]
-        elif kind == "load":
-            self.load_ms = event["ms"]
-        elif kind == "first_inference":
-            self.first_inference_ms = event["ms"]
-        elif kind == "samples":
-            self.samples.extend(event["ms"])
-        elif kind == "memory":
-            self.memory.append(Memory(**event))
-        elif kind == "error":
-            self.error = event["stage"], event["message"]
-        elif kind == "end":
-            self.ended = True
 
 
 def bench(
@@ -103,17 +38,16 @@ def bench(
     runtime: str | None = None,
     threads: int | None = None,
     inputs: Path | None = None,
-    python: Path | None = None,
+    machine: Machine | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> BenchResult:
-    """Time `runs` inferences (after one first and `warmup` more) with the target's session options.
+    """Time `runs` inferences (after one first and `warmup` more) with the target's session options on `machine`.
 
     `min_seconds`: go on until these are over.
 
     `runtime` and `threads` override the target's; "litert-compiled" is LiteRT's CompiledModel with a warm weight cache.
     `inputs` is an .npz or .npy file; without it inputs are random, a symbolic batch is 1.
-    `python` is the interpreter of another environment, which needs numpy and the runtime only. `on_progress` is called
-    with the number of runs done, about twice a second.
+    `on_progress` is called with the number of runs done, about twice a second.
 
     Raises:
         ModelFileError: the file is missing or the runtime cannot load or run it, or a weight cache would be wrong.
@@ -122,36 +56,85 @@ def bench(
         EdgeksError: the benchmark process was killed or crashed, or lacks the runtime.
     """
     threads = target.session.threads if threads is None else threads
-    limits = (("runs", runs, 1, MAX_RUNS), ("warmup", warmup, 0, MAX_RUNS), ("threads", threads, 1, MAX_THREADS))
-    for name, value, minimum, maximum in limits:
-        if not minimum <= value <= maximum:
-            raise DataError(f"{name} is {value}; legal: {minimum} to {maximum}")
+    for name, value, minimum in (("runs", runs, 1), ("warmup", warmup, 0)):
+        if not minimum <= value <= MAX_RUNS:
+            raise DataError(f"{name} is {value}; legal: {minimum} to {MAX_RUNS}")
+    runtime, session = checked_session(path, target, runtime, threads)
+    config = {**session, "model": str(path.resolve()), "runtime": runtime, "warmup": warmup, "runs": runs}
+    config["min_seconds"] = min_seconds
+    if inputs is not None:
+        config["inputs"] = str(inputs.resolve())
+    stream = (machine or LocalMachine()).run(path, config, on_progress)
+    return result_of(stream, path, target, session)
+
+
+def checked_session(path: Path, target: Target, runtime: str | None, threads: int) -> tuple[str, dict[str, Any]]:
+    """The runtime (the target's, unless one is named) and the runner's words for the session, once all of it fits.
+
+    Raises:
+        ModelFileError: the file is missing or contradicts itself, or its weight cache would be wrong.
+        ConfigError: the target or the runtime is for another format.
+        DataError: the number of threads is out of range.
+    """
+    if not 1 <= threads <= MAX_THREADS:
+        raise DataError(f"threads is {threads}; legal: 1 to {MAX_THREADS}")
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
         raise ModelFileError(f"{path}: {found}; name an .onnx or .tflite file")
     runtime = _runtime(path, target, runtime)
     if target.format == "tflite":
         _require_sound(path, cached=runtime == COMPILED)
-    session = session_config(_prepared_session(path) or target.session, threads)
-    config = {**session, "model": str(path.resolve()), "runtime": runtime, "warmup": warmup, "runs": runs}
-    config["min_seconds"] = min_seconds
-    if inputs is not None:
-        config["inputs"] = str(inputs.resolve())
-    if runtime == COMPILED:
-        session["weight_cache"] = "warm"
-    stream = run_warm(path, config, python, on_progress)
+    return runtime, session_config(_prepared_session(path) or target.session, threads)
+
+
+def result_of(
+    stream: RunnerStream, path: Path, target: Target, session: dict[str, Any], pin: tuple[int, ...] = ()
+) -> BenchResult:
+    """What the runner said, as the result of one process; what disturbed it are its taints."""
+    cache = {"weight_cache": "warm"} if stream.facts.get("runtime") == COMPILED else {}
     return BenchResult(
         path=path,
         target=target.name,
-        session=session,
-        warmup=warmup,
+        session={**session, **cache},
+        warmup=stream.warmup.runs if stream.warmup else 0,
         facts=stream.facts,
         inputs=stream.inputs,
         load_ms=stream.load_ms,
         first_inference_ms=stream.first_inference_ms,
         samples_ms=tuple(stream.samples),
         memory=tuple(stream.memory),
+        states=tuple(stream.states),
+        taints=taints(stream),
+        warmup_stable=stream.warmup.stable if stream.warmup else None,
+        pin=pin,
     )
+
+
+class LocalMachine:
+    """This machine. `python` is the interpreter of another environment, which needs numpy and the runtime only."""
+
+    name = "local"
+    is_emulated = False
+
+    def __init__(self, python: Path | None = None) -> None:
+        self._python = python
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing: the runner's facts are all."""
+        return {}
+
+    def run(self, path: Path, config: dict[str, Any], on_progress: Callable[[int], None] | None = None) -> RunnerStream:
+        """One fresh process; a weight cache is warm. Raises as `bench`."""
+        return run_warm(path, config, self._python, on_progress)
+
+    def outputs(self, path: Path, config: dict[str, Any]) -> list[NDArray[Any]]:
+        """Every output of the file for the samples in `config`, one process. Raises as `bench`."""
+        with tempfile.TemporaryDirectory(prefix="edgeks_") as folder:
+            outputs = Path(folder, "outputs.npz")
+            cache = {"weight_cache": folder} if config["runtime"] == COMPILED else {}
+            run_runner(path, {**config, **cache, "outputs": str(outputs)}, self._python)
+            with np.load(outputs, allow_pickle=False) as stored:
+                return [stored[f"output_{index}"] for index in range(len(stored.files))]
 
 
 def run_warm(
@@ -248,8 +231,8 @@ def run_runner(
         except OSError as error:
             raise ConfigError(f"--python {python}: cannot be started ({error.strerror})") from error
         try:
-            for event in _events(process, config):
-                stream.take(event)
+            for line in _lines(process, config):
+                stream.take_line(line)
                 if on_progress:
                     on_progress(len(stream.samples))
             code = process.wait()
@@ -258,16 +241,11 @@ def run_runner(
             process.wait()
         complaints.seek(0)
         last_words = complaints.read().decode(errors="replace").strip()[-LAST_WORDS:]
-    if stream.error:
-        raise _error(path, config["runtime"], *stream.error)
-    if not stream.ended:
-        raise EdgeksError(
-            f"{path}: the benchmark process {_end(code)} before it was done; {last_words or 'no message'}"
-        )
+    stream.require_end(path, config["runtime"], _end(code), last_words)
     return stream
 
 
-def _events(process: subprocess.Popen[bytes], config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _lines(process: subprocess.Popen[bytes], config: dict[str, Any]) -> Iterator[bytes]:
     stdin: IO[bytes] | None = process.stdin
     stdout: IO[bytes] | None = process.stdout
     if stdin is None or stdout is None:
@@ -277,24 +255,7 @@ def _events(process: subprocess.Popen[bytes], config: dict[str, Any]) -> Iterato
         stdin.close()
     except BrokenPipeError:
         pass  # it died at once; the stream without an end says so
-    for line in stdout:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # a library printed to stdout, or the last line was cut off
-        if isinstance(event, dict) and "event" in event:
-            yield event
-
-
-def _error(path: Path, runtime: str, stage: str, message: str) -> EdgeksError:
-    name = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT", COMPILED: "LiteRT"}.get(runtime, runtime)
-    if stage == "model":
-        return ModelFileError(f"{path}: {name} cannot load it: {message}")
-    if stage == "run":
-        return ModelFileError(f"{path}: {name} cannot run it: {message}")
-    if stage == "input":
-        return DataError(f"{path}: {message}")
-    return EdgeksError(f"{path}: {message}")
+    yield from stdout
 
 
 def _end(code: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from edgeks.bench.local import RunnerStream
+from edgeks.bench.stream import RunnerStream
 
 
 class Machine(Protocol):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeks.bench.local import BenchResult
-from edgeks.bench.stats import Interval, Latency, interval_of_p50, summarise
+from edgeks.bench.stats import FEWEST_PROCESSES, Interval, Latency, interval_of_p50, summarise
+from edgeks.bench.stream import BenchResult, OpTime
+from edgeks.bench.validity import summarised
 from edgeks.parity import Parity
 from edgeks.target import Target
 
@@ -36,7 +37,8 @@ class Job:
 class Effort:
     """How long to measure: per process at least `runs` and `seconds`; `processes` fresh ones.
 
-    `warmup` None: until latency is stable. `repeats`: how often a process that was disturbed is run again.
+    `warmup` None: until latency is stable. `repeats`: how many more processes may be run in place of disturbed ones.
+    `profile`: one process more, which tells the time of each operator and does not count.
     """
 
     processes: int = 5
@@ -44,15 +46,12 @@ class Effort:
     seconds: float = 1.0
     warmup: int | None = None
     repeats: int = 0
+    profile: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class OpTime:
-    """One operator of the network in one inference: mean milliseconds, as the runtime's own profiler has them."""
-
-    name: str
-    type: str
-    ms: float
+QUICK = Effort(processes=3, runs=10, seconds=0.2)
+MLPERF = Effort(processes=3, runs=1024, seconds=60.0)  # the single-stream scenario's least samples and seconds
+PRESETS = {"default": Effort(), "quick": QUICK, "mlperf": MLPERF}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +87,13 @@ class Measurement:
 
     @property
     def taints(self) -> tuple[str, ...]:
-        """Why the measurement is invalid, or empty: too few undisturbed processes are left."""
-        raise NotImplementedError
+        """Why the measurement is invalid: each reason, and in how many processes. Empty: enough undisturbed ones.
+
+        Enough are as many as were asked for, at most three of them: so many give an interval.
+        """
+        if len(self.valid) >= min(self.effort.processes, FEWEST_PROCESSES):
+            return ()
+        return summarised([repetition.taints for repetition in self.repetitions])
 
     @property
     def latency(self) -> Latency:
@@ -105,10 +109,19 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`b` against `a`: ratio of p50 b : a with its 95 % interval, from processes that ran in random turns."""
+    """`b` against `a`, in blocks of one process of each in random order.
+
+    `ratio` is the geometric mean of the blocks' ratios of p50, b : a, with its 95 % interval. `order` says which was
+    first in each block, "ab" or "ba", as drawn with `seed`; the processes of block i are `a.repetitions[i]` and
+    `b.repetitions[i]`. A block with a disturbed process does not count where three undisturbed ones are left; else all
+    count, and `taints` say why the comparison is invalid.
+    """
 
     a: Measurement
     b: Measurement
     ratio: float
     interval: Interval
     verdict: Verdict
+    order: tuple[Literal["ab", "ba"], ...] = ()
+    seed: int = 0
+    taints: tuple[str, ...] = ()

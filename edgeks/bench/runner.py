@@ -16,8 +16,12 @@ Input: one JSON object, on stdin or in the file named by the only argument. `mod
     kernels              TFLite: xnnpack, builtin or reference (xnnpack)
     weight_cache         litert-compiled: folder that keeps XNNPACK's packed kernels. Required. Whether a model's cache
                          would be right is for the caller to know (edgeks/tflite_weight_cache.py)
-    warmup, runs         inferences that do not count (5), and that do (50)
+    warmup               inferences that do not count (5); null: until latency is stable, see `warm_up`
+    warmup_seconds       the most seconds of that (5)
+    runs                 inferences that count (50)
     min_seconds          go on after `runs` until this many seconds of counted runs are over (0)
+    pin                  cores that all threads stay on, [0, 1] ([]: any)
+    profile              send the time of each operator as well, and slow the runs down by asking for it (false)
     seed                 of the random inputs (0)
     shapes               name → sizes of random inputs that the file leaves open; "" for the only input ({})
     inputs               .npz with one array per model input, or .npy for a model with one input (none: random)
@@ -33,12 +37,22 @@ Output: one JSON object per line, `event` says which:
     load             ms
     inputs           name → {shape, dtype}
     first_inference  ms
+    state            moment (before: the first counted inference, during: between two, after: the last), seconds since
+                     the first reading, cores (where threads of this process computed last),
+                     allowed_cores (how many it may run on), and, null where `unknown` (name → reason) says why:
+                     clock_mhz and nominal_clock_mhz (one for each of `cores`; nominal: the most, on x86 without
+                     turbo), temperature_c (the hottest zone), throttled (Raspberry Pi's bits), load_1min, and since the
+                     reading before: own_cpu_s, others_cpu_s (on the allowed cores), steal_cpu_s (by the hypervisor),
+                     swap_in_pages, swap_out_pages (of the system), major_faults, involuntary_switches (of this process)
+    warmup           runs, seconds, stable (null where the number was given)
     memory           stage (start: runtime imported, loaded: file open, fed: inputs made, run: after the last
                      inference), rss_bytes, anonymous_bytes, mapped_bytes (pages of files below the model's folder,
                      or weight_cache, that were not mapped ahead of it: the model, its data files and its cache),
                      peak_bytes (the most resident since the reading before); null where the system does not say
     samples          ms: every latency since the last such event
-    error            stage (config, model, input, run), message: one line
+    ops              with `profile`: ops, a list of name, type, ms (per inference), depth (0, in a Loop's body 1), in
+                     the order they run in; or null, and the reason
+    error            stage (config, model, input, run, memory), message: one line
     end              ok: whether all of it was done. A stream without `end` was cut off
 """
 
@@ -51,12 +65,18 @@ import json
 import math
 import os
 import platform
+import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 SECONDS_BETWEEN_EVENTS = 0.5
+
+# Warm-up: until the medians of two windows, one after the other, differ by less than this.
+STABLE_WITHIN = 0.02
+WINDOW_RUNS, WINDOW_SECONDS = 5, 0.1
+WARMUP_SECONDS = 5.0
 
 
 class Failure(Exception):
@@ -65,6 +85,24 @@ class Failure(Exception):
     def __init__(self, stage: str, message: object) -> None:
         super().__init__(" ".join(str(message).split()))
         self.stage = stage
+
+
+# What the C++ of the runtimes says, in lower case; Python's own is MemoryError.
+OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate memory", "cannot allocate memory", "out of memory")
+
+
+def failure(stage: str, error: Exception) -> Failure:
+    """What an exception of a runtime means: what it says, or that memory is out."""
+    message = " ".join(str(error).split())
+    out = isinstance(error, MemoryError) or any(words in message.lower() for words in OUT_OF_MEMORY)
+    if not out:
+        hint = " (so does XNNPACK say that memory is out)" if "failed to create XNNPACK runtime" in message else ""
+        return Failure(stage, message + hint)
+    lines = read_text("/proc/meminfo").splitlines()
+    available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    left = f"; the system has {int(available[0]) / 1e3:.0f} MB left" if available else ""
+    doing = {"model": "loading the model"}.get(stage, "running the model")
+    return Failure("memory", f"out of memory while {doing}{left} ({message or type(error).__name__})")
 
 
 def emit(event: str, **fields: Any) -> None:
@@ -153,12 +191,32 @@ def require_prepared_here(made: dict[str, Any], runtime_version: str) -> None:
         )
 
 
-def cores() -> int:
-    """Cores that this process may use."""
+def allowed_cores() -> list[int]:
+    """Numbers of the cores that this process may use."""
     try:
-        return len(os.sched_getaffinity(0))
+        return sorted(os.sched_getaffinity(0))
     except AttributeError:
-        return os.cpu_count() or 1
+        return list(range(os.cpu_count() or 1))
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(allowed_cores())
+
+
+def stay_on(pin: Any) -> None:
+    """Keep this process, and the threads that it starts from now on, on the cores of the list; an empty one: any."""
+    if not pin:
+        return
+    legal = allowed_cores()
+    if not isinstance(pin, list) or not all(core in legal for core in pin):
+        raise Failure("config", f"pin is {pin}; cores that this process may use: {', '.join(map(str, legal))}")
+    try:
+        os.sched_setaffinity(0, pin)
+    except (AttributeError, OSError) as error:
+        raise Failure(
+            "config", f"pin is {pin}; this system does not let a process choose its cores: {error}"
+        ) from error
 
 
 class ProcessMemory:
@@ -224,6 +282,139 @@ class ProcessMemory:
         return found
 
 
+class MachineState:
+    """What the machine is doing beside the measurement, from proc and sys below `root`.
+
+    What cannot be read is named with why.
+    """
+
+    CPU = "sys/devices/system/cpu"
+    THROTTLED = "sys/devices/platform/soc*/soc*:firmware/get_throttled"
+    COUNTERS = (
+        *("own_cpu_s", "others_cpu_s", "steal_cpu_s", "swap_in_pages", "swap_out_pages"),
+        *("major_faults", "involuntary_switches"),
+    )
+
+    def __init__(self, root: str = "/") -> None:
+        self._root = Path(root)
+        self._ticks = os.sysconf("SC_CLK_TCK")
+        self._throttled = sorted(self._root.glob(self.THROTTLED))
+        folders = os.environ.get("PATH", "").split(os.pathsep)
+        self._vcgencmd = next((path for path in (Path(f, "vcgencmd") for f in folders) if path.is_file()), None)
+        self._before: dict[str, float] = {}
+        self._threads: dict[str, float] = {}
+        self._start = 0.0
+        self.read("before")  # what it needs of Python's own memory is there from now on
+
+    def emit(self, moment: str) -> None:
+        """Send a reading."""
+        emit("state", **self.read(moment))
+
+    def read(self, moment: str) -> dict[str, Any]:
+        """One reading; what counts up counts since the last one."""
+        now = time.perf_counter()
+        if moment == "before":
+            self._before, self._start = {}, now
+        unknown: dict[str, str] = {}
+        allowed, used = allowed_cores(), self._cores_in_use()
+        state: dict[str, Any] = {"moment": moment, "seconds": now - self._start, "cores": used}
+        state["allowed_cores"] = len(allowed)
+        state["clock_mhz"] = self._clocks(used, "scaling_cur_freq", "clock_mhz", unknown)
+        # Above the base clock x86 goes as far as its neighbours and its temperature let it.
+        best = "base_frequency" if platform.machine() in ("x86_64", "AMD64", "i686") else "cpuinfo_max_freq"
+        state["nominal_clock_mhz"] = self._clocks(used, best, "nominal_clock_mhz", unknown)
+        state["temperature_c"] = self._temperature(unknown)
+        state["throttled"] = self._bits(moment, unknown)
+        state["load_1min"] = self._load(unknown)
+        state.update(self._since(allowed, unknown))
+        state["unknown"] = unknown
+        return state
+
+    def _cores_in_use(self) -> list[int]:
+        """Where those threads of this process ran last that computed since the reading before."""
+        found: dict[str, int] = {}
+        busy: dict[str, float] = {}
+        for path in Path("/proc/self/task").glob("*/stat"):
+            fields = read_text(path).rpartition(")")[2].split()
+            if len(fields) > 36:  # a thread may end meanwhile
+                found[path.parent.name], busy[path.parent.name] = int(fields[36]), int(fields[11]) + int(fields[12])
+        used = {core for thread, core in found.items() if busy[thread] > self._threads.get(thread, 0)}
+        self._threads = busy
+        own = found.get(str(os.getpid()))
+        return sorted(used or ({own} if own is not None else set()))
+
+    def _clocks(self, cores: list[int], name: str, of: str, unknown: dict[str, str]) -> Any:
+        found = [read_text(self._root / self.CPU / f"cpu{core}" / "cpufreq" / name).strip() for core in cores]
+        if found and all(text.isdigit() for text in found):
+            return [int(text) / 1e3 for text in found]
+        there = cores and Path(self._root, self.CPU, f"cpu{cores[0]}", "cpufreq").is_dir()
+        why = f"{name} is not there" if there else "no cpufreq there: a virtual machine or a fixed clock"
+        unknown[of] = f"/{self.CPU}/cpu{cores[0]}: {why}" if cores else "/proc/self/task does not tell the cores in use"
+        return None
+
+    def _temperature(self, unknown: dict[str, str]) -> Any:
+        texts = [read_text(path).strip() for path in Path(self._root, "sys/class/thermal").glob("thermal_zone*/temp")]
+        found = [int(text) / 1e3 for text in texts if text.lstrip("-").isdigit()]
+        if not found:
+            unknown["temperature_c"] = "no thermal zone in /sys/class/thermal: a virtual machine or container"
+        return max(found, default=None)
+
+    @staticmethod
+    def _load(unknown: dict[str, str]) -> Any:
+        try:
+            return os.getloadavg()[0]
+        except OSError:
+            unknown["load_1min"] = "the system does not tell its load"
+            return None
+
+    def _bits(self, moment: str, unknown: dict[str, str]) -> Any:
+        text = read_text(self._throttled[0]).strip() if self._throttled else ""
+        if not text and self._vcgencmd:
+            if moment == "during":
+                unknown["throttled"] = "vcgencmd is asked before and after only: it starts a process"
+                return None
+            import subprocess
+
+            try:
+                asked = [str(self._vcgencmd), "get_throttled"]
+                done = subprocess.run(asked, capture_output=True, text=True, timeout=2, check=False)
+                text = done.stdout.strip().rpartition("=")[2]
+            except (OSError, subprocess.SubprocessError):
+                text = ""
+        try:
+            return int(text, 16)
+        except ValueError:
+            unknown["throttled"] = "neither the firmware's get_throttled in /sys nor vcgencmd: not a Raspberry Pi"
+            return None
+
+    def _since(self, allowed: list[int], unknown: dict[str, str]) -> dict[str, Any]:
+        """What has grown since the reading before: 0 in the first."""
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        now: dict[str, float] = {
+            "own_cpu_s": own.ru_utime + own.ru_stime,
+            "major_faults": own.ru_majflt,
+            "involuntary_switches": own.ru_nivcsw,
+        }
+        lines = {line.split(" ", 1)[0]: line.split()[1:] for line in read_text(self._root / "proc/stat").splitlines()}
+        cores = [[int(ticks) for ticks in lines.get(f"cpu{core}", [])[:8]] for core in allowed]
+        if cores and all(len(ticks) == 8 for ticks in cores):  # user nice system idle iowait irq softirq steal
+            busy = sum(sum(ticks[:3]) + sum(ticks[5:7]) for ticks in cores) / self._ticks
+            now["others_cpu_s"] = busy - now["own_cpu_s"]
+            now["steal_cpu_s"] = sum(ticks[7] for ticks in cores) / self._ticks
+        else:
+            unknown["others_cpu_s"] = unknown["steal_cpu_s"] = "/proc/stat does not count the cores of this process"
+        pages = dict(line.split(" ", 1) for line in read_text(self._root / "proc/vmstat").splitlines())
+        for name, key in (("swap_in_pages", "pswpin"), ("swap_out_pages", "pswpout")):
+            if key in pages:
+                now[name] = int(pages[key])
+            else:
+                unknown[name] = f"/proc/vmstat has no {key}"
+        if "others_cpu_s" in now:  # ticks are counted up to a hundredth of a second late
+            now["others_cpu_s"] = max(now["others_cpu_s"], self._before.get("others_cpu_s", 0.0))
+        before, self._before = self._before, now
+        return {name: now[name] - before.get(name, now[name]) if name in now else None for name in self.COUNTERS}
+
+
 class Input(NamedTuple):
     """One input of the model. A size that is no number of 0 or more is symbolic."""
 
@@ -236,6 +427,8 @@ class OnnxRuntime:
     """InferenceSession with the configured options."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        # From 1.29 its packages send what they run to Microsoft: a thread, files in the home folder and in TMPDIR.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime as ort
 
         self._ort, self._config, self.version = ort, config, ort.__version__
@@ -260,6 +453,12 @@ class OnnxRuntime:
         options.enable_mem_pattern = bool(config.get("memory_pattern", True))
         for key, value in config.get("session_config", {}).items():
             options.add_session_config_entry(key, str(value))
+        if config.get("profile"):
+            import tempfile
+
+            self._profile = tempfile.TemporaryDirectory(prefix="edgeks_")
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._profile.name, "ops"))
         self._session = ort.InferenceSession(
             config["model"],
             sess_options=options,
@@ -283,6 +482,12 @@ class OnnxRuntime:
     def run(self) -> list[Any]:
         """One inference → its outputs."""
         return list(self._session.run(None, self._arrays))
+
+    def ops(self, runs: int) -> tuple[Any, str]:
+        """Operators of the last `runs` inferences and an empty text; the session is of no more use."""
+        with self._profile:
+            trace = json.loads(read_text(self._session.end_profiling()))
+        return ops_of_trace(trace, runs), ""
 
 
 class Interpreter:
@@ -335,6 +540,10 @@ class Interpreter:
             self._interpreter.set_tensor(index, array)
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(index) for index in self._outputs]
+
+    def ops(self, _runs: int) -> tuple[Any, str]:
+        """Nothing, and why."""
+        return None, NO_OPS_OF_LITERT
 
 
 class CompiledModel:
@@ -412,6 +621,37 @@ class CompiledModel:
         self._model.run_by_index(0, self._fed, self._given)
         given = zip(self._given, self._results)
         return [buffer.read(math.prod(shape), dtype).reshape(shape) for buffer, (shape, dtype) in given]
+
+    def ops(self, _runs: int) -> tuple[Any, str]:
+        """Nothing, and why."""
+        return None, NO_OPS_OF_LITERT
+
+
+NO_OPS_OF_LITERT = "the Python packages of LiteRT and TensorFlow Lite give no times of operators: only totals"
+
+
+def ops_of_trace(events: list[dict[str, Any]], runs: int) -> list[dict[str, Any]]:
+    """ONNX Runtime's trace → its operators in the order they first ran in, over the last `runs` inferences.
+
+    Times are microseconds. An operator with a body lasts as long as what is in it.
+    """
+    inferences = sorted((e["ts"], e["dur"]) for e in events if e.get("name") == "model_run")[-runs:]
+    kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+    kernels.sort(key=lambda event: (event["ts"], -event["dur"]))
+    found: dict[tuple[str, str, int], float] = {}
+    open_until: list[int] = []
+    for event in kernels:
+        if not inferences or event["ts"] < inferences[0][0]:
+            continue
+        end = event["ts"] + event["dur"]
+        while open_until and not (event["ts"] < open_until[-1] and end <= open_until[-1]):
+            open_until.pop()
+        kind = event["args"]["op_name"]
+        key = event["name"][: -len("_kernel_time")], kind, len(open_until)
+        found[key] = found.get(key, 0.0) + event["dur"] / 1e3 / len(inferences)
+        if kind in ("Loop", "If", "Scan"):
+            open_until.append(end)
+    return [{"name": name, "type": kind, "ms": ms, "depth": depth} for (name, kind, depth), ms in found.items()]
 
 
 RUNTIMES = {
@@ -492,15 +732,41 @@ def timed_run(engine: Any) -> float:
     try:
         engine.run()
     except Exception as error:
-        raise Failure("run", error) from error
+        raise failure("run", error) from error
     return (time.perf_counter_ns() - start) / 1e6
 
 
-def measure(engine: Any, config: dict[str, Any]) -> None:
-    """First inference, warm-up, then counted runs, whose latencies are sent in batches between runs."""
+def warm_up(engine: Any, config: dict[str, Any]) -> None:
+    """The configured number of inferences; or windows of them, until the medians of the last two are within 2 %.
+
+    A window has at least 5 inferences and 0.1 s, long enough for a clock to rise. After `warmup_seconds`: not stable.
+    """
+    start = time.perf_counter()
+    asked = config.get("warmup", 5)
+    if asked is not None:
+        for _ in range(int(asked)):
+            timed_run(engine)
+        emit("warmup", runs=int(asked), seconds=time.perf_counter() - start, stable=None)
+        return
+    limit = float(config.get("warmup_seconds", WARMUP_SECONDS))
+    runs, stable = 0, False
+    medians: list[float] = []
+    while len(medians) < 2 or not (stable or time.perf_counter() - start > limit):
+        window: list[float] = []
+        opened = time.perf_counter()
+        while len(window) < WINDOW_RUNS or time.perf_counter() - opened < WINDOW_SECONDS:
+            window.append(timed_run(engine))
+        runs += len(window)
+        medians.append(sorted(window)[len(window) // 2])
+        stable = len(medians) > 1 and abs(medians[-1] - medians[-2]) < STABLE_WITHIN * medians[-2]
+    emit("warmup", runs=runs, seconds=time.perf_counter() - start, stable=stable)
+
+
+def measure(engine: Any, config: dict[str, Any], machine: MachineState) -> int:
+    """First inference, warm-up, then counted runs, whose latencies are sent in batches between runs → how many."""
     emit("first_inference", ms=timed_run(engine))
-    for _ in range(int(config.get("warmup", 5))):
-        timed_run(engine)
+    warm_up(engine, config)
+    machine.emit("before")
     runs, min_seconds = int(config.get("runs", 50)), float(config.get("min_seconds", 0))
     start = sent_at = time.perf_counter()
     batch: list[float] = []
@@ -510,8 +776,11 @@ def measure(engine: Any, config: dict[str, Any]) -> None:
         done += 1
         if time.perf_counter() - sent_at > SECONDS_BETWEEN_EVENTS:
             emit("samples", ms=batch)
+            machine.emit("during")
             batch, sent_at = [], time.perf_counter()
+    machine.emit("after")
     emit("samples", ms=batch)
+    return done
 
 
 def sample_batches(np: Any, inputs: list[Input], config: dict[str, Any]) -> Any:
@@ -545,7 +814,7 @@ def evaluate(np: Any, engine: Any, config: dict[str, Any]) -> None:
         except Failure:
             raise
         except Exception as error:
-            raise Failure("run", error) from error
+            raise failure("run", error) from error
         rows.append([np.array(output) if count is None else np.array(output)[:count] for output in found])
     columns = [np.concatenate(column) if column[0].ndim else np.stack(column) for column in zip(*rows)]
     try:
@@ -559,6 +828,7 @@ def run(arguments: list[str]) -> None:
     config = read_config(arguments)
     config["runtime"] = runtime_of(config)
     kind = choice(config, "runtime", "", RUNTIMES)
+    stay_on(config.get("pin"))  # before a library starts its threads
     try:
         import numpy as np
 
@@ -576,6 +846,7 @@ def run(arguments: list[str]) -> None:
         cpu=cpu_name(),
         cores=cores(),
     )
+    machine = MachineState()
     memory = ProcessMemory(config["model"], config.get("weight_cache") or "")
     memory.emit("start")
     start = time.perf_counter_ns()
@@ -584,7 +855,7 @@ def run(arguments: list[str]) -> None:
     except Failure:
         raise
     except Exception as error:
-        raise Failure("model", error) from error
+        raise failure("model", error) from error
     emit("load", ms=(time.perf_counter_ns() - start) / 1e6)
     memory.emit("loaded")
     if config.get("outputs"):
@@ -600,11 +871,14 @@ def run(arguments: list[str]) -> None:
     except Failure:
         raise
     except Exception as error:  # sizes that the network cannot be given
-        raise Failure("run", error) from error
+        raise failure("run", error) from error
     emit("inputs", **{"inputs": {k: {"shape": list(v.shape), "dtype": str(v.dtype)} for k, v in arrays.items()}})
     memory.emit("fed")
-    measure(engine, config)
+    done = measure(engine, config, machine)
     memory.emit("run")
+    if config.get("profile"):
+        ops, reason = engine.ops(done)
+        emit("ops", ops=ops, reason=reason)
 
 
 def main() -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json
+from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, read_boards, wheel_folder
 from edgeks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ def advise(
         Path | None,
         typer.Option(help="Folder of exports and measurements, to go on from. Default: runs/advise/MODEL-…."),
     ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Measure on this board, as ssh takes it: pi@raspberrypi.local.")
+    ] = None,
+    hosts: Annotated[
+        Path | None, typer.Option(help="TOML file that names that board instead.", metavar="HOSTS.toml")
+    ] = None,
+    wheelhouse: Annotated[
+        bool, typer.Option("--wheelhouse", help="Fetch packages here: a board without internet.")
+    ] = False,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,12 +67,23 @@ def advise(
     from edgeks.advice.report import render
     from edgeks.advice.sources import SourceOptions
     from edgeks.audit.budgets import parse_size
+    from edgeks.bench.place import BoardPlace
     from edgeks.samples import parse_input_shape
 
     source = SourceOptions(arch, trust, calib, parse_input_shape(input_shape) if input_shape else None)
-    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    boards = read_boards([host] if host else None, hosts)
+    if len(boards) > 1:
+        raise ConfigError(f"{len(boards)} boards are named; an advice is for one")
+    if wheelhouse and not boards:
+        raise ConfigError("--wheelhouse is for a board: add --host")
+    with ExitStack() as stack:
+        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+        bar = stack.enter_context(Progress(*columns, console=err, transient=True, disable=not err.is_terminal))
         task = bar.add_task("", total=None)
+        place = None
+        if boards:
+            folder = wheel_folder(wheelhouse, None)
+            place = stack.enter_context(BoardPlace(boards[0], folder, lambda what: bar.update(task, description=what)))
         advice = find(
             model,
             target,
@@ -74,6 +95,7 @@ def advise(
             ram_budget=None if ram is None else parse_size(ram, "--ram"),
             source=source,
             work=work,
+            place=place,
             on_step=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )
     if as_json:

@@ -1,4 +1,4 @@
-"""`edgeks footprint` and `edgeks bench`: what a file takes, and how long it runs."""
+"""`edgeks footprint`: what a file takes."""
 
 from __future__ import annotations
 
@@ -145,48 +145,3 @@ def _refuse_what_would_be_ignored(model: Path, checkpoint: dict[str, object], fi
     if given:
         legal = ", ".join(CHECKPOINTS)
         raise ConfigError(f"{model}: {' and '.join(given)}: for a checkpoint only ({legal}), not for a model file")
-
-
-def bench(
-    model: Annotated[Path, typer.Argument(help="Model file: .onnx or .tflite.", metavar="FILE")],
-    target: Annotated[
-        str | None, typer.Option(help="A name from `edgeks targets`, or a TOML file. Default: onnx or tflite, as FILE.")
-    ] = None,
-    runtime: Annotated[
-        str | None,
-        typer.Option(help="Of a .tflite file: litert, litert-compiled (with a weight cache) or tflite-runtime."),
-    ] = None,
-    runs: Annotated[int, typer.Option(help="Timed inferences.")] = 200,
-    warmup: Annotated[int, typer.Option(help="Untimed inferences before.")] = 20,
-    threads: Annotated[int | None, typer.Option(help="Instead of the target's number.")] = None,
-    inputs: Annotated[Path | None, typer.Option(help=".npz or .npy to feed; default: random numbers.")] = None,
-    python: Annotated[
-        Path | None, typer.Option(help="Python of another environment, which has numpy and the runtime.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Time a model file on this machine, in a fresh process, with the target's session options."""
-    from rich.progress import Progress
-
-    from edgeks.bench.local import bench as measure
-    from edgeks.bench.report import render, to_json
-    from edgeks.target import load_target
-
-    chosen = load_target(target or ("tflite" if model.suffix == ".tflite" else "onnx"))
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("timing", total=runs)
-        result = measure(
-            model,
-            chosen,
-            runs,
-            warmup,
-            runtime=runtime,
-            threads=threads,
-            inputs=inputs,
-            python=python,
-            on_progress=lambda done: bar.update(task, completed=done),
-        )
-    if as_json:
-        print_json(to_json(result))
-    else:
-        render(result, out)

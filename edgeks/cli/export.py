@@ -87,6 +87,10 @@ def export(
         str | None,
         typer.Option(help="Also write it as this runtime optimises it for this CPU: onnxruntime (`edgeks prepare`)."),
     ] = None,
+    keep_samples: Annotated[
+        bool,
+        typer.Option("--keep-samples", help="Also write OUT.samples.npz, on which `edgeks bench` compares a board."),
+    ] = False,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -150,7 +154,12 @@ def export(
         path = output or model.with_name(f"{model.stem}_{precision}.{chosen.format}")
         if converter == "litert-torch":
             about_edgeks = {option: value for option, value in about_int8.items() if "--activations" not in option}
-            about_edgeks |= {"--simplify": simplify, "--fp16": fp16, f"--io {io}": io != "float"}
+            about_edgeks |= {
+                "--simplify": simplify,
+                "--keep-samples": keep_samples,
+                "--fp16": fp16,
+                f"--io {io}": io != "float",
+            }
             about_edgeks |= {f"--layout {layout}": layout == "nchw", f"--form {layers}": layers}
             _convert(source, path, chosen, about_edgeks, int8=int8, activations=activations, calib=calib,
                      input_shape=shape, min_sqnr_db=min_sqnr, on_step=status.update, as_json=as_json)  # fmt: skip
@@ -173,6 +182,7 @@ def export(
             min_sqnr_db=min_sqnr,
             parity_report=parity_report,
             run_sensitivity=sensitivity,
+            keep_samples=keep_samples,
             on_step=status.update,
         )
         prepared = None

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+from edgeks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeks.board.host import Host
 
 PIPE_WIDTH = 100  # where there is no terminal to ask
 
@@ -32,6 +39,32 @@ TrustOption = Annotated[
 ]
 TargetOption = Annotated[str, typer.Option(help="A name from `edgeks targets`, or the path of a TOML file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
+
+
+def read_boards(names: list[str] | None, file: Path | None) -> tuple[Host, ...]:
+    """Those of a hosts file, then those that were named.
+
+    Raises:
+        ConfigError, BoardError: one is malformed, or there twice.
+    """
+    from edgeks.board.hosts_file import load_hosts, parse_host, require_distinct
+
+    boards = (*(load_hosts(file) if file is not None else ()), *map(parse_host, names or ()))
+    require_distinct(boards)
+    return boards
+
+
+def wheel_folder(wheelhouse: bool, folder: Path | None) -> Path | None:
+    """Where --wheelhouse fetches to: `folder`, or the default one; None without it.
+
+    Raises:
+        ConfigError: a folder without --wheelhouse.
+    """
+    from edgeks.board.wheelhouse import default_wheelhouse
+
+    if folder is not None and not wheelhouse:
+        raise ConfigError(f"--wheels {folder}: is the folder of --wheelhouse: add it")
+    return (folder or default_wheelhouse()) if wheelhouse else None
 
 
 def say(line: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 import small_graphs as graphs
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeks.bench.local import RUNNER
+from edgeks.bench.local import RUNNER, LocalMachine
 from edgeks.bench.memory import measure_ram
 from edgeks.errors import ConfigError, EdgeksError, ModelFileError
 from edgeks.runtime_profile import PROFILES, profiles_for
@@ -88,7 +88,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path):
         measure_ram(tmp_path / "broken.onnx", DEFAULT)
     path = graphs.save(graphs.fp32_shared(), tmp_path / "net.onnx")
     with pytest.raises(ConfigError, match="cannot be started"):
-        measure_ram(path, DEFAULT, Path("no/such/python"))
+        measure_ram(path, DEFAULT, LocalMachine(Path("no/such/python")))
     absent = dataclasses.replace(PROFILES["tflite"][3])
     with pytest.raises(EdgeksError, match="tflite-runtime and numpy are needed in"):
         measure_ram(Path(__file__).parents[1] / "data" / "litert_torch_fp32.tflite", absent, Path(sys.executable))

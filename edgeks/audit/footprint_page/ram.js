@@ -10,11 +10,6 @@ const PART_SAYS = {
 
 const measuredPeak = ({ measured }) => (measured && !measured.failed ? (measured.run_peak_bytes ?? null) : null);
 
-function niceStep(most, count) {
-  const rough = most / count, power = 10 ** Math.floor(Math.log10(rough));
-  return [1, 2, 5, 10].find((size) => size * power >= rough) * power;
-}
-
 function errorText({ error_ratio: part, error_bytes: size }) {
   return part == null ? "" : `: error ${part < 0 ? "−" : "+"}${ratio(Math.abs(part))} (${signed(size)})`;
 }
@@ -58,7 +53,7 @@ function showRam() {
   const axis = el("div", { class: "axis" });
   const step = niceStep(most, 6);
   for (let size = 0; highest > 1 && size <= 0.97 * most; size += step) axis.append(styled(el("span", {}, size ? mb(size) : "0"), { left: percent(size / most) }));
-  const bars = el("div", { class: "profiles" }, profiles.flatMap((profile) => profileRow(profile, most, limit)), el("div", { class: "blank" }), axis);
+  const bars = el("div", { class: "rows" }, profiles.flatMap((profile) => profileRow(profile, most, limit)), el("div", { class: "blank" }), axis);
 
   const both = (predicted, measured) => [mb(predicted), measured == null ? null : el("small", {}, `measured ${mb(measured)}`)];
   const part = (key) => ({ title: key, number: true, cell: ({ run_peak: peak }) => kb(peak?.[`${key}_bytes`]) });

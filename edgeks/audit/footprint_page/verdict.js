@@ -42,10 +42,6 @@ function verdict() {
   return el("h1", { id: "verdict" }, parts.join(", "));
 }
 
-function figure(title, value, remark) {
-  return el("div", {}, el("dt", {}, title), el("dd", {}, value, remark ? el("small", {}, remark) : null));
-}
-
 function budgetBars() {
   const rows = (report.budgets ?? []).filter(({ needed_bytes, budget_bytes }) => needed_bytes != null && budget_bytes > 0);
   if (!rows.length) return null;

@@ -12,6 +12,7 @@ from tflite_runtime_env import PYTHON, needs_tflite_runtime
 from edgeks.audit.tflite.gemm import products, ruy_block
 from edgeks.audit.tflite.ram import predict_litert
 from edgeks.audit.tflite.tensors import read_graphs
+from edgeks.bench.local import LocalMachine
 from edgeks.bench.memory import measure_ram
 from edgeks.errors import ModelFileError
 from edgeks.formats.tflite.lower import lower
@@ -56,7 +57,7 @@ def predicted(path, profile, machine="x86-64"):
 def assert_as_measured(path, profile, python=None):
     """The issue's bound for the run peak, and a closer one for each part."""
     prediction = predicted(path, profile)
-    measured = measure_ram(path, PROFILE[profile], python)
+    measured = measure_ram(path, PROFILE[profile], LocalMachine(python))
     peak = measured.run_peak_bytes
     assert abs(prediction.run_peak.total_bytes - peak) <= max(0.1 * peak, MB)
     assert abs(prediction.run_peak.mapped_bytes - measured.run_mapped_bytes) <= 0.1 * MB

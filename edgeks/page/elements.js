@@ -27,14 +27,15 @@ function fixed(value, digits) {
   const scaled = value * 10 ** digits;
   const tie = Number.isInteger(value * 8) && Math.abs(scaled % 1) === 0.5;
   const figure = (tie ? (2 * Math.round(scaled / 2)) / 10 ** digits : value).toFixed(digits);
-  return figure.replace(/\B(?=(\d{3})+(?!\d)(?=\.|$))/g, ",");
+  const [whole, part] = figure.split(".");
+  return [whole.replace(/\B(?=(\d{3})+$)/g, ","), ...(part ? [part] : [])].join(".");
 }
 
 const kb = (size) => (size == null ? "unknown" : size >= 1000 ? `${fixed(size / 1e3, 1)} kB` : `${size} B`);
 const mb = (size) => (size == null || size < 100_000 ? kb(size) : `${fixed(size / 1e6, 2)} MB`);
 const signed = (size, figure = mb) => (size == null ? "unknown" : `${size < 0 ? "−" : "+"}${figure(Math.abs(size))}`);
 const ratio = (part) => (part == null || !Number.isFinite(part) ? "–" : `${fixed(100 * part, 1)} %`);
-const plural = (count, noun) => `${count.toLocaleString("en-US")} ${noun}${count === 1 ? "" : "s"}`;
+const plural = (count, noun) => `${count.toLocaleString("en-US")} ${noun}${count === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
 const sum = (values) => values.reduce((total, value) => total + (value ?? 0), 0);
 
 function quantity(value) {
@@ -78,6 +79,15 @@ function table(caption, columns, rows, shown = 8) {
   const more = el("button", { type: "button", class: "action" }, `show all ${rows.length.toLocaleString("en-US")}`);
   more.addEventListener("click", () => (add(rows.slice(shown)), more.remove()));
   return el("div", {}, drawn, more);
+}
+
+function figure(title, value, remark) {
+  return el("div", {}, el("dt", {}, title), el("dd", {}, value, remark ? el("small", {}, remark) : null));
+}
+
+function niceStep(most, count) {
+  const rough = most / count, power = 10 ** Math.floor(Math.log10(rough));
+  return [1, 2, 5, 10].find((size) => size * power >= rough) * power;
 }
 
 const sections = [];
