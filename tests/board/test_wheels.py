@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -93,9 +94,9 @@ def test_platform_tags_end_at_the_boards_c_library() -> None:
 
 
 @pytest.mark.parametrize("distribution", sorted({row.distribution for row in WHEELS}))
-def test_the_table_is_what_the_package_index_has(distribution: str) -> None:
+def test_the_table_is_what_the_package_index_has(distribution: str, tmp_path: Path) -> None:
     """One look at the index: pip lists what it finds when it is asked for a version that does not exist."""
-    command = [sys.executable, "-m", "pip", "download", "-vv", "--no-deps", "--only-binary=:all:", "--dest", "none"]
+    command = [sys.executable, "-m", "pip", "download", "-vv", "--no-deps", "--only-binary=:all:", "--dest", str(tmp_path)]
     command += ["--platform", "manylinux_2_28_aarch64", "--python-version", "3.11", f"{distribution}==0.0.0.1"]
     listed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
     pattern = re.compile(rf"{distribution.replace('-', '_')}-([0-9.]+)-cp3(\d+)-cp3\d+-([\w.]+)\.whl")
