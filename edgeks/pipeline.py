@@ -16,8 +16,10 @@ from edgeks.artefact import input_type, run_artefact
 from edgeks.atomic_write import write_text
 from edgeks.audit import footprint_json
 from edgeks.audit.footprint import footprint
-from edgeks.bench import report as bench_report
-from edgeks.bench.local import bench
+from edgeks.bench import record
+from edgeks.bench.local import LocalMachine
+from edgeks.bench.measure import measure as measure_latency
+from edgeks.bench.measurement import Effort, Job
 from edgeks.checkpoint import (
     Checkpoint,
     architecture_fingerprint,
@@ -247,7 +249,6 @@ class _Run:
         recipe, target = self._recipe, self._recipe.target
         artefact = self._runs.path / f"{name}.{target.format}"
         inputs = {"artefact": self._runs.digest(artefact.name), "target": asdict(target)}
-        runs, warmup = recipe.bench_runs, recipe.bench_warmup
 
         def measure(what: str, more: dict[str, Any], result: Callable[[], dict[str, Any]]) -> None:
             file = f"{name}.{what}.json"
@@ -256,11 +257,13 @@ class _Run:
         schema = {"schema": footprint_json.SCHEMA}
         measure("footprint", schema, lambda: footprint_json.to_json(footprint(artefact, target)))
         measure("accuracy", {"data": self._data}, lambda: _accuracy(artefact, target, self._dataset))
-        measure(
-            "bench",
-            {"runs": runs, "warmup": warmup},
-            lambda: bench_report.to_json(bench(artefact, target, runs, warmup)),
-        )
+        job = Job(artefact, target, target.runtime, target.session.threads)
+        effort = Effort(processes=1, runs=recipe.bench_runs, seconds=0.0, warmup=recipe.bench_warmup)
+
+        def latency() -> dict[str, Any]:
+            return record.to_json(record.make_record([measure_latency(job, LocalMachine(), effort)]))
+
+        measure("bench", {"schema": record.SCHEMA, "effort": asdict(effort)}, latency)
 
 
 def _accuracy(artefact: Path, target: Target, dataset: Dataset) -> dict[str, Any]:

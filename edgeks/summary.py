@@ -132,11 +132,12 @@ def summarise(recipe: Recipe, runs: RunFolder, metrics: dict[str, float], shared
         artefact = f"{name}.{recipe.target.format}"
         ledger = runs.read_json(f"{artefact}.ledger.json")
         accuracy = runs.read_json(f"{name}.accuracy.json")
-        bench = runs.read_json(f"{name}.bench.json")
+        (bench,) = runs.read_json(f"{name}.bench.json")["measurements"]
+        facts = bench["repetitions"][0]["facts"]
         footprint = runs.read_json(f"{name}.footprint.json")
         groups, unshared = ledger["plan"]["groups"], ledger["plan"]["unshared"]
-        cpu = bench["facts"].get("cpu") or cpu
-        runtime = f"{bench['facts'].get('runtime', runtime)} {bench['facts'].get('runtime_version', '')}".strip()
+        cpu = facts.get("cpu") or cpu
+        runtime = f"{facts.get('runtime', runtime)} {facts.get('runtime_version', '')}".strip()
         rows.append(
             SummaryRow(
                 artefact=artefact,

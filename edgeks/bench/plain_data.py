@@ -1,4 +1,7 @@
-"""Dataclasses ↔ what JSON can hold: fields are keys, tuples are lists, paths are text. A value of a wrong type is named."""
+"""Dataclasses ↔ what JSON can hold: fields are keys, tuples are lists, paths are text.
+
+What is read back is checked: a key that is missing and a value of a wrong type are named.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def from_plain(kind: type[T], data: Any, where: str = "", **given: Any) -> T:
     if not isinstance(data, dict):
         raise _wrong(where, data, "an object")
     read: dict[str, Any] = dict(given)
-    for name, hint in _fields(kind).items():
+    for name, hint in _fields(kind).items():  # type: ignore[arg-type]
         if name in given:
             continue
         key = f"{where}.{name}" if where else name
@@ -49,7 +52,7 @@ def from_plain(kind: type[T], data: Any, where: str = "", **given: Any) -> T:
 
 
 @cache
-def _fields(kind: type) -> dict[str, Any]:
+def _fields(kind: Any) -> dict[str, Any]:
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in fields(kind)}
 

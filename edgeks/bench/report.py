@@ -19,13 +19,13 @@ from edgeks.bench.words import figure, middle, ms, plural, printable, shortened
 WIDTH = 100
 OPS_SHOWN = 8
 NAME_WIDTH = 28
-FIGURES = ("p50 ms", "95 %", "p90", "p99", "load", "first", "RAM", "valid")
+FIGURES = ("p50, ms", "95 %", "p90", "p99", "load", "first", "RAM", "valid")
 # Columns that a narrow terminal has no room for, the first to go first.
 SPARED = ("first", "load", "p99", "p90", "RAM")
 
 
 def render(record: Record, console: Console) -> None:
-    """Print what was found: verdicts of comparisons, or the latency; whether it is valid; then on what and with what."""
+    """Print verdicts of comparisons, or the latency; whether that is valid; then on what and with what."""
     width = min(WIDTH, console.width)
     for line in _lines(record, width):
         console.print(line, width=width, highlight=False)
@@ -51,7 +51,7 @@ def _lines(record: Record, width: int) -> Iterator[Text | Table | str]:
         if not alone:
             yield ""
             yield Text(f"{shortened(one.machine)}: {label}", style="bold")
-        if not one.is_emulated or entry.taints:
+        if not one.is_emulated:
             yield _validity(entry)
         if alone and not entry.measurement.is_emulated and entry.latency:
             yield ""
@@ -61,17 +61,17 @@ def _lines(record: Record, width: int) -> Iterator[Text | Table | str]:
         yield _facts(entry, record, alone=alone, is_new=one.machine not in described)
         described.add(one.machine)
         yield from _ops(entry, alone=alone)
-        yield from _too_few(entry)
+        if alone:
+            yield from _too_few(entry)
 
 
 def _comparison(comparison: Comparison) -> Iterator[Text]:
+    decided = not comparison.taints and not words.is_emulated(comparison)
     style = {"faster": "bold green", "slower": "bold red"}.get(comparison.verdict, "bold")
-    undecided = comparison.taints or comparison.a.is_emulated or comparison.b.is_emulated
-    where = "" if comparison.a.machine != comparison.b.machine else f" on {printable(comparison.a.machine)}"
-    ratio = words.ratio(comparison)
-    yield Text.assemble(
-        (words.verdict(comparison), "bold yellow" if undecided else style), f"{where}: {ratio}" if ratio else where
-    )
+    text = Text(words.verdict(comparison), style=style if decided else "bold yellow")
+    if not words.is_emulated(comparison):
+        text.append(f": {words.ratio(comparison)}", style="not bold default")
+    yield text
     for taint in comparison.taints:
         yield Text(printable(f"✗ invalid: {taint}"), style="yellow")
 
@@ -119,7 +119,8 @@ def _answer_of_all(record: Record) -> Text:
         text.append(f"p50 {ms(best)} ({at})", "bold green")
         text.append(f" to {ms(worst)} ({there})" if len(timed) > 1 else "")
     else:
-        text.append("no valid time", "bold yellow")
+        emulated = all(one.is_emulated for one in measurements)
+        text.append(words.EMULATED if emulated else "no valid time", "bold yellow")
     left_out = len(measurements) - len(timed)
     text.append(f"; {left_out} without a valid time" if left_out and timed else "")
     text.append(f"; {len(record.failures)} failed" if record.failures else "", "red")
@@ -147,7 +148,7 @@ def _table_of_all(record: Record, width: int) -> Table:
             lines.append(([*name, "failed", *[""] * (len(FIGURES) - 1)], "red"))
     kept = list(range(len(heads)))
     for spared in SPARED:
-        if sum(max([len(heads[i]), *(len(cells[i]) for cells, _ in lines)]) + 1 for i in kept) > width:
+        if sum(max([len(heads[i]), *(len(cells[i]) for cells, _ in lines)]) + 2 for i in kept) > width:
             kept.remove(heads.index(spared))
     table = terminal.table("")
     table.title = None
@@ -242,7 +243,7 @@ def _warmup(entry: Entry) -> str:
 def _ops(entry: Entry, *, alone: bool) -> Iterator[Text | Table]:
     one = entry.measurement
     if one.ops is None:
-        if one.ops_reason:
+        if one.effort.profile and one.ops_reason:
             yield Text(f"no times per operator: {printable(one.ops_reason)}", style="dim")
         return
     if not alone or one.is_emulated:

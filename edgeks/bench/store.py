@@ -58,8 +58,8 @@ def _plain(name: str) -> str:
 
 
 def record_id(path: Path) -> str:
-    """Eight letters that tell a record from the others of its folder."""
-    return hashlib.sha256(path.name.encode(errors="replace")).hexdigest()[:8]
+    """Six letters that tell a record from the others of its folder."""
+    return hashlib.sha256(path.name.encode(errors="replace")).hexdigest()[:6]
 
 
 def find(folder: Path, identifier: str) -> Path:
@@ -77,9 +77,10 @@ def find(folder: Path, identifier: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measurement of a record of the folder. `change`: p50 against the run before of the same file name, machine
-    and options, as a share (+0.1: a tenth slower); `is_shown`: their intervals do not meet. `error`: why the run was not
-    finished. `against` and `verdict`: of a comparison, on the row of its second job.
+    """One measurement of a record of the folder. `error`: why the run was not finished.
+
+    `change`: p50 against the run before of the same file name, machine and options, as a share (+0.1: a tenth slower);
+    `is_shown`: their intervals do not meet. `against` and `verdict`: of a comparison, on the row of its second job.
     """
 
     path: Path
@@ -100,7 +101,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """`rows` in the order of time. `damaged`: what is no record, in one line each. `empty`: records of no measurement."""
+    """`rows` in the order of time. `damaged`: files that are no record, in one line each.
+
+    `failed`: records of runs that measured nothing, and why.
+    """
 
     rows: tuple[Row, ...]
     damaged: tuple[str, ...]

@@ -74,16 +74,16 @@ def threads(job: Job) -> str:
 
 
 def labels(measurements: Sequence[Measurement]) -> list[str]:
-    """What tells each job from the others: the file where nothing does. Machines are not in it."""
+    """What tells each job from the others, as short as it may be: the file where nothing does. Without machines."""
     parts = [
         (job.path.name, job.runtime, plural(job.threads, "thread"), _cores(job), f"target {job.target.name}")
         for job in (measurement.job for measurement in measurements)
     ]
-    differ = [len(set(column)) > 1 for column in zip(*parts, strict=True)]
-    differ = differ if any(differ) else [True, *[False] * 4]
-    return [
-        shortened(", ".join(part for part, told in zip(one, differ, strict=True) if told and part)) for one in parts
-    ]
+    told: list[tuple[str, ...]] = [()] * len(parts)
+    for column in zip(*parts, strict=True):
+        longer = [(*before, part) for before, part in zip(told, column, strict=True)]
+        told = longer if len(set(longer)) > len(set(told)) else told
+    return [shortened(", ".join(one or all_of_it[:1])) for one, all_of_it in zip(told, parts, strict=True)]
 
 
 def _cores(job: Job) -> str:
@@ -99,21 +99,25 @@ def names(a: Measurement, b: Measurement) -> tuple[str, str]:
 
 
 def verdict(comparison: Comparison) -> str:
-    """`lean.onnx is faster than net.onnx: ratio 0.83 [0.81, 0.85] of p50`."""
-    a, b = names(comparison.a, comparison.b)
-    if comparison.a.is_emulated or comparison.b.is_emulated:
-        return f"{b} against {a}: {EMULATED}"
+    """`lean.onnx is faster than net.onnx on pi4`, or why that is not said."""
+    (a, b), machine = names(comparison.a, comparison.b), shortened(comparison.a.machine)
+    where = f" on {machine}" if comparison.a.machine == comparison.b.machine else ""
+    if is_emulated(comparison):
+        return f"{b} against {a}{where}: {EMULATED}"
     if comparison.taints:
-        return f"{b} against {a}: not decided, the comparison is invalid"
+        return f"{b} against {a}{where}: not decided, the comparison is invalid"
     if comparison.verdict == "no difference shown":
-        return f"{b} against {a}: no difference shown"
-    return f"{b} is {comparison.verdict} than {a}"
+        return f"{b} against {a}{where}: no difference shown"
+    return f"{b} is {comparison.verdict} than {a}{where}"
+
+
+def is_emulated(comparison: Comparison) -> bool:
+    """Whether its times mean nothing."""
+    return comparison.a.is_emulated or comparison.b.is_emulated
 
 
 def ratio(comparison: Comparison) -> str:
-    """`ratio 0.831 [0.815, 0.847] of p50, 4 blocks in random order`."""
-    if comparison.a.is_emulated or comparison.b.is_emulated:
-        return ""
+    """`ratio of p50 0.831 [0.815, 0.847], 4 blocks in random order`."""
     low, high = comparison.interval.low, comparison.interval.high
     blocks = len(comparison.order) or min(len(comparison.a.repetitions), len(comparison.b.repetitions))
     return f"ratio of p50 {comparison.ratio:.3f} [{low:.3f}, {high:.3f}], {plural(blocks, 'block')} in random order"
@@ -149,7 +153,7 @@ def conditions(measurement: Measurement) -> str:
 
 def _conditions(states: Sequence[State]) -> Iterator[str]:
     clocks = [mhz for state in states for mhz in state.clock_mhz or ()]
-    most = max((mhz for state in states for mhz in state.max_clock_mhz or ()), default=None)
+    most = max((mhz for state in states for mhz in state.nominal_clock_mhz or ()), default=None)
     if clocks:
         of = f" of {most:,.0f}" if most and round(min(clocks)) != round(most) else ""
         yield f"clock {_range(clocks, '{:,.0f}')}{of} MHz"
@@ -172,7 +176,7 @@ def _range(values: Sequence[float], form: str) -> str:
 
 def _unknown(states: Sequence[State], key: str, name: str) -> str:
     why = next((state.unknown[key] for state in states if state.unknown.get(key)), "")
-    return f"{name} unknown{f' ({shortened(why)})' if why else ''}"
+    return f"{name} unknown{f' ({shortened(why, 160)})' if why else ''}"
 
 
 def device(entry: Entry) -> str:
@@ -201,7 +205,8 @@ def ram(entry: Entry) -> str:
     if split is None:
         return "unknown: the system does not tell the memory of a process"
     other = split.run_bytes - split.run_anonymous_bytes - split.run_mapped_bytes
-    parts = f"{mb(split.run_anonymous_bytes)} anonymous, {mb(split.run_mapped_bytes)} of the model's files, {mb(other)} of libraries"
+    files, heap = mb(split.run_mapped_bytes), mb(split.run_anonymous_bytes)
+    parts = f"{heap} anonymous, {files} of the model's files, {mb(other)} of libraries"
     return (
         f"{mb(split.run_peak_bytes)} at run peak, {mb(split.load_peak_bytes)} while loading; after the runs {parts}; "
         f"above {mb(split.baseline_bytes)} before loading"

@@ -22,7 +22,7 @@ function hillRow(process, number, index, hills, scale) {
     draw("path", { class: `hill ${disturbed ? "disturbed" : `f${tone(index)}`}`, d: `M0 ${SIZE}L${line}L${SIZE} ${SIZE}Z` }));
   const track = el("div", { class: "track hills" }, svg);
   if (p50 != null) track.append(place("middle", p50, p50, scale, `p50: ${ms(p50)}`));
-  const name = [`process ${number + 1}`, el("small", {}, disturbed ? el("span", { class: "warn" }, shortened(taints.join("; "), 90)) : `${plural(samples.length, "run")}, p50 ${ms(p50)}`)];
+  const name = [`process ${number + 1}`, el("small", {}, `p50 ${ms(p50)}`, disturbed ? el("span", { class: "warn", title: shortened(taints.join("; "), 300) }, ", disturbed") : `, ${plural(samples.length, "run")}`)];
   return [el("div", {}, name), track];
 }
 
@@ -30,9 +30,9 @@ function distribution(index) {
   const { repetitions } = measurements[index];
   const sorted = repetitions.flatMap(({ samples_ms: samples }) => samples).sort((a, b) => a - b);
   if (!sorted.length) return null;
-  const end = sorted[Math.min(sorted.length - 1, Math.ceil(0.99 * sorted.length))];
-  const middle = sorted[sorted.length >> 1];
-  const most = Math.max(end, 1.02 * middle), least = sorted[0];
+  const [low, middle, high] = [0.1, 0.5, 0.9].map((part) => sorted[Math.floor(part * (sorted.length - 1))]);
+  const middles = repetitions.map(({ samples_ms: samples }) => median(samples) ?? 0);
+  const least = sorted[0], most = Math.max(1.02 * Math.max(middle, ...middles), Math.min(sorted[sorted.length - 1], middle + 4 * (high - low)));
   const [from, to] = [least - 0.03 * (most - least), most + 0.03 * (most - least)];
   const scale = (value) => Math.max(0, Math.min(1, (value - from) / (to - from)));
   const hills = repetitions.map(({ samples_ms: samples }) => hill(samples, from, to));

@@ -1,11 +1,12 @@
 // Latency side by side: p50 with its interval, and the spread of the samples; ratios of comparisons.
 const place = (kind, from, to, scale, title) => styled(el("span", { class: kind, title }), { left: percent(scale(from)), width: percent(Math.max(0, scale(to) - scale(from))) });
 
+const reachOf = (index) => measurements[index].latency.p90_ms ?? measurements[index].latency.max_ms;
+
 function forestRow(index, scale) {
   const { latency, p50_interval: interval } = measurements[index];
-  const track = el("div", { class: "track forest" }, place("whisker", latency.min_ms, latency.p99_ms ?? latency.p90_ms ?? latency.max_ms, scale, "shortest to p99"));
+  const track = el("div", { class: "track forest" }, place("whisker", latency.min_ms, reachOf(index), scale, "shortest to p90"));
   if (interval) track.append(place(`interval back${tone(index)}`, interval.low, interval.high, scale, `95 % interval of p50: ${bracket(interval)} ms`));
-  if (latency.p90_ms != null) track.append(place("tick", latency.p90_ms, latency.p90_ms, scale, `p90: ${ms(latency.p90_ms)}`));
   const middle = latency.p50_ms ?? latency.mean_ms;
   track.append(place(`point back${tone(index)}`, middle, middle, scale, ms(middle)));
   const taints = measurements[index].taints.length ? el("span", { class: "warn" }, " invalid") : null;
@@ -32,12 +33,12 @@ function latencyColumns() {
 
 function showLatency() {
   if (!timed.length) return;
-  const all = timed.map((index) => measurements[index].latency);
-  const [from, to] = around(Math.min(...all.map(({ min_ms }) => min_ms)), Math.max(...all.map(({ p99_ms, p90_ms, max_ms }) => p99_ms ?? p90_ms ?? max_ms)));
+  const least = Math.min(...timed.map((index) => measurements[index].latency.min_ms));
+  const [from, to] = around(least, Math.max(...timed.map((index) => Math.max(reachOf(index), measurements[index].p50_interval?.high ?? 0))));
   const scale = (value) => Math.max(0, Math.min(1, (value - from) / (to - from)));
   const axis = el("div", { class: "axis" });
   labelAxis(axis, from, to, " ms");
-  const legend = el("ul", { class: "legend" }, el("li", {}, "● p50"), el("li", {}, el("span", { class: "key back0" }), "its 95 % interval"), el("li", {}, "┃ p90"), el("li", {}, "─ shortest to p99"));
+  const legend = el("ul", { class: "legend" }, el("li", {}, "● p50"), el("li", {}, el("span", { class: "key back0" }), "its 95 % interval"), el("li", {}, "─ shortest to p90"));
   section("latency", "Latency", "p50 of the undisturbed processes, with the interval in which it lies from process to process", legend,
     el("div", { class: "rows" }, timed.flatMap((index) => forestRow(index, scale)), el("div", { class: "blank" }), axis),
     table("", latencyColumns(), timed, 20));

@@ -29,7 +29,7 @@ function opsOf(index) {
 
 function showOps() {
   const profiled = measurements.flatMap((one, index) => (one.ops?.length && !one.is_emulated ? [index] : []));
-  const without = measurements.flatMap((one, index) => (one.ops === null && one.ops_reason ? [el("p", { class: "muted" }, label(nameOf(index), 60), `: ${shortened(one.ops_reason, 300)}`)] : []));
+  const without = measurements.flatMap((one, index) => (one.ops === null && one.effort.profile && one.ops_reason ? [el("p", { class: "muted" }, label(nameOf(index), 60), `: ${shortened(one.ops_reason, 300)}`)] : []));
   if (!profiled.length && !without.length) return;
   section("operators", "Operators", profiled.length ? "mean time in one inference, of a process of its own: profiling slows it" : "", el("div", { class: "columns" }, profiled.map(opsOf)), without);
 }

@@ -67,7 +67,7 @@ function latencyChart(index, whole, cells) {
 
 // One line per quantity: the lowest of the cores' clocks, the temperature.
 const READINGS = [
-  { name: "clock", unit: " MHz", key: "clock_mhz", value: ({ clock_mhz: clocks }) => (clocks?.length ? Math.min(...clocks) : null), most: ({ max_clock_mhz: clocks }) => (clocks?.length ? Math.max(...clocks) : null) },
+  { name: "clock", unit: " MHz", key: "clock_mhz", value: ({ clock_mhz: clocks }) => (clocks?.length ? Math.min(...clocks) : null), most: ({ nominal_clock_mhz: clocks }) => (clocks?.length ? Math.max(...clocks) : null) },
   { name: "temperature", unit: " °C", key: "temperature_c", value: ({ temperature_c: heat }) => heat },
 ];
 

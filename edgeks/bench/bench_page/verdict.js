@@ -23,7 +23,7 @@ function answer() {
   const good = timed.filter((index) => !measurements[index].taints.length && measurements[index].latency.p50_ms != null);
   const text = (index) => `${ms(measurements[index].latency.p50_ms)} (${shortened(nameOf(index), 60)})`;
   good.sort((one, other) => measurements[one].latency.p50_ms - measurements[other].latency.p50_ms);
-  if (!good.length) return el("h1", {}, `${files}: `, el("span", { class: "warn" }, "no valid time"));
+  if (!good.length) return el("h1", {}, `${files}: `, el("span", { class: "warn" }, measurements.every(({ is_emulated: emulated }) => emulated) ? EMULATED : "no valid time"));
   return el("h1", {}, `${files}: p50 `, el("span", { class: "good" }, text(good[0])), good.length > 1 ? ` to ${text(good[good.length - 1])}` : "");
 }
 
@@ -54,7 +54,7 @@ function showVerdict(page) {
     const [toned, text] = one.is_emulated && !one.taints.length ? ["warn", EMULATED] : validity(one);
     return el("p", { class: `validity ${toned}` }, measurements.length > 1 ? [label(nameOf(index), 60), ": "] : null, shortened(text, 600));
   });
-  const failed = failures.map(({ machine, job, error }) => el("p", { class: "validity bad" }, "✗ ", label([machine, job].filter(Boolean).join(", "), 80), `: ${shortened(error, 600)}`));
+  const failed = failures.map(({ machine, job, error }) => el("p", { class: "validity bad" }, "✗ ", label([machine, job].filter(Boolean).join(", "), 80), `: ${shortened(error.startsWith(`${machine}: `) ? error.slice(machine.length + 2) : error, 600)}`));
   const invalid = comparisons.flatMap(({ taints }) => taints).map((taint) => el("p", { class: "validity warn" }, `✗ the comparison is invalid: ${shortened(taint, 300)}`));
   page.append(
     el("header", {}, el("p", { class: "file" }, "edgeks bench", report.complete ? "" : " · not complete"), answer(), failed, invalid, remarks, measurements.length === 1 ? keyFigures(measurements[0]) : null),

@@ -19,12 +19,17 @@ function rank(sorted, part) {
   return sorted.length * (1 - part) < 1 ? null : sorted[Math.ceil(sorted.length * part - 1e-9) - 1];
 }
 
-// What tells each from the others: machine, file, runtime, threads, cores, target; the file where nothing does.
+// What tells each job from the others, as short as it may be: the file where nothing does.
 const machinesDiffer = differ(measurements.map(({ machine }) => machine)) || failures.length > 0;
 const jobNames = (() => {
   const parts = measurements.map(({ job }) => [file(job.path), job.runtime, plural(job.threads, "thread"), job.pin.length ? `cores ${job.pin.join(", ")}` : "any core", `target ${job.target.name}`]);
-  const told = (parts[0] ?? []).map((_, column) => differ(parts.map((row) => row[column])));
-  return parts.map((row) => (told.some(Boolean) ? row.filter((_, column) => told[column]) : row.slice(0, 1)).join(", "));
+  let told = parts.map(() => []);
+  const kinds = (rows) => new Set(rows.map((row) => row.join("\n"))).size;
+  for (const column of [0, 1, 2, 3, 4]) {
+    const longer = told.map((row, index) => [...row, parts[index][column]]);
+    if (kinds(longer) > kinds(told)) told = longer;
+  }
+  return told.map((row, index) => (row.length ? row.join(", ") : parts[index][0]));
 })();
 const jobsDiffer = differ(jobNames);
 const nameOf = (index) => {
