@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 import bench_records as records
 import pytest
 from rich.console import Console
+from test_record import documented, keys_of
 
-from edgeks.bench.history_table import render_history
+from edgeks.bench.history_report import render, to_json
 from edgeks.bench.record import RUNNING, Failure, load_record, make_record
 from edgeks.bench.store import claim, find, history, record_id, save
 from edgeks.errors import DataError, OutputError
@@ -41,7 +42,7 @@ def keep(folder, *measurements, **options):
 
 def printed(found, width=100):
     console = Console(file=io.StringIO(), width=width)
-    render_history(found, console)
+    render(found, console)
     return console.file.getvalue()
 
 
@@ -150,6 +151,14 @@ def test_a_record_is_found_by_its_id(folder, path):
     for identifier in ("nothing", "", "../x"):
         with pytest.raises(DataError, match="no record has this id"):
             find(folder, identifier)
+
+
+def test_the_json_has_the_documented_keys(folder, path):
+    keep(folder, records.measurement(path))
+    keep(folder, failures=[Failure("pi5", "net.onnx", "no")])
+    found = json.loads(json.dumps(to_json(history(folder))))
+    assert {f"history.{key}" for key in keys_of(found)} == {key for key in documented() if key.startswith("history.")}
+    assert found["rows"][0]["p50_ms"] == records.measurement(path).latency.p50_ms
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
