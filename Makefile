@@ -2,10 +2,12 @@
 # make test   lint, type check, import rules, and every test
 # make fuzz   1,000 random networks with random sharing plans through the exporter; takes half an hour
 # make test-litert-torch   the tests that need litert-torch, in an environment of their own (3 GB)
+# make device-test   the tests on an emulated Raspberry Pi, from nothing; less than 20 minutes; docs/results/emulated_pi.md
 # make docs   docs/tflite_ops.md and docs/ram_rules.md from the code
 # All build .venv from constraints.txt when it is missing or out of date, and the tests .venv-tflite-runtime from
 # tests/tflite_runtime/constraints.txt: tflite-runtime's last release, for numpy 1 and Python 3.11. The tests of the HTML
-# report need Chromium: one on the PATH, or the one that tests/browser/fetch.py puts into .browser.
+# report need Chromium: one on the PATH, or the one that tests/browser/fetch.py puts into .browser; those over SSH a server,
+# which device_tests/sshd/fetch.py puts into .sshd.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -15,6 +17,7 @@ LITERT_VENV := .venv-litert-torch
 LITERT_STAMP := $(LITERT_VENV)/.installed
 TFLITE_RUNTIME := .venv-tflite-runtime
 BROWSER := .browser
+SSHD := .sshd
 
 # A checkout that was moved has scripts that point to the old place.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
@@ -24,13 +27,17 @@ ifneq ($(shell cat $(LITERT_STAMP) 2>/dev/null),$(CURDIR))
 $(shell rm -f $(LITERT_STAMP))
 endif
 
-.PHONY: demo test fuzz docs litert-torch test-litert-torch lint format clean
+.PHONY: demo test device-test fuzz docs litert-torch test-litert-torch lint format clean
 
 demo: $(STAMP)
 	$(BIN)/edgeks run pipelines/quickstart.toml
 
-test: lint $(TFLITE_RUNTIME) $(BROWSER)
+test: lint $(TFLITE_RUNTIME) $(BROWSER) $(SSHD)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+device-test: $(STAMP)
+	$(BIN)/python -m edgeks.emulator --install-needs
+	OMP_NUM_THREADS=1 EDGEKS_TRANSCRIPT=docs/results/emulated_pi.md $(BIN)/pytest -m emulated device_tests
 
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout=0 --hypothesis-profile fuzz tests/test_property.py tests/formats/tflite/test_ops.py
@@ -55,7 +62,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LITERT_VENV) $(TFLITE_RUNTIME) $(BROWSER) runs dist
+	rm -rf $(VENV) $(LITERT_VENV) $(TFLITE_RUNTIME) $(BROWSER) $(SSHD) runs dist
 
 # The folder is the target: pip touches it last, and it is not there where it cannot be built.
 $(TFLITE_RUNTIME): tests/tflite_runtime/constraints.txt
@@ -73,6 +80,14 @@ $(BROWSER): tests/browser/fetch.py
 		:; \
 	else \
 		$(PYTHON) $< $@ || echo "tests of the HTML report in a browser are left out: install chromium, or see above"; \
+	fi
+
+# Not there where it cannot be fetched: its tests are then left out, and say so.
+$(SSHD): device_tests/sshd/fetch.py
+	@if command -v sshd >/dev/null || [ -x /usr/sbin/sshd ]; then \
+		:; \
+	else \
+		$(PYTHON) $< $@ || echo "tests over SSH to this machine are left out: install OpenSSH's server, or see above"; \
 	fi
 
 $(STAMP): pyproject.toml constraints.txt

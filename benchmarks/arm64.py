@@ -9,7 +9,7 @@ takes what `instructions.py` measured.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from instructions import PAIRS, Line, lines_of
 
 from edgeks.audit.footprint import Footprint, footprint
 from edgeks.errors import EdgeksError
+from edgeks.runtime_profile import COMPILED, PROFILES
 
 CPUS = ("cortex-a72", "cortex-a76", "cortex-a53")
 ONLY_TFLITE = "cortex-a53"
@@ -129,47 +130,63 @@ def predicted(path: Path) -> Footprint:
     return footprint(path, machine="arm64")
 
 
-def prediction_rows(lines: list[Line], emulated: Emulated, cpu: str) -> Iterator[tuple[str, bool]]:
-    """Predicted beside measured, and whether it is near; only what ran."""
-    for case in dict.fromkeys(case for line in lines for case in cases_of(line, [cpu])):
+def prediction_rows(cases: Iterable[Case], emulated: Emulated) -> Iterator[tuple[str, bool]]:
+    """Predicted beside measured, and whether it is near; a case that did not run says why."""
+    for case in dict.fromkeys(cases):
         found = emulated.found(case)
-        if found and found.ram:
-            each = next(each for each in predicted(case.path).ram if each.profile.name == case.profile)
-            each = replace(each, measured=found.ram)
-            yield ram.row(case.path, each), ram.within(each)
+        if found is None:
+            continue
+        each = next(each for each in predicted(case.path).ram if each.profile.name == case.profile)
+        each = replace(each, measured=found.ram, failed=found.failed or None)
+        yield ram.row(case.path, each), ram.within(each)
+
+
+def table_of_big(big: list[Line], emulated: Emulated, cpus: list[str]) -> Iterator[str]:
+    """Instructions and RAM of every form, on every core."""
+    headings = ["form", "profile", *(f"instructions, {cpu}" for cpu in cpus)]
+    headings += [f"RSS = **anonymous** + mapped + libraries, {cpu}" for cpu in cpus]
+    yield f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}"
+    for block in dict.fromkeys(line.block for line in big):
+        yield f"| **{block}** |{' |' * (len(headings) - 1)}"
+        yield from (row(line, emulated, cpus) for line in big if line.block == block)
+
+
+def predictions(cases: list[Case], emulated: Emulated) -> Iterator[str]:
+    """A table for each core."""
+    for cpu in dict.fromkeys(case.cpu for case in cases):
+        rows = list(prediction_rows((case for case in cases if case.cpu == cpu), emulated))
+        yield f"\n## RAM, predicted and measured, {cpu}\n{PREDICTED}"
+        yield f"| {' | '.join(ram.HEADINGS)} |\n|{'---|' * len(ram.HEADINGS)}"
+        yield from (text for text, _ in rows)
+        yield f"\nWithin 10 % or 1 MB: {sum(near for _, near in rows)} of {len(rows)}."
 
 
 def main() -> None:
     """Measure what was not yet, and print the page."""
-    asked = arguments(__doc__ or "", ["big", *PAIRS], CPUS)
+    parser = arguments(__doc__ or "", ["big", *PAIRS], CPUS)
+    parser.add_argument("--files", nargs="*", type=Path, default=[], help="more files, under every profile")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = asked.keep or Path(temporary)
+        folder, first = asked.keep or Path(temporary), asked.cpus[0]
         emulated = Emulated(folder)
         big = list(lines_of_big(Files(SUBJECTS["big"](), folder, asked.peer_python))) if "big" in asked.networks else []
-        others = [
-            line for name in asked.networks if name in PAIRS for line in lines_of(name, folder, asked.peer_python)
-        ]
-        first = asked.cpus[0]
         cases = [case for cpu in asked.cpus for line in big for case in cases_of(line, [cpu])]
-        cases += [case for line in others for case in cases_of(line, [first])]
+        for name in (name for name in asked.networks if name in PAIRS):
+            cases += [case for line in lines_of(name, folder, asked.peer_python) for case in cases_of(line, [first])]
+        for path in asked.files:
+            usual = (
+                each for each in PROFILES["onnx" if path.suffix == ".onnx" else "tflite"] if each.runtime != COMPILED
+            )
+            cases += [Case(path, profile.name, first) for profile in usual]
         again = [case for case in cases[:1] for case in (case, replace(case, repeat=1))]
         if not asked.measured_only:
             emulated.measure([*again, *cases])
         print(f"# RAM and instructions on arm64\n\n`{command_line('arm64')}`\n{machine_line(emulated, cases)}")
-        print(f"{NOTES}\n{repeatability(emulated, again)}\n\n## Big\n")
-        headings = ["form", "profile", *(f"instructions, {cpu}" for cpu in asked.cpus)]
-        headings += [f"RSS = **anonymous** + mapped + libraries, {cpu}" for cpu in asked.cpus]
-        print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
-        for block in dict.fromkeys(line.block for line in big):
-            print(f"| **{block}** |{' |' * (len(headings) - 1)}")
-            print("\n".join(row(line, emulated, asked.cpus) for line in big if line.block == block))
-        for cpu in asked.cpus:
-            print(f"\n## RAM, predicted and measured, {cpu}\n")
-            rows = list(prediction_rows([*big, *others] if cpu == first else big, emulated, cpu))
-            print(f"{PREDICTED}\n| {' | '.join(ram.HEADINGS)} |\n|{'---|' * len(ram.HEADINGS)}")
-            print("\n".join(text for text, _ in rows))
-            print(f"\nWithin 10 % or 1 MB: {sum(near for _, near in rows)} of {len(rows)}.")
+        print(f"{NOTES}\n{repeatability(emulated, again)}")
+        if big:
+            print("\n## Big\n", *table_of_big(big, emulated, asked.cpus), sep="\n")
+        print(*predictions(cases, emulated), sep="\n")
 
 
 if __name__ == "__main__":

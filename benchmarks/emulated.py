@@ -16,16 +16,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from adhoc import run_jobs
-
 from edgeks.advice.measurements import Measurements
 from edgeks.bench.local import RUNNER, session_config
 from edgeks.bench.memory import ram_of
 from edgeks.bench.stream import RunnerStream
+from edgeks.emulator.jobs import JobResult, run_jobs
 from edgeks.errors import EdgeksError
 from edgeks.runtime_profile import COMPILED, PROFILES, MeasuredRam, Profile
 
 MOST_BYTES = 300_000_000  # of files on the disk of one machine
+MEMORY, SECONDS = "2G", 600.0  # of a machine; for each file at most, in this machine's time
 # After the first inference: the second one counts.
 RUNS = 1
 KIND = "emulated"
@@ -70,11 +70,6 @@ class Figures:
     versions: str = ""
     failed: str = ""
 
-    @property
-    def millions(self) -> float:
-        """Million instructions of the last inference."""
-        return self.instructions[-1] / 1e6
-
 
 @cache
 def digest(path: Path) -> str:
@@ -102,19 +97,24 @@ class Emulated:
                 self._boot(cpu, load)
 
     def _boot(self, cpu: str, cases: Sequence[Case]) -> None:
-        def take(index: int, events: list[dict[str, Any]], code: int, last_words: str) -> None:
-            case = cases[index]
-            found = {"events": events, "code": code, "last_words": last_words}
-            self._kept.once(KIND, case.about, lambda: found)
-            figures = _figures(found, case)
-            shown = figures.failed or f"{figures.millions:.1f} million instructions"
-            print(
-                f"{cpu}: {index + 1} of {len(cases)}: {case.path.name}, {case.profile}: {shown}",
-                file=sys.stderr,
-                flush=True,
-            )
+        jobs = [(case, config) for case in cases for config in _processes(case)]
 
-        run_jobs(cpu, [(case.path, list(_processes(case))) for case in cases], RUNNER, take)
+        def take(index: int, result: JobResult) -> None:
+            case, config = jobs[index]
+            if config["runs"] == RUNS:
+                found = {"events": list(result.events), "code": result.code, "last_words": result.complaints}
+                self._kept.once(KIND, case.about, lambda: found)
+                _say(
+                    f"{cpu}, {index + 1} of {len(jobs)}: {case.path.name}, {case.profile}: {million(self.found(case))}"
+                )
+
+        _say(f"{cpu}: {len(cases)} files to run")
+        configs = [config for _, config in jobs]
+        run_jobs(RUNNER, configs, cpu, memory=MEMORY, timeout=SECONDS * len(jobs), on_result=take, on_line=_say)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _loads(cases: Sequence[Case]) -> Iterator[list[Case]]:
@@ -130,10 +130,12 @@ def _loads(cases: Sequence[Case]) -> Iterator[list[Case]]:
 
 
 def _processes(case: Case) -> Iterator[dict[str, Any]]:
-    """The runner's configurations, one fresh process each; the last one is what counts: a weight cache is warm."""
+    """The runner's configurations, a fresh process each: where there is a weight cache, the first one makes it."""
+    config = {**case.config, "model": str(case.path)}
     if case.options.runtime == COMPILED:
-        yield {**case.config, "runs": 1}
-    yield case.config
+        config["weight_cache"] = f"/tmp/{digest(case.path)[:16]}{case.repeat}"
+        yield {**config, "runs": 0}
+    yield config
 
 
 def _figures(found: dict[str, Any], case: Case) -> Figures:
@@ -176,19 +178,20 @@ def machine_line(emulated: Emulated, cases: Sequence[Case]) -> str:
     return f"emulated by QEMU under icount: {', '.join(names)}."
 
 
-def arguments(doc: str, networks: Sequence[str], cpus: Sequence[str]) -> argparse.Namespace:
-    """The command line of both tables."""
+def arguments(doc: str, networks: Sequence[str], cpus: Sequence[str]) -> argparse.ArgumentParser:
+    """What the command lines of both tables have in common."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--networks", nargs="*", default=list(networks), choices=list(networks))
     parser.add_argument("--cpus", nargs="*", default=list(cpus), choices=list(cpus))
     parser.add_argument("--peer-python", type=Path, help="the Python that has litert-torch and ai-edge-quantizer")
     parser.add_argument("--keep", type=Path, help="keep files and figures here, and take those that are there")
     parser.add_argument("--measured-only", action="store_true", help="print what was measured, and measure no more")
-    return parser.parse_args()
+    return parser
 
 
 def command_line(name: str) -> str:
     """The command without this machine's folders."""
     own = {"--peer-python": "PYTHON", "--keep": "DIR"}
-    shown = [own.get(before, word) for before, word in pairwise(["", *sys.argv[1:]])]
+    words = [word for word in sys.argv[1:] if word != "--measured-only"]
+    shown = [own.get(before, Path(word).name) for before, word in pairwise(["", *words])]
     return " ".join([f"python benchmarks/{name}.py", *shown])

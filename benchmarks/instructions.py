@@ -24,8 +24,8 @@ from edgeks.models import zoo
 ORDER: tuple[Block, ...] = ("int8 ONNX", "int8 TFLite", "fp32 ONNX", "fp32 TFLite")  # of measuring
 CPUS = ("cortex-a72", "cortex-a76")
 NOTES = """
-Million instructions of one inference, the second of a process, one thread. *Unshared*: the same network with a kernel of
-its own in every layer, random as the shared one. *Anonymous*: MB above the process that has imported the runtime, on
+Million instructions of one inference, the second of a process, one thread. *Unshared*: the same network with a kernel
+of its own in every layer, random as the shared one. *Anonymous*: MB above the process that has imported the runtime, on
 the first core. *auto*: what edgeks chooses for int8 TFLite: static, and dynamic for a ConvMixer. *s8*, *u8*:
 activations; *zero point*: of kernels that layers share. Rolled .onnx files have u8 activations, rolled .tflite files
 dynamic ones: the unrolled form beside them has the same. Weights are random. The files are those that `edgeks export`
@@ -194,7 +194,7 @@ def comparisons(networks: dict[str, list[Line]], emulated: Emulated, cpus: list[
 
 def main() -> None:
     """Measure what was not yet, and print the page."""
-    asked = arguments(__doc__ or "", list(PAIRS), CPUS)
+    asked = arguments(__doc__ or "", list(PAIRS), CPUS).parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.keep or Path(temporary)

@@ -17,10 +17,17 @@ if TYPE_CHECKING:
     from edgeks.audit.diff import diff as footprint_diff
     from edgeks.audit.footprint import footprint
     from edgeks.audit.onnx.proof import prove_exactly_once
+    from edgeks.bench.compare import compare as compare_latency
     from edgeks.bench.local import bench as bench_file
+    from edgeks.bench.measure import measure as measure_latency
+    from edgeks.bench.measurement import Effort, Job
     from edgeks.bench.memory import measure_ram
+    from edgeks.bench.place import BoardPlace, Here
+    from edgeks.board.examine import examine as doctor
+    from edgeks.board.host import Host
     from edgeks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from edgeks.checkpoint_footprint import checkpoint_footprint
+    from edgeks.device_parity import device_parity
     from edgeks.exporter import export
     from edgeks.graph.onnx_network import OnnxNetwork, load_onnx
     from edgeks.measured_footprint import with_measurements
@@ -48,6 +55,15 @@ _PUBLIC = {
     "apply_plan": ("edgeks.sharing.torch", "apply_plan"),
     "bench_file": ("edgeks.bench.local", "bench"),
     "checkpoint_footprint": ("edgeks.checkpoint_footprint", "checkpoint_footprint"),
+    "BoardPlace": ("edgeks.bench.place", "BoardPlace"),
+    "Effort": ("edgeks.bench.measurement", "Effort"),
+    "Here": ("edgeks.bench.place", "Here"),
+    "Host": ("edgeks.board.host", "Host"),
+    "Job": ("edgeks.bench.measurement", "Job"),
+    "compare_latency": ("edgeks.bench.compare", "compare"),
+    "device_parity": ("edgeks.device_parity", "device_parity"),
+    "doctor": ("edgeks.board.examine", "examine"),
+    "measure_latency": ("edgeks.bench.measure", "measure"),
     "discover": ("edgeks.sharing.torch", "discover"),
     "export": ("edgeks.exporter", "export"),
     "footprint": ("edgeks.audit.footprint", "footprint"),
@@ -71,8 +87,13 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "BoardPlace",
     "Checkpoint",
+    "Effort",
+    "Here",
+    "Host",
     "Int8Options",
+    "Job",
     "OnnxNetwork",
     "SharingGroup",
     "SharingPlan",
@@ -80,7 +101,10 @@ __all__ = [
     "apply_plan",
     "bench_file",
     "checkpoint_footprint",
+    "compare_latency",
+    "device_parity",
     "discover",
+    "doctor",
     "export",
     "footprint",
     "footprint_diff",
@@ -88,6 +112,7 @@ __all__ = [
     "load_onnx",
     "load_recipe",
     "load_target",
+    "measure_latency",
     "measure_ram",
     "plan_sharing",
     "positive_scales",

@@ -37,12 +37,13 @@ def device_parity(job: Job, machine: Machine, samples: Path | None = None) -> De
         if samples is not None:
             fed = str(Path(folder, "samples.npy"))
             np.save(fed, encode_samples(samples, form, described_interface(job.path)))
-        own = {**session_config(REFERENCES[form], 1), "runtime": REFERENCE_RUNTIMES[form], "samples": fed}
+        common = {"model": str(job.path.resolve()), "samples": fed}
+        own = {**common, **session_config(REFERENCES[form], 1), "runtime": REFERENCE_RUNTIMES[form]}
         try:
             expected = LocalMachine().outputs(job.path, own)
         except EdgeksError as error:
             return DeviceParity(None, f"the reference cannot be computed here: {error}")
-        there = {**session_config(job.target.session, job.threads), "runtime": job.runtime, "samples": fed}
+        there = {**common, **session_config(job.target.session, job.threads), "runtime": job.runtime}
         try:
             found = machine.outputs(job.path, there)
         except BoardError:

@@ -22,6 +22,7 @@ from edgeks.board.host import Host
 from edgeks.device_parity import device_parity
 from edgeks.errors import BoardError, EdgeksError
 
+STOP_SECONDS = 10.0
 # Told what a machine is doing: its name, in words, and the fraction of its work that is done.
 OnStatus = Callable[[str, str, float], None]
 
@@ -87,6 +88,10 @@ class Findings:
             self.on_change(self)
 
 
+class _Stopped(EdgeksError):
+    """The user wants it to end."""
+
+
 def run_fleet(hosts: Sequence[Host], request: Request, findings: Findings, on_status: OnStatus) -> None:
     """Measure on `hosts`, or on this machine where there are none; `findings` fill meanwhile.
 
@@ -96,18 +101,28 @@ def run_fleet(hosts: Sequence[Host], request: Request, findings: Findings, on_st
         KeyboardInterrupt: boards were told to stop; the findings hold what was measured before.
     """
     boards: list[BoardPlace] = []
+    stopping = threading.Event()
+
+    def watched(machine: str, what: str, fraction: float) -> None:
+        if stopping.is_set():
+            raise _Stopped("interrupted")
+        on_status(machine, what, fraction)
+
     if not hosts:
         _visit(0, None, request, findings, on_status, boards)
         return
     with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
         work = [
-            pool.submit(_visit, number, host, request, findings, on_status, boards) for number, host in enumerate(hosts)
+            pool.submit(_visit, number, host, request, findings, watched, boards) for number, host in enumerate(hosts)
         ]
         try:
             wait(work)
         except BaseException:
-            for board in boards:
-                board.cut()
+            stopping.set()
+            _, still = wait(work, STOP_SECONDS)  # they clean up on their boards
+            if still:
+                for board in boards:
+                    board.cut()
             raise
     for done in work:
         done.result()  # a fault of edgeks' own is not swallowed
@@ -140,9 +155,9 @@ def _visit(
             else:
                 other = place if request.against_host is None else reach(request.against_host)
                 _compare(number, (place, other), request, findings, on_status)
+        on_status(name, "done", 1.0)
     except EdgeksError as error:
         findings.lose(name, "", error)
-    on_status(name, "done", 1.0)
 
 
 def _measure_all(number: int, place: Place, request: Request, findings: Findings, on_status: OnStatus) -> None:
@@ -150,11 +165,10 @@ def _measure_all(number: int, place: Place, request: Request, findings: Findings
     for index, job in enumerate(request.jobs):
         try:
             _measure(number, index, job, place, request, findings, on_status)
-        except BoardError as error:
-            findings.lose(place.name, job.name, error)
-            return
         except EdgeksError as error:
             findings.lose(place.name, job.name, error)
+            if isinstance(error, BoardError | _Stopped):
+                return
 
 
 def _measure(

@@ -132,6 +132,21 @@ def read_model_file(path: Path) -> ModelFile:
     return checked_model(path, proto)
 
 
+def data_files(path: Path) -> tuple[Path, ...]:
+    """Files in or below the folder of an .onnx file that hold its external data, absolute.
+
+    None for a file of another kind, and for one that edgeks cannot read, though a runtime may.
+    """
+    if path.suffix != ".onnx":
+        return ()
+    try:
+        constants = read_model_file(path).all_constants()
+    except ModelFileError:
+        return ()
+    files = {constant.data_file.resolve() for constant in constants if constant.data_file}
+    return tuple(sorted(files - {path.resolve()}))
+
+
 def checked_model(path: Path, proto: ModelProto) -> ModelFile:
     """A model that was parsed → ModelFile, if it is sound. `proto` has no functions.
 

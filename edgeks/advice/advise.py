@@ -123,12 +123,12 @@ def advise(
 ) -> Advice:
     """Checkpoint, float ONNX file or finished model file → what to export, and how to run it.
 
-    `target`: a name or the path of a TOML file; without one a network is tried in both formats. `formats` instead of
-    the target's own (the like of it for the same board). `objective` "latency": the fastest, of equally fast ones the
-    least RAM, then flash; "ram", "flash": the least. `threads`: the numbers to try; else 1, 2, 4 … up to the cores.
-    `seconds` bound the measuring once every candidate was measured once. `flash_budget` and `ram_budget` (bytes) go
-    before the target's. `place`: where to measure, a board or this machine. `work` keeps exports and measurements, which the same call goes on from. `on_step` is told
-    what is done, how much of it, and of how much.
+    `target`: a name or the path of a TOML file; without one a network is tried in both formats. `formats` instead
+    of the target's own (the like of it for the same board). `objective` "latency": the fastest, of equally fast
+    ones the least RAM, then flash; "ram", "flash": the least. `threads`: the numbers to try; else 1, 2, 4 … up to
+    the cores. `seconds` bound the measuring once every candidate was measured once. `flash_budget` and `ram_budget`
+    (bytes) go before the target's. `place`: where to measure, a board or this machine. `work` keeps exports and
+    measurements, which the same call goes on from. `on_step` is told what is done, how much of it, and of how much.
 
     Raises:
         InputError: the model, target, samples, sizes or folder cannot be used, or no form is possible.

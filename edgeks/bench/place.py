@@ -13,8 +13,9 @@ from edgeks.bench.board_machine import BoardMachine
 from edgeks.bench.local import LocalMachine
 from edgeks.bench.machine import Machine
 from edgeks.bench.runner import cores, cpu_name
-from edgeks.board.environment import board_folder, ensure_environment
+from edgeks.board.environment import ensure_environment
 from edgeks.board.facts import BoardFacts
+from edgeks.board.folder import make_board_folder
 from edgeks.board.host import Host
 from edgeks.board.probe import probe
 from edgeks.board.ssh import Connection
@@ -111,6 +112,6 @@ class BoardPlace:
             facts = self.facts
             self._on_status(f"setting up {runtime}")
             python = ensure_environment(self._connection, facts, runtime, self._wheelhouse, on_line=self._on_status)
-            made = BoardMachine(self._connection, python, board_folder(self._connection), facts.to_json())
+            made = BoardMachine(self._connection, python, make_board_folder(self._connection), facts.to_json())
             self._machines[runtime] = self._stack.enter_context(made)
         return self._machines[runtime]

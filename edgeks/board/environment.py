@@ -12,9 +12,9 @@ from pathlib import Path
 
 from edgeks.board.facts import BoardFacts, BoardPython
 from edgeks.board.folder import cannot_write, make_board_folder
-from edgeks.board.ssh import Completed, Connection, quote
-from edgeks.board.wheelhouse import NO_NETWORK, fetch_wheels, last_words, pip_archive
-from edgeks.board.wheels import DISTRIBUTIONS, Installable, installable
+from edgeks.board.ssh import Completed, Connection, quote, remote_path
+from edgeks.board.wheelhouse import NO_NETWORK, RETRIES, fetch_wheels, last_words, pip_archive
+from edgeks.board.wheels import DISTRIBUTIONS, OLDEST_PYTHON, Installable, installable
 from edgeks.errors import BoardError, ConfigError
 
 SECONDS = 1800.0  # an SD card unpacks at a few MB/s
@@ -29,17 +29,18 @@ NO_VENV, NO_SPACE, NOT_INSTALLED, NOT_IMPORTED = 51, 52, 53, 54
 INSTALL = """
 trap 'rm -rf "$part"' EXIT
 trap 'exit 1' HUP INT TERM
-export TMPDIR="$part" PYTHONNOUSERSITE=1
+export TMPDIR="$part" PYTHONNOUSERSITE=1 ORT_DISABLE_TELEMETRY=1
 unset PYTHONHOME PYTHONPATH
 "$python" -m venv --without-pip "$part/venv" || exit 51
 ours=$part/venv/bin/python
 site=$("$ours" -c 'import sysconfig; print(sysconfig.get_paths()["platlib"])') || exit 51
 if [ -n "$pins" ]; then
     "$ours" "$part/pip.zip/pip" install --no-deps --only-binary=:all: --no-cache-dir --no-compile --no-input \\
-        --disable-pip-version-check --progress-bar=off $pins || exit 53
+        --retries "$retries" --disable-pip-version-check --progress-bar=off $pins || exit 53
 else
     for wheel in "$part"/*.whl; do
-        echo "Unpacking ${wheel##*/}"
+        name=${wheel##*/}
+        echo "Unpacking ${name%%-*}"
         "$ours" -m zipfile -e "$wheel" "$site" || exit 52
     done
 fi
@@ -135,11 +136,13 @@ def _make(
                 connection.put(pip_archive(Path(here)), f"{part}/pip.zip")
         else:
             for wheel in fetch_wheels(what.pins, what.python, what.libc, wheelhouse):
-                say(f"Pushing {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB")
+                package = " ".join(wheel.name.split("-")[:2])
+                say(f"Pushing {package}, {wheel.stat().st_size / 1e6:.1f} MB")
                 connection.put(wheel, f"{part}/{wheel.name}")
         pins = "" if wheelhouse else " ".join(f"{name}=={version}" for name, version in what.pins)
         record = json.dumps({"pins": what.pins, "python": what.python.path, "runtime": runtime})
         names = {"part": part, "final": final, "python": what.python.path, "pins": pins, "record": record}
+        names["retries"] = str(RETRIES)
         names["imports"] = f"import numpy, {DISTRIBUTIONS[runtime][1]}"
         ahead = "".join(f"{name}={quote(value)}\n" for name, value in names.items())
         done = connection.run(ahead + INSTALL, timeout=SECONDS, on_line=on_line, check=False)
@@ -173,7 +176,8 @@ def _explain(done: Completed, connection: Connection, what: Installable, folder:
 
 
 def _has(python: BoardPython, runtime: str) -> bool:
-    return DISTRIBUTIONS[runtime][0] in python.packages and "numpy" in python.packages
+    recent = python.version >= (3, OLDEST_PYTHON, 0)
+    return recent and DISTRIBUTIONS[runtime][0] in python.packages and "numpy" in python.packages
 
 
 def _is_whole(connection: Connection, final: str, runtime: str) -> bool:
@@ -189,7 +193,9 @@ def _is_whole(connection: Connection, final: str, runtime: str) -> bool:
 def _import_fault(connection: Connection, python: str, runtime: str) -> str | None:
     """None where `python` imports NumPy and the runtime, else the last words."""
     program = quote(f"import numpy, {DISTRIBUTIONS[runtime][1]}")
-    done = connection.run(f"{_word(python)} -c {program}", timeout=IMPORT_SECONDS, check=False)
+    # Without the variable ONNX Runtime makes a device's identity in ~/.cache/Microsoft as soon as it is imported.
+    command = f"ORT_DISABLE_TELEMETRY=1 {_word(python)} -c {program}"
+    done = connection.run(command, timeout=IMPORT_SECONDS, check=False)
     return None if done.code == 0 else last_words(done.stderr) if done.stderr.strip() else f"it ended with {done.code}"
 
 
@@ -197,6 +203,6 @@ def _absolute(connection: Connection, python: str) -> str:
     return connection.run(f"command -v {_word(python)}").stdout.strip()
 
 
-def _word(path: str) -> str:
-    """For the shell, with ~/ the home folder."""
-    return '"$HOME"/' + quote(path[2:]) if path.startswith("~/") else quote(path)
+def _word(python: str) -> str:
+    """An interpreter for the shell: a path, or a name on the PATH there."""
+    return remote_path(python) if "/" in python else quote(python)

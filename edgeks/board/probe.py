@@ -18,7 +18,7 @@ from edgeks.errors import BoardError
 
 SCRIPT = Path(__file__).with_name("probe.sh")
 PYTHON_FACTS = Path(__file__).with_name("python_facts.py")
-SECONDS = 90.0  # a Pi Zero starts a Python in 0.5 s, and the package index has 8 s to answer
+SECONDS = 90.0  # a Pi Zero starts a Python in 0.5 s, and the package index has 5 s to answer
 
 # e_machine of an ELF header → the machine that its programs are for, as wheels call it.
 ELF_MACHINES = {0x03: "i686", 0x28: "armv7l", 0x3E: "x86_64", 0xB7: "aarch64", 0xF3: "riscv64"}
@@ -62,7 +62,7 @@ def probe(connection: Connection) -> BoardFacts:
         BoardError: the board cannot be reached, or has no POSIX shell.
     """
     before = time.time()
-    found = connection.run(script(connection.host.folder), timeout=SECONDS, check=False)
+    found = connection.run(script(connection.host.folder, connection.host.python), timeout=SECONDS, check=False)
     try:
         return read_facts(found.stdout, (before + time.time()) / 2)
     except ValueError as error:
@@ -83,7 +83,7 @@ def probe_here() -> BoardFacts:
     own = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     try:
         found = subprocess.run(
-            ["sh", "-c", script(None)],
+            ["sh", "-c", script()],
             capture_output=True,
             text=True,
             errors="replace",
@@ -96,9 +96,10 @@ def probe_here() -> BoardFacts:
         raise BoardError(f"this machine: what it is could not be read ({error}); doctor needs Linux and sh") from error
 
 
-def script(folder: str | None) -> str:
-    """The text for `sh -c`; `folder` is where edgeks keeps what it puts on the board (None: its usual place)."""
-    ahead = f"folder={quote(folder or '')}\npython_facts={quote(PYTHON_FACTS.read_text(encoding='utf-8'))}\n"
+def script(folder: str | None = None, python: str | None = None) -> str:
+    """The text for `sh -c`; `folder` and `python` as in `Host`."""
+    ahead = f"folder={quote(folder or '')}\npython={quote(python or '')}\n"
+    ahead += f"python_facts={quote(PYTHON_FACTS.read_text(encoding='utf-8'))}\n"
     return ahead + SCRIPT.read_text(encoding="utf-8")
 
 
@@ -118,7 +119,7 @@ def read_facts(output: str, now: float) -> BoardFacts:
     date = _fact(sections, "date", float)
     return BoardFacts(
         model=_fact(sections, "model", str),
-        os=_fact(sections, "os-release", _os_name),
+        os=_fact(sections, "os_release", _os_name),
         kernel=_fact(sections, "kernel", str),
         machine=machine,
         userland=_userland(sections, machine, pythons),
@@ -180,7 +181,8 @@ def _os_name(text: str) -> str:
 
 def _userland(sections: Mapping[str, str], machine: str | Unknown, pythons: tuple[BoardPython, ...]) -> str | Unknown:
     """What programs there are built for: the shell's own file says it, then the package manager, then Python."""
-    header = [int(word, 16) for word in sections.get("elf", "").split()]
+    words = sections.get("elf", "").split()
+    header = [int(word, 16) for word in words if re.fullmatch("[0-9a-f]{2}", word)]
     known: str | None = None
     if len(header) >= 20 and header[:4] == [0x7F, 0x45, 0x4C, 0x46]:
         known = ELF_MACHINES.get(header[18] | header[19] << 8)
@@ -194,15 +196,16 @@ def _userland(sections: Mapping[str, str], machine: str | Unknown, pythons: tupl
 
 
 def _libc(sections: Mapping[str, str]) -> Libc | Unknown:
-    text = sections.get("libc", "")
-    version = re.search(r"(?:^glibc |\) |Version )(\d+)\.(\d+)", text, re.MULTILINE)
+    spoken = re.search(r'"libc": "([^"]*)"', sections.get("pythons", ""))
+    text = sections.get("libc", "") + (f"\n{spoken[1]}" if spoken else "")
+    version = re.search(r"(?:^glibc |^ldd .*\) |^Version )(\d+)\.(\d+)", text, re.MULTILINE)
     musl = "musl" in text or bool(sections.get("musl"))
     glibc = "glibc" in text.lower() or "gnu libc" in text.lower()
     if version and (musl or glibc):
         return Libc("glibc" if glibc else "musl", (int(version[1]), int(version[2])))
     if musl and not glibc:
         return Libc("musl", (1, 0))
-    return Unknown("neither getconf nor ldd says it")
+    return Unknown("neither getconf, ldd nor Python says it")
 
 
 def _cpu(text: str) -> str:

@@ -1,5 +1,6 @@
 # What a board is and how it is doing, as sections that edgeks/board/probe.py reads. POSIX sh; dash and busybox will do.
-# Set ahead of it: folder (of edgeks on the board, may be empty), python_facts (the text of python_facts.py).
+# Set ahead of it: folder (of edgeks on the board) and python (an interpreter there), as the user names them or empty;
+# python_facts (the text of python_facts.py).
 # A section is `@@name` and raw text. A section that could not be read holds `!!` and why.
 export LC_ALL=C
 section() { printf '\n@@%s\n' "$1"; }
@@ -11,7 +12,7 @@ show() { # NAME FILE [WHAT TO SAY]
 
 if [ -r /proc/device-tree/model ]; then show model /proc/device-tree/model
 else show model /sys/class/dmi/id/product_name 'neither /proc/device-tree/model nor /sys/class/dmi'; fi
-show os-release /etc/os-release
+show os_release /etc/os-release
 section kernel; uname -sr
 section machine; uname -m
 section elf; head -c 20 /bin/sh 2>/dev/null | od -An -tx1 2>/dev/null
@@ -42,7 +43,8 @@ firmware=/sys/devices/platform/soc/soc:firmware/get_throttled
 if [ -r $firmware ]; then cat $firmware
 elif command -v vcgencmd >/dev/null; then vcgencmd get_throttled 2>&1
 else lacking "no vcgencmd and no $firmware: only Raspberry Pi tells"; fi
-show meminfo /proc/meminfo
+section meminfo
+grep -E '^(MemTotal|MemAvailable|SwapTotal|SwapFree):' /proc/meminfo 2>/dev/null || lacking 'no /proc/meminfo'
 show uptime /proc/uptime
 show loadavg /proc/loadavg
 section date; date +%s
@@ -67,19 +69,24 @@ section df; df -Pk "$there" 2>&1 | tail -n 1
 
 section pythons
 first=
-look() {
+seen=:
+look() { # one of several names of an interpreter is enough; each start of one takes seconds on a small board
     [ -x "$1" ] || return 0
+    one=$(cd -P "${1%/*}" && pwd)=$(readlink -f "$1")
+    case $seen in *":$one:"*) return 0 ;; esac
+    seen=$seen$one:
     line=$("$1" -c "$python_facts" 2>/dev/null </dev/null) || return 0
     printf '%s\n' "$line"
     [ -n "$first" ] || first=$1
 }
+case $python in '') ;; '~/'*) look "$HOME/${python#'~/'}" ;; */*) look "$python" ;; *) look "$(command -v "$python")" ;; esac
 IFS=:
-for place in $PATH:/usr/local/bin:/usr/bin; do
+for place in $PATH; do
     unset IFS
-    for one in "$place"/python3 "$place"/python3.[0-9] "$place"/python3.[0-9][0-9]; do look "$one"; done
+    for name in "$place"/python3 "$place"/python3.[0-9] "$place"/python3.[0-9][0-9]; do look "$name"; done
 done
 unset IFS
-for one in "$folder"/venv-*/bin/python; do look "$one"; done
+for name in "$folder"/venv-*/bin/python; do look "$name"; done
 section index
 if [ -n "$first" ]; then "$first" -c "$python_facts" index 2>/dev/null </dev/null || lacking "$first ended before the index answered"
 else lacking 'there is no Python to ask with'; fi

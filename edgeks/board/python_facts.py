@@ -12,7 +12,7 @@ import sys
 
 PACKAGES = ("numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime", "ml-dtypes")
 INDEX = "https://pypi.org/simple"
-SECONDS = 8
+SECONDS = 5
 
 
 def wheel_machine(machine, bits):
@@ -27,6 +27,14 @@ def has(module):
     import importlib.util
 
     return importlib.util.find_spec(module) is not None
+
+
+def libc():
+    """`glibc 2.36`, or nothing: another C library does not say."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError):
+        return ""
 
 
 def packages():
@@ -51,6 +59,7 @@ def facts():
         "prefix": sys.prefix,
         "version": list(sys.version_info[:3]),
         "machine": wheel_machine(os.uname().machine, 8 * struct.calcsize("P")),
+        "libc": libc(),
         "packages": packages(),
         "has_venv": has("venv"),
         "has_ensurepip": has("ensurepip"),
@@ -107,7 +116,7 @@ def main():
         return
     import threading
 
-    answer = []
+    answer = []  # type: list[str]
     asking = threading.Thread(target=ask_index, args=(answer,))
     asking.daemon = True
     asking.start()

@@ -15,6 +15,7 @@ from edgeks.board.facts import BoardPython, Libc
 from edgeks.errors import BoardError
 
 SECONDS = 900
+RETRIES = 2  # without any, pip does not say that there is no network, but that there is no such version
 NO_NETWORK = (
     "NewConnectionError",
     "NameResolutionError",
@@ -22,6 +23,7 @@ NO_NETWORK = (
     "ConnectTimeout",
     "connection broken",
     "CERTIFICATE_VERIFY_FAILED",
+    "Read timed out",
     "Network is unreachable",
     "ProxyError",
     "Max retries exceeded",
@@ -97,6 +99,7 @@ def _pip_words(
     pins: Sequence[tuple[str, str]], python: BoardPython, libc: Libc, folder: str, wheelhouse: Path
 ) -> list[str]:
     words = ["download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input", "--quiet"]
+    words += ["--retries", str(RETRIES)]
     words += ["--dest", folder, "--find-links", str(wheelhouse), "--implementation", "cp"]
     words += ["--python-version", ".".join(map(str, python.version[:2]))]
     for tag in platform_tags(python.machine, libc):
@@ -141,4 +144,4 @@ def last_words(complaint: str) -> str:
     """Of what pip says, the line that tells: the last that begins with ERROR, else the last."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["pip said nothing"])[-1][:300]
+    return (errors or lines or ["no message"])[-1][:300]

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeks.cli.options import JsonOption, err, out, print_json, read_boards, wheel_folder
+from edgeks.cli.options import JsonOption, err, out, print_json, read_boards, say, wheel_folder
 from edgeks.errors import ConfigError, ParityFailed
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgeks.fleet import Findings, Request
 
 WHERE, HOW_LONG, AGAINST, WHAT = "Where", "How long", "Comparing", "What is kept and shown"
-# Right numbers differ by roundings, 25 dB and more; wrong ones (saturated products, another layer's scales) are far below.
+# Right numbers differ by roundings, 25 dB and more; wrong ones (saturated products, other scales) are far below.
 MIN_SQNR_DB = 15.0
 
 
@@ -128,6 +128,10 @@ def bench(
     history: Annotated[
         bool, typer.Option("--history", help="List the records, of FILE or all.", rich_help_panel=WHAT)
     ] = False,
+    show: Annotated[
+        str | None,
+        typer.Option(help="Show a record again, by its id in --history.", metavar="ID", rich_help_panel=WHAT),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time a model file, here or on boards: fresh processes, every sample kept, outputs checked, disturbances named."""
@@ -135,20 +139,28 @@ def bench(
     from edgeks.board.hosts_file import parse_host
     from edgeks.fleet import Request
 
+    if html and html.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--html {html}: names the page to write; legal: a name that ends in .html")
     if history:
         _history(records, model, as_json=as_json)
+        return
+    if show is not None:
+        from edgeks.bench.record import load_record
+        from edgeks.bench.store import find
+
+        _report(load_record(find(records, show)), html, as_json=as_json)
         return
     if model is None:
         raise ConfigError("name a model file: edgeks bench FILE; or --history for the records")
     if preset not in PRESETS:
         raise ConfigError(f"--preset {preset}: legal: {', '.join(PRESETS)}")
-    if html and html.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--html {html}: names the page to write; legal: a name that ends in .html")
     if instructions:
-        _instructions(model, target, runtime, cpu, as_json=as_json)
+        _instructions(model, target, runtime, inputs, cpu, as_json=as_json)
         return
     boards = read_boards(host, hosts)
-    asked = {"processes": processes, "runs": runs, "seconds": seconds, "warmup": warmup, "repeats": repeat}
+    asked: dict[str, Any] = {
+        "processes": processes, "runs": runs, "seconds": seconds, "warmup": warmup, "repeats": repeat
+    }  # fmt: skip
     effort = replace(PRESETS[preset], profile=ops, **{name: n for name, n in asked.items() if n is not None})
     jobs = _jobs(model, target, runtime, _numbers(threads, "--threads"), _numbers(pin, "--pin") or (), inputs)
     other = None
@@ -168,9 +180,7 @@ def bench(
         wheelhouse=wheel_folder(wheelhouse, wheels),
     )
     record, findings = _measure(boards, request, None if no_record else records)
-    if html and record.entries:
-        _write_page(html, record)
-    _show(record, as_json=as_json)
+    _report(record, html, as_json=as_json)
     if findings.errors:
         raise findings.errors[0]
     _require_right(record)
@@ -213,9 +223,10 @@ def _against(job: Job, path: Path | None, target: str | None, runtime: str | Non
 
 def _measure(hosts: Sequence[Host], request: Request, folder: Path | None) -> tuple[Record, Findings]:
     """Measure with a bar for each machine; the record is written after every process, and names what was lost."""
+    from edgeks.bench.place import LOCAL
     from edgeks.bench.record import RUNNING, Failure, make_record
     from edgeks.bench.store import claim, save
-    from edgeks.fleet import LOCAL, Findings, run_fleet
+    from edgeks.fleet import Findings, run_fleet
 
     names = [host.name for host in hosts] or [LOCAL]
     known = [*hosts, *([request.against_host] if request.against_host else [])]
@@ -274,21 +285,22 @@ class _Bars:
             self._progress.update(self._tasks[machine], description=what, completed=fraction)
 
 
-def _show(record: Record, *, as_json: bool) -> None:
+def _report(record: Record, html: Path | None, *, as_json: bool) -> None:
+    """What was found, where anything was: a page, and JSON or tables."""
+    from edgeks.atomic_write import write_text
+    from edgeks.bench.html_report import html_page
     from edgeks.bench.record import to_json
     from edgeks.bench.report import render
 
+    if html and record.entries:
+        write_text(html, html_page(record))
     if as_json:
         print_json(to_json(record))
-    elif record.entries:
+        return
+    if record.entries:
         render(record, out)
-
-
-def _write_page(path: Path, record: Record) -> None:
-    from edgeks.atomic_write import write_text
-    from edgeks.bench.html_report import html_page
-
-    write_text(path, html_page(record))
+    if html and record.entries:
+        say(f"{html}: written")
 
 
 def _require_right(record: Record) -> None:
@@ -298,29 +310,35 @@ def _require_right(record: Record) -> None:
         if parity is not None and parity.sqnr_db < MIN_SQNR_DB:
             one = entry.measurement
             raise ParityFailed(
-                f"{one.machine}: {one.job.name}: its outputs are {parity.sqnr_db:.1f} dB from the file's own arithmetic "
-                f"(required: {MIN_SQNR_DB:g}): it computes wrong numbers; try another runtime or form"
+                f"{one.machine}: {one.job.name}: its outputs are {parity.sqnr_db:.1f} dB from the file's own "
+                f"arithmetic (required: {MIN_SQNR_DB:g}): it computes wrong numbers; try another runtime or form"
             )
 
 
 def _history(folder: Path, model: Path | None, *, as_json: bool) -> None:
-    from edgeks.bench.history_report import render, to_json
+    from edgeks.bench.history_table import render_history, to_json
     from edgeks.bench.store import history
 
     found = history(folder, str(model) if model else None)
     if as_json:
         print_json(to_json(found))
     else:
-        render(found, out)
+        render_history(found, out)
 
 
-def _instructions(model: Path, target: str | None, runtime: str | None, cpu: str, *, as_json: bool) -> None:
+def _instructions(
+    model: Path, target: str | None, runtime: str | None, inputs: Path | None, cpu: str, *, as_json: bool
+) -> None:
+    from rich.markup import escape
+
     from edgeks.instructions import count_instructions, render, to_json
     from edgeks.target import load_target
 
     chosen = load_target(target or ("tflite" if model.suffix == ".tflite" else "onnx"))
     with err.status("starting the emulator") as status:
-        found = count_instructions(model, chosen, cpu=cpu, runtime=runtime, on_step=status.update)
+        found = count_instructions(
+            model, chosen, cpu, runtime, inputs=inputs, on_step=lambda line: status.update(escape(line))
+        )
     if as_json:
         print_json(to_json(found))
     else:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeks.cli.options import JsonOption, err, out, print_json, say
+from edgeks.cli.options import JsonOption, err, out, print_json, read_boards, say
 
 if TYPE_CHECKING:
-    from edgeks.board.host import Host
     from edgeks.board.report import Examination
 
 HostOption = Annotated[
@@ -48,7 +47,7 @@ def doctor(
     from edgeks.board.wheelhouse import default_wheelhouse
     from edgeks.errors import ConfigError
 
-    boards = _boards(host, hosts)
+    boards = read_boards(host, hosts)
     if not boards and (setup or clean):
         raise ConfigError(f"--{'setup' if setup else 'clean'} works on a board; name it: --host user@board")
     if setup and clean:
@@ -65,7 +64,7 @@ def doctor(
         with err.status("") as status:
 
             def show(name: str, line: str) -> None:
-                status.update(escape(f"{name}: {line[:100]}"))
+                status.update(escape(f"{name}: {line}"[: max(20, err.width - 4)]))
 
             found = set_up(boards, wanted, folder, show)
     else:
@@ -81,15 +80,3 @@ def doctor(
     code = max(one.exit_code for one in found)
     if code:
         raise typer.Exit(code)
-
-
-def _boards(names: list[str] | None, file: Path | None) -> tuple[Host, ...]:
-    """Those of the file, then those that were named."""
-    from edgeks.board.host import Host
-
-    boards: list[Host] = []
-    if file is not None:
-        from edgeks.board.hosts_file import load_hosts
-
-        boards += load_hosts(file)
-    return (*boards, *(Host(name=name, destination=name) for name in names or ()))

@@ -1,7 +1,7 @@
 """An emulated arm64 board: what a network computes, needs in RAM and costs in instructions there. Never how long."""
 
-from edgeks.emulator.build import Image, build
 from edgeks.emulator.cpus import CPUS
+from edgeks.emulator.image import Image, build
 from edgeks.emulator.jobs import JobResult, run_jobs
 from edgeks.emulator.machine import EmulatedBoard, boot
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from edgeks.emulator.build import build
+from edgeks.emulator.image import build
 from edgeks.emulator.needs import install_needs
 from edgeks.errors import EdgeksError
 

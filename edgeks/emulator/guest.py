@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 MARK = "@@"
-WARMED = (".so", ".py", ".pyc", ".onnx", ".data", ".tflite", ".npy", ".npz")
+WARMED = (".so", ".pyc", ".onnx", ".data", ".tflite", ".npy", ".npz")
 LAST_WORDS = 2000
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     os.environ["PATH"] = "/usr/bin:/bin:/usr/sbin:/sbin"
     jobs = json.loads(Path("/data/jobs.json").read_text())
     read_ahead([*sorted({job["path"] for job in jobs}), "/usr/lib/python3.11", "/usr/lib/aarch64-linux-gnu", "/data"])
-    say(ready=True, jobs=len(jobs))
+    say(ready=True, jobs=len(jobs), up=Path("/proc/uptime").read_text())
     for number, job in enumerate(jobs):
         run(number, job)
     say(done=True)

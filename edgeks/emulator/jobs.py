@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeks.emulator import guest, qemu, system, wheels
-from edgeks.emulator.build import OnLine, build
 from edgeks.emulator.cpus import require_cpu
+from edgeks.emulator.image import OnLine, build
 from edgeks.errors import BoardError
 
 # The kernel and processes lie at the same addresses each time.
@@ -45,7 +45,7 @@ def run_jobs(
     icount: bool = True,
     timeout: float = 3600.0,
     beside: Mapping[Path, Sequence[Path]] | None = None,
-    on_done: Callable[[int], None] | None = None,
+    on_result: Callable[[int, JobResult], None] | None = None,
     on_line: OnLine | None = None,
 ) -> list[JobResult]:
     """Start the board with one core, run `script` (edgeks/bench/runner.py) once per configuration, each in a fresh
@@ -53,8 +53,9 @@ def run_jobs(
 
     A configuration is the runner's own, with paths of this machine for `model`, `inputs`, `samples`, and a `runtime`.
     Under `icount` the board's clock goes 1 ns per instruction: a millisecond that the runner reports is a million of
-    them. Without it, jobs run about twice as fast and times mean nothing. `beside`: model → further files that belong
-    into its folder. `on_done` gets the number of jobs done, `on_line` what building the board says.
+    them. Without it times mean nothing. `beside`: model → further files, of its folder
+    or below. `on_result` gets a job's number and result as soon as it has one, `on_line` what building the board
+    says.
 
     Raises:
         ConfigError: no such core.
@@ -71,7 +72,7 @@ def run_jobs(
         words = qemu.command(
             image.kernel, image.initrd, disks, require_cpu(cpu), memory, options, parameters=SAME_EACH_TIME
         )
-        return _results(words, len(configs), timeout, on_done)
+        return _results(words, len(configs), timeout, on_result)
 
 
 def _write_data(
@@ -93,7 +94,7 @@ def _write_data(
                 place = folder / str(len(known))  # a folder each: the runner counts pages of files below the model's
                 place.mkdir()
                 for file in (path, *beside.get(path, ())):
-                    _copy(file, place / file.name)
+                    _copy(file, place / file.resolve().relative_to(path.parent))
                 known[path] = f"/data/{place.name}/{path.name}"
             there[name] = known[path]
         packages = f"/opt/{wheels.folder_of(str(config['runtime']))}"
@@ -102,6 +103,7 @@ def _write_data(
 
 
 def _copy(source: Path, aim: Path) -> None:
+    aim.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, aim)
     except OSError:
@@ -109,7 +111,10 @@ def _copy(source: Path, aim: Path) -> None:
 
 
 def _results(
-    words: Sequence[str], count: int, timeout: float, on_done: Callable[[int], None] | None
+    words: Sequence[str],
+    count: int,
+    timeout: float,
+    on_result: Callable[[int, JobResult], None] | None,
 ) -> list[JobResult]:
     results: list[JobResult] = []
     said: list[str] = []  # what is not the jobs': the kernel's last words, QEMU's complaints
@@ -120,8 +125,8 @@ def _results(
             for message in _messages(process, said):
                 if "job" in message:
                     results.append(_result(message))
-                    if on_done:
-                        on_done(len(results))
+                    if on_result:
+                        on_result(len(results) - 1, results[-1])
                 if "done" in message:
                     return results
         finally:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from edgeks.board.host import Host
 from edgeks.emulator import initrd, qemu
-from edgeks.emulator.build import OnLine, build
 from edgeks.emulator.cpus import CPUS, require_cpu
+from edgeks.emulator.image import OnLine, build
 from edgeks.emulator.system import USER
 from edgeks.emulator.tool import run_tool
 from edgeks.errors import BoardError
