@@ -195,7 +195,7 @@ def test_the_runner_is_python_3_9_and_imports_nothing_of_edgeks():
 
 def test_it_starts_without_torch_and_onnxruntime():
     code = (
-        "import sys, edgeks.bench.local, edgeks.bench.report, edgeks.bench.html_report, edgeks.bench.history_report; "
+        "import sys, edgeks.bench.local, edgeks.bench.report, edgeks.bench.html_report, edgeks.bench.history_table; "
         "print([name for name in ('torch', 'onnxruntime', 'onnx', 'ai_edge_litert') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from test_record import documented, keys_of
 
-from edgeks.bench.history_report import render, to_json
+from edgeks.bench.history_table import render_history, to_json
 from edgeks.bench.record import RUNNING, Failure, load_record, make_record
 from edgeks.bench.store import claim, find, history, record_id, save
 from edgeks.errors import DataError, OutputError
@@ -42,7 +42,7 @@ def keep(folder, *measurements, **options):
 
 def printed(found, width=100):
     console = Console(file=io.StringIO(), width=width)
-    render(found, console)
+    render_history(found, console)
     return console.file.getvalue()
 
 
@@ -128,6 +128,10 @@ def test_one_file_alone_comparisons_and_runs_that_failed(folder, path, tmp_path)
     text = " ".join(printed(history(folder)).split())
     assert "lean.onnx, onnxruntime, 1 thread against net.onnx, onnxruntime, 1 thread: faster" in text
     assert "nothing was measured: pi5: port 22 is closed" in text
+    (comparison,) = records.against(path, other).comparisons
+    invalid = dataclasses.replace(comparison, taints=("others used the CPU",))
+    save(claim(folder, "invalid", "local"), make_record([], [invalid]))
+    assert [row.verdict for row in history(folder, "lean.onnx").rows] == ["faster", "not decided"]
     assert text.count("not finished: pi5: port 22") == 1
 
 

@@ -57,35 +57,11 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def render(history: History, console: Console) -> None:
+def render_history(history: History, console: Console) -> None:
     """Print what was measured in the order of time, each with its change against the run before that is like it."""
     width = min(WIDTH, console.width)
     for line in _lines(history, width):
         console.print(line, width=width, highlight=False)
-
-
-def to_json(history: History) -> dict[str, Any]:
-    """History → plain lists, numbers and text, schema edgeks.bench_history/1; `change` is a share of p50."""
-    rows = [
-        {
-            "id": row.id,
-            "record": str(row.path),
-            "started": row.started,
-            "file": str(row.entry.measurement.job.path),
-            "machine": row.entry.measurement.machine,
-            "runtime": row.entry.measurement.job.runtime,
-            "threads": row.entry.measurement.job.threads,
-            "p50_ms": row.entry.latency.p50_ms if row.entry.latency else None,
-            "change": row.change,
-            "change_is_shown": row.is_shown,
-            "file_changed": row.file_changed,
-            "invalid": list(row.entry.taints),
-            "error": row.error or None,
-        }
-        for row in history.rows
-    ]
-    failed = [{"record": str(path), "error": error} for path, error in history.failed]
-    return {"schema": "edgeks.bench_history/1", "rows": rows, "failed": failed, "damaged": list(history.damaged)}
 
 
 def _lines(history: History, width: int) -> Iterator[Text | Table]:
