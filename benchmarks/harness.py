@@ -185,9 +185,8 @@ def compare(job: Job, machines: dict[str, Machine], effort: Effort, rng: random.
 
 def over_ssh(host: str, runtime: str, stack: ExitStack) -> Machine:
     """The board, made ready for the runtime."""
-    from edgeks.board.hosts_file import parse_host
-
     from edgeks.bench.place import BoardPlace
+    from edgeks.board.hosts_file import parse_host
 
     board = stack.enter_context(BoardPlace(parse_host(host), None, lambda text: print(text, file=sys.stderr)))
     return board.machine(runtime)
