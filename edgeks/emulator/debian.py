@@ -83,7 +83,9 @@ def kernel(archive: Path) -> tuple[bytes, bytes, dict[str, bytes]]:
 def unpack(archive: Path, folder: Path) -> None:
     """The archive's files that the board is to have → `folder`, with what /bin, /lib and /sbin have in /usr."""
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, members=_wanted(tar), filter="tar")
+        if hasattr(tarfile, "tar_filter"):  # Python 3.11.4 and later, which complain where none is named
+            tar.extraction_filter = tarfile.tar_filter
+        tar.extractall(folder, members=_wanted(tar))  # noqa: S202  (Debian's packages, whose signatures were checked)
     for name in MERGED:
         (folder / name).symlink_to(f"usr/{name}")
 
@@ -93,8 +95,10 @@ def _wanted(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         name = _place(member.name)
         if name in MERGED or member.isdev() or LEFT_OUT.match(name):
             continue
-        link = _place(member.linkname) if member.islnk() else member.linkname
-        yield member.replace(name=name or ".", linkname=link)
+        member.name = name or "."
+        if member.islnk():
+            member.linkname = _place(member.linkname)
+        yield member
 
 
 def _place(name: str) -> str:
