@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import statistics
 import subprocess
@@ -92,7 +93,7 @@ class Summary(NamedTuple):
 
 @dataclass
 class Contender:
-    """One way to time the file: `run` gives the samples of a fresh process in ms, or no more than p50 and the fastest."""
+    """One way to time the file: `run` gives the samples of a fresh process in ms, or p50 and the fastest."""
 
     name: str
     run: Callable[[], Sequence[float] | Summary]
@@ -184,9 +185,8 @@ def compare(job: Job, machines: dict[str, Machine], effort: Effort, rng: random.
 
 def over_ssh(host: str, runtime: str, stack: ExitStack) -> Machine:
     """The board, made ready for the runtime."""
-    from edgeks.board.hosts_file import parse_host
-
     from edgeks.bench.place import BoardPlace
+    from edgeks.board.hosts_file import parse_host
 
     board = stack.enter_context(BoardPlace(parse_host(host), None, lambda text: print(text, file=sys.stderr)))
     return board.machine(runtime)
@@ -203,6 +203,7 @@ def main() -> None:
     options = parser.parse_args()
     effort = Effort(processes=options.blocks, runs=options.runs, seconds=0.0, warmup=10)
     rng = random.Random(0)
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as the runner does
     print("# The harness beside the runtimes' own benchmarks\n")
     blocks = f"{options.blocks} blocks, {options.runs} inferences in each process after {effort.warmup} more"
     print(f"`python benchmarks/harness.py {' '.join(path.name for path in options.files)}`; {cpu_name()}; {blocks}.\n")

@@ -27,7 +27,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 
 @pytest.fixture
 def temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of this process's temporary files, to see that none is left. Its path is short: a socket lies there."""
+    """The folder of this process's temporary files, of a short path, to see that none is left."""
     with tempfile.TemporaryDirectory(prefix="dt") as folder:
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setattr(tempfile, "tempdir", folder)

@@ -15,7 +15,7 @@ from loopback import Loopback, loopback, why_none
 from typer.testing import CliRunner
 
 from edgeks.board.environment import ensure_environment
-from edgeks.board.facts import BoardFacts
+from edgeks.board.facts import BoardFacts, Unknown
 from edgeks.board.folder import board_folder, clean, make_board_folder
 from edgeks.board.host import Host
 from edgeks.board.probe import probe, probe_here
@@ -139,21 +139,33 @@ def test_a_set_up_from_the_boards_package_index(here: Host, wheels: tuple[str, P
         assert probe(connection).pythons[:-1] == facts.pythons
 
 
-def test_the_python_that_the_user_names(here: Host) -> None:
+def test_a_board_without_internet(wheels: tuple[str, Path], tmp_path: Path) -> None:
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": "/dev/null"}
+    with loopback(tmp_path / "sshd", environment=nowhere) as offline, Connection(offline.host) as connection:
+        facts = probe(connection)
+        assert isinstance(facts.index_reached, Unknown)
+        assert "127.0.0.1" in facts.index_reached.reason
+        with pytest.raises(BoardError, match=r"no way to the package index .* push them from here: --wheelhouse"):
+            ensure_environment(connection, facts, wheels[0])
+        assert [path.name for path in (offline.home / ".cache/edgeks/board").iterdir()] == [".edgeks"]
+
+
+def test_the_python_that_the_user_names(board: Loopback, here: Host) -> None:
     mine = replace(here, python=sys.executable)
     with Connection(mine) as connection:
         facts = probe(connection)
         assert facts.pythons[0].path == sys.executable
         assert ensure_environment(connection, facts, "onnxruntime") == sys.executable
+    assert not (board.home / ".cache").exists()  # where ONNX Runtime would keep an identity of the device
     bare = replace(here, python="/bin/false")
     with Connection(bare) as connection, pytest.raises(BoardError, match="python = /bin/false cannot import litert"):
         ensure_environment(connection, facts, "litert")
 
 
 def test_a_python_of_the_board_with_this_machines_version_will_do(here: Host) -> None:
+    facts = replace(probe_here(), folder=here.folder)
     with Connection(here) as connection:
-        facts = replace(probe(connection), pythons=probe_here().pythons)
-        assert ensure_environment(connection, facts, "onnxruntime") == probe_here().pythons[0].path
+        assert ensure_environment(connection, facts, "onnxruntime") == facts.pythons[0].path
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from edgeks.bench.store import History, Row
 from edgeks.bench.words import figure, printable, shortened
 
 WIDTH = 100
-HEADS = ("when, UTC", "file", "machine", "how", "p50 ms", "95 %", "change", "RAM", "valid", "id")
+HEADS = ("when, UTC", "file", "machine", "how", "p50, ms", "95 %", "change", "RAM", "valid", "id")
 LEFT = ("when, UTC", "file", "machine", "how", "id")
 SPARED = ("how", "RAM", "95 %", "machine")
 LEAST_NAME = 16

@@ -19,7 +19,7 @@ from edgeks.bench.words import figure, middle, ms, plural, printable, shortened
 WIDTH = 100
 OPS_SHOWN = 8
 NAME_WIDTH = 28
-FIGURES = ("p50 ms", "95 %", "p90", "p99", "load", "first", "RAM", "valid")
+FIGURES = ("p50, ms", "95 %", "p90", "p99", "load", "first", "RAM", "valid")
 # Columns that a narrow terminal has no room for, the first to go first.
 SPARED = ("first", "load", "p99", "p90", "RAM")
 
@@ -119,7 +119,8 @@ def _answer_of_all(record: Record) -> Text:
         text.append(f"p50 {ms(best)} ({at})", "bold green")
         text.append(f" to {ms(worst)} ({there})" if len(timed) > 1 else "")
     else:
-        text.append("no valid time", "bold yellow")
+        emulated = all(one.is_emulated for one in measurements)
+        text.append(words.EMULATED if emulated else "no valid time", "bold yellow")
     left_out = len(measurements) - len(timed)
     text.append(f"; {left_out} without a valid time" if left_out and timed else "")
     text.append(f"; {len(record.failures)} failed" if record.failures else "", "red")

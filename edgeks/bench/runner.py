@@ -325,7 +325,7 @@ class MachineState:
         state["nominal_clock_mhz"] = self._clocks(used, best, "nominal_clock_mhz", unknown)
         state["temperature_c"] = self._temperature(unknown)
         state["throttled"] = self._bits(moment, unknown)
-        state["load_1min"] = os.getloadavg()[0]
+        state["load_1min"] = self._load(unknown)
         state.update(self._since(allowed, unknown))
         state["unknown"] = unknown
         return state
@@ -358,6 +358,14 @@ class MachineState:
         if not found:
             unknown["temperature_c"] = "no thermal zone in /sys/class/thermal: a virtual machine or container"
         return max(found, default=None)
+
+    @staticmethod
+    def _load(unknown: dict[str, str]) -> Any:
+        try:
+            return os.getloadavg()[0]
+        except OSError:
+            unknown["load_1min"] = "the system does not tell its load"
+            return None
 
     def _bits(self, moment: str, unknown: dict[str, str]) -> Any:
         text = read_text(self._throttled[0]).strip() if self._throttled else ""
@@ -419,6 +427,8 @@ class OnnxRuntime:
     """InferenceSession with the configured options."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        # From 1.29 its packages send what they run to Microsoft: a thread, files in the home folder and in TMPDIR.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime as ort
 
         self._ort, self._config, self.version = ort, config, ort.__version__

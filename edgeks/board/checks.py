@@ -73,7 +73,7 @@ def _userland(facts: BoardFacts) -> Check:
         return Check("ABI", "warn", found, "without it nobody knows which wheels to fetch; is this Linux?")
     if facts.userland in {"armv7l", "armv6l", "i686"}:
         if facts.machine in {"aarch64", "x86_64"}:
-            found += f" under a {facts.machine} kernel"
+            found += f", kernel {facts.machine}"
         if facts.userland == "armv7l":
             advice = "32-bit: tflite-runtime only; on a 64-bit system the same board has every runtime and is faster"
         else:
@@ -232,6 +232,9 @@ def _python(facts: BoardFacts) -> Check:
 
 def _runtimes(facts: BoardFacts, wanted: tuple[str, ...]) -> list[Check]:
     """All runtimes in one; and one for each that was asked for and is not there."""
+    setup = "edgeks doctor --host … --setup"
+    if isinstance(facts.index_reached, Unknown):
+        setup += " --wheelhouse"
     has_any = False
     said, made = [], []
     for runtime in RUNTIMES:
@@ -248,14 +251,12 @@ def _runtimes(facts: BoardFacts, wanted: tuple[str, ...]) -> list[Check]:
             if what.differs:
                 state += f", other than here: {', '.join(what.differs)}"
         else:
-            state = f"cannot be set up ({what.reason})"
+            state = f"cannot be set up ({what.short})"
         said.append(f"{runtime} {state}")
         if not found and (runtime in wanted or (runtime == "litert" and COMPILED in wanted)):
-            advice = (
-                f"edgeks doctor --host … --setup --runtime {runtime}" if isinstance(what, Installable) else what.reason
-            )
+            advice = f"{setup} --runtime {runtime}" if isinstance(what, Installable) else what.reason
             made.append(Check(runtime, "fail", "not there", advice))
-    advice = "" if has_any or made else "edgeks doctor --host … --setup"
+    advice = "" if has_any or made else setup
     return [Check("runtimes", "fail" if advice else "ok", "; ".join(said), advice), *made]
 
 

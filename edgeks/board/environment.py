@@ -13,7 +13,7 @@ from pathlib import Path
 from edgeks.board.facts import BoardFacts, BoardPython
 from edgeks.board.folder import cannot_write, make_board_folder
 from edgeks.board.ssh import Completed, Connection, quote, remote_path
-from edgeks.board.wheelhouse import NO_NETWORK, fetch_wheels, last_words, pip_archive
+from edgeks.board.wheelhouse import NO_NETWORK, RETRIES, fetch_wheels, last_words, pip_archive
 from edgeks.board.wheels import DISTRIBUTIONS, OLDEST_PYTHON, Installable, installable
 from edgeks.errors import BoardError, ConfigError
 
@@ -36,10 +36,11 @@ ours=$part/venv/bin/python
 site=$("$ours" -c 'import sysconfig; print(sysconfig.get_paths()["platlib"])') || exit 51
 if [ -n "$pins" ]; then
     "$ours" "$part/pip.zip/pip" install --no-deps --only-binary=:all: --no-cache-dir --no-compile --no-input \\
-        --disable-pip-version-check --progress-bar=off $pins || exit 53
+        --retries "$retries" --disable-pip-version-check --progress-bar=off $pins || exit 53
 else
     for wheel in "$part"/*.whl; do
-        echo "Unpacking ${wheel##*/}"
+        name=${wheel##*/}
+        echo "Unpacking ${name%%-*}"
         "$ours" -m zipfile -e "$wheel" "$site" || exit 52
     done
 fi
@@ -135,11 +136,13 @@ def _make(
                 connection.put(pip_archive(Path(here)), f"{part}/pip.zip")
         else:
             for wheel in fetch_wheels(what.pins, what.python, what.libc, wheelhouse):
-                say(f"Pushing {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB")
+                package = " ".join(wheel.name.split("-")[:2])
+                say(f"Pushing {package}, {wheel.stat().st_size / 1e6:.1f} MB")
                 connection.put(wheel, f"{part}/{wheel.name}")
         pins = "" if wheelhouse else " ".join(f"{name}=={version}" for name, version in what.pins)
         record = json.dumps({"pins": what.pins, "python": what.python.path, "runtime": runtime})
         names = {"part": part, "final": final, "python": what.python.path, "pins": pins, "record": record}
+        names["retries"] = str(RETRIES)
         names["imports"] = f"import numpy, {DISTRIBUTIONS[runtime][1]}"
         ahead = "".join(f"{name}={quote(value)}\n" for name, value in names.items())
         done = connection.run(ahead + INSTALL, timeout=SECONDS, on_line=on_line, check=False)

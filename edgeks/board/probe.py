@@ -18,7 +18,7 @@ from edgeks.errors import BoardError
 
 SCRIPT = Path(__file__).with_name("probe.sh")
 PYTHON_FACTS = Path(__file__).with_name("python_facts.py")
-SECONDS = 90.0  # a Pi Zero starts a Python in 0.5 s, and the package index has 8 s to answer
+SECONDS = 90.0  # a Pi Zero starts a Python in 0.5 s, and the package index has 5 s to answer
 
 # e_machine of an ELF header → the machine that its programs are for, as wheels call it.
 ELF_MACHINES = {0x03: "i686", 0x28: "armv7l", 0x3E: "x86_64", 0xB7: "aarch64", 0xF3: "riscv64"}

@@ -12,7 +12,7 @@ import sys
 
 PACKAGES = ("numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime", "ml-dtypes")
 INDEX = "https://pypi.org/simple"
-SECONDS = 8
+SECONDS = 5
 
 
 def wheel_machine(machine, bits):
@@ -116,7 +116,7 @@ def main():
         return
     import threading
 
-    answer = []
+    answer = []  # type: list[str]
     asking = threading.Thread(target=ask_index, args=(answer,))
     asking.daemon = True
     asking.start()

@@ -12,7 +12,7 @@ job's own stdin in it, then a line every few seconds for as long as the host is 
 - When the job ends, what it left running in its session is killed.
 
 The guard costs no more than one `sleep` in `patience` seconds while the job runs, so that a latency can be measured
-under it. Only builtins, `sleep`, `head` and /proc are used: dash, bash, BusyBox.
+under it. Only builtins, `cat`, `head`, `sleep` and /proc are used: dash, bash, BusyBox.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ PIPE_BYTES = 65536
 # `sleep` ran. HUP is sent until we are gone: `wait` may miss one. The reader is no part of the job's pipeline: dash
 # waits for the whole of that.
 GUARD = """
-read -r p </proc/$$/stat; set -- ${p##*) }; leader=$4
+read -r p </proc/$$/stat; set -- ${p##*) }; leader=$4; me=$$
 if [ "$leader" != $$ ] && command -v setsid >/dev/null; then exec setsid sh -c "$(printf %b "$s")"; fi
 each() {
 n=0; if [ "$leader" != $$ ]; then kill -s $g $j && n=1; return; fi
-for p in /proc/[0-9]*; do
-q=; read -r q <$p/stat; set -- ${q##*) }
-if [ "$4" = $$ ] && [ "$1" != Z ] && [ $p != /proc/$$ ]; then kill -s $g ${p#/proc/} && n=$((n+1)); fi
-done; } 2>/dev/null
+all=$(cat /proc/[0-9]*/stat); set -f; IFS='
+'
+for p in $all; do
+IFS=' '; set -- ${p##*) }
+if [ "$4" = $$ ] && [ "$1" != Z ] && [ "${p%% *}" != $me ]; then kill -s $g "${p%% *}" && n=$((n+1)); fi
+done; unset IFS; set +f; } 2>/dev/null
 stop() {
 trap '' HUP; g=TERM; each; i=0
 while g=0; each; [ $n -gt 0 ] && [ $i -lt 10 ]; do i=$((i+1)); sleep 0.1 2>/dev/null || { sleep 1; i=10; }; done
@@ -55,7 +57,7 @@ g=KILL; each
 """
 # Where the shell that waits for the job was killed itself, the reader does its work.
 WATCH = """{ while read -r b && kill -s 0 $$; do kill -s USR1 $t; done; while kill -s HUP $$; do sleep 1; done
-g=KILL; each; } <&3 >/dev/null 2>&1 &"""
+read -r me </proc/self/stat; me=${me%% *}; g=KILL; each; } <&3 >/dev/null 2>&1 &"""
 
 
 def quote(word: str) -> str:

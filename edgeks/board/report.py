@@ -101,7 +101,7 @@ def _answer(examination: Examination) -> Text:
         return text.append("cleaned" if examination.removed else "clean", style="bold green")
     text.append(state, style=STATE_STYLES.get(state, "bold red"))
     if examination.error is not None:
-        return text.append(f". {_printable(examination.error)}")
+        return text.append(f": {_printable(examination.error.removeprefix(f'{examination.name}: '))}")
     bad = [check.name for check in examination.checks if check.status == "fail"]
     warned = [check.name for check in examination.checks if check.status == "warn"]
     counts = [f"{', '.join(bad)} failed"] if bad else []

@@ -158,7 +158,7 @@ class Connection:
         command = (
             f"export LC_ALL=C; f={remote_path(remote)}; t=$f.$$.part\n"
             "if [ -d \"$f\" ]; then echo 'is a folder' >&2; exit 1; fi\n"
-            "trap 'rm -f \"$t\"' EXIT; trap 'exit 143' HUP INT TERM\n"
+            "trap 'rm -f \"$t\"' EXIT; trap 'exit 143' HUP INT TERM PIPE\n"
             'mkdir -p -- "${f%/*}/" && cat >"$t" || exit 1\n'
             f'n=$(wc -c <"$t"); if [ "$n" -ne {size} ]; then echo "$n of {size} bytes came" >&2; exit 1; fi\n'
             f'chmod {"755" if executable else "644"} "$t" && mv -f -- "$t" "$f"'
@@ -259,6 +259,10 @@ class Connection:
             session.close()
         if session.code is None:
             self._require_link(brief, settle=1.0)
+            if "Session open refused" in session.stderr:
+                raise BoardError(
+                    f"{shown(self.host)}: sshd there refuses one more command at once (MaxSessions in its sshd_config)"
+                )
             if not session.has_begun:
                 said = last_words(session.stderr) or last_words(session.said_before) or "nothing"
                 raise BoardError(

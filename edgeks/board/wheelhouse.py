@@ -15,6 +15,7 @@ from edgeks.board.facts import BoardPython, Libc
 from edgeks.errors import BoardError
 
 SECONDS = 900
+RETRIES = 2  # without any, pip does not say that there is no network, but that there is no such version
 NO_NETWORK = (
     "NewConnectionError",
     "NameResolutionError",
@@ -22,6 +23,7 @@ NO_NETWORK = (
     "ConnectTimeout",
     "connection broken",
     "CERTIFICATE_VERIFY_FAILED",
+    "Read timed out",
     "Network is unreachable",
     "ProxyError",
     "Max retries exceeded",
@@ -97,6 +99,7 @@ def _pip_words(
     pins: Sequence[tuple[str, str]], python: BoardPython, libc: Libc, folder: str, wheelhouse: Path
 ) -> list[str]:
     words = ["download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input", "--quiet"]
+    words += ["--retries", str(RETRIES)]
     words += ["--dest", folder, "--find-links", str(wheelhouse), "--implementation", "cp"]
     words += ["--python-version", ".".join(map(str, python.version[:2]))]
     for tag in platform_tags(python.machine, libc):

@@ -84,9 +84,10 @@ class Installable:
 
 @dataclass(frozen=True, slots=True)
 class NotInstallable:
-    """Why there is no wheel for the board, and what would help."""
+    """Why there is no wheel for the board, and what would help; `short` is for a table that says the rest elsewhere."""
 
     reason: str
+    short: str
 
 
 def installable(facts: BoardFacts, runtime: str) -> Installable | NotInstallable:
@@ -94,15 +95,16 @@ def installable(facts: BoardFacts, runtime: str) -> Installable | NotInstallable
     libc = facts.libc
     usable = [python for python in facts.pythons if not python.is_ours]
     if not usable:
-        return NotInstallable("there is no python3; on Debian: sudo apt install python3")
+        return NotInstallable("there is no python3; on Debian: sudo apt install python3", "no Python")
     recent = [python for python in usable if python.version[:2] >= (3, OLDEST_PYTHON)]
     if not recent:
         return NotInstallable(
             f"{usable[0].path} is {usable[0].name}; the runner needs 3.{OLDEST_PYTHON} or later: a newer system, or an "
-            "interpreter of your own on the PATH"
+            "interpreter of your own on the PATH",
+            "Python is too old",
         )
     if isinstance(libc, Unknown):
-        return NotInstallable(f"its C library is not known: {libc.reason}")
+        return NotInstallable(f"its C library is not known: {libc.reason}", "its C library is not known")
     tried = [_for_python(runtime, python, libc) for python in recent]
     found = [one for one in tried if isinstance(one, Installable)]
     if found:
@@ -139,21 +141,24 @@ def _version(distribution: str, wanted: str | None, python: BoardPython, libc: L
     rows = [row for row in WHEELS if row.distribution == distribution]
     for_machine = [row for row in rows if python.machine in row.machines]
     if not for_machine:
-        return NotInstallable(_wrong_machine(distribution, rows, python.machine))
+        return NotInstallable(_wrong_machine(distribution, rows, python.machine), f"no wheels for {python.machine}")
     if libc.name != "glibc":
-        return NotInstallable(f"this system has {libc}, and its wheels are for glibc: a Debian or Ubuntu system")
+        reason = f"this system has {libc}, and the wheels of {distribution} are for glibc: a Debian or Ubuntu system"
+        return NotInstallable(reason, f"no wheels for {libc.name}")
     for_python = [row for row in for_machine if row.pythons[0] <= python.version[1] <= row.pythons[1]]
     if not for_python:
         low, high = min(row.pythons[0] for row in for_machine), max(row.pythons[1] for row in for_machine)
         instead = "; runtime litert runs the same files" if distribution == "tflite-runtime" else ""
         return NotInstallable(
             f"{distribution} has wheels for Python 3.{low} to 3.{high} on {python.machine}, and {python.path} is "
-            f"{python.name}{instead if python.machine in ARM_X86 else ''}"
+            f"{python.name}{instead if python.machine in ARM_X86 else ''}",
+            f"wheels are for Python 3.{low} to 3.{high}",
         )
     fitting = [row for row in for_python if row.glibc <= libc.version]
     if not fitting:
         needed = min(row.glibc for row in for_python)
-        return NotInstallable(f"{distribution} needs glibc {needed[0]}.{needed[1]}, and this system has {libc}")
+        need = f"needs glibc {needed[0]}.{needed[1]}"
+        return NotInstallable(f"{distribution} {need}, and this system has {libc}", need)
     newest = max(fitting, key=lambda row: _number(row.first))
     if wanted is None:
         return newest.last or newest.first

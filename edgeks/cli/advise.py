@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json
+from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, read_boards, wheel_folder
 from edgeks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,9 +50,12 @@ def advise(
     host: Annotated[
         str | None, typer.Option(help="Measure on this board, as ssh takes it: pi@raspberrypi.local.")
     ] = None,
-    wheelhouse: Annotated[
-        Path | None, typer.Option(help="Of --host: folder of wheels, fetched here, for a board without internet.")
+    hosts: Annotated[
+        Path | None, typer.Option(help="TOML file that names that board instead.", metavar="HOSTS.toml")
     ] = None,
+    wheelhouse: Annotated[
+        bool, typer.Option("--wheelhouse", help="Fetch packages here: a board without internet.")
+    ] = False,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,21 +68,22 @@ def advise(
     from edgeks.advice.sources import SourceOptions
     from edgeks.audit.budgets import parse_size
     from edgeks.bench.place import BoardPlace
-    from edgeks.board.hosts_file import parse_host
     from edgeks.samples import parse_input_shape
 
     source = SourceOptions(arch, trust, calib, parse_input_shape(input_shape) if input_shape else None)
-    if wheelhouse and not host:
-        raise ConfigError(f"--wheelhouse {wheelhouse}: is for a board: add --host")
+    boards = read_boards([host] if host else None, hosts)
+    if len(boards) > 1:
+        raise ConfigError(f"{len(boards)} boards are named; an advice is for one")
+    if wheelhouse and not boards:
+        raise ConfigError("--wheelhouse is for a board: add --host")
     with ExitStack() as stack:
         columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
         bar = stack.enter_context(Progress(*columns, console=err, transient=True, disable=not err.is_terminal))
         task = bar.add_task("", total=None)
         place = None
-        if host:
-            place = stack.enter_context(
-                BoardPlace(parse_host(host), wheelhouse, lambda what: bar.update(task, description=what))
-            )
+        if boards:
+            folder = wheel_folder(wheelhouse, None)
+            place = stack.enter_context(BoardPlace(boards[0], folder, lambda what: bar.update(task, description=what)))
         advice = find(
             model,
             target,

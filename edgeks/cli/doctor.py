@@ -64,7 +64,7 @@ def doctor(
         with err.status("") as status:
 
             def show(name: str, line: str) -> None:
-                status.update(escape(f"{name}: {line[:100]}"))
+                status.update(escape(f"{name}: {line}"[: max(20, err.width - 4)]))
 
             found = set_up(boards, wanted, folder, show)
     else:

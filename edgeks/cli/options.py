@@ -45,15 +45,12 @@ def read_boards(names: list[str] | None, file: Path | None) -> tuple[Host, ...]:
     """Those of a hosts file, then those that were named.
 
     Raises:
-        ConfigError: one is malformed, or there twice.
+        ConfigError, BoardError: one is malformed, or there twice.
     """
-    from edgeks.board.hosts_file import load_hosts, parse_host
+    from edgeks.board.hosts_file import load_hosts, parse_host, require_distinct
 
     boards = (*(load_hosts(file) if file is not None else ()), *map(parse_host, names or ()))
-    called = [board.name for board in boards]
-    twice = next((name for name in called if called.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"--host {twice}: is there twice")
+    require_distinct(boards)
     return boards
 
 

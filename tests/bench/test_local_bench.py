@@ -2,10 +2,8 @@
 
 import ast
 import dataclasses
-import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,15 +13,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from rich.console import Console
 
 from edgeks.bench import local
 from edgeks.bench.local import RUNNER, bench
-from edgeks.bench.report import SCHEMA, render, to_json
 from edgeks.errors import DataError, EdgeksError, ModelFileError
 from edgeks.target import Session, load_target
 
-PAGE = Path(__file__).parents[2] / "docs" / "bench_schema.md"
 TARGET = load_target("onnx")
 
 
@@ -198,39 +193,9 @@ def test_the_runner_is_python_3_9_and_imports_nothing_of_edgeks():
     assert not matches
 
 
-def keys_of(value, prefix=""):
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            key = "<input>" if prefix == "inputs." else key
-            yield f"{prefix}{key}"
-            yield from keys_of(inner, f"{prefix}{key}.")
-    elif isinstance(value, list) and value:
-        yield from keys_of(value[0], f"{prefix[:-1]}[].")
-
-
-def test_json_has_exactly_the_documented_keys(path):
-    data = json.loads(json.dumps(to_json(bench(path, TARGET, 2, 0))))
-    assert data["schema"] == SCHEMA
-    documented = set(re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(), re.MULTILINE))
-    of_tflite = {"session.kernels", "session.weight_cache"}
-    assert {key for key in keys_of(data) if key != "inputs.<input>"} == documented - of_tflite
-
-
-@pytest.mark.parametrize("width", [60, 100, 200])
-def test_report_answers_first_and_fits(width, path):
-    console = Console(file=io.StringIO(), width=width)
-    render(bench(path, TARGET, 20, 1), console)
-    text = console.file.getvalue()
-    assert re.match(
-        r"net\.onnx: p50 [\d.]+ ms, p90 [\d.]+ ms over 20 runs, 1 thread, onnxruntime", " ".join(text.split())
-    )
-    assert max(map(len, text.splitlines())) <= min(width, 100)
-    assert "p99 needs 100 runs or more" in " ".join(text.split())
-
-
 def test_it_starts_without_torch_and_onnxruntime():
     code = (
-        "import sys, edgeks.bench.local, edgeks.bench.report; "
+        "import sys, edgeks.bench.local, edgeks.bench.report, edgeks.bench.html_report, edgeks.bench.history_table; "
         "print([name for name in ('torch', 'onnxruntime', 'onnx', 'ai_edge_litert') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

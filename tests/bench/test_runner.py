@@ -142,7 +142,7 @@ def test_times_of_operators(path, tmp_path):
     assert next(op["type"] for op in ops["ops"] if "Reorder" not in op["type"]).endswith("Conv")
     mean = sum(sum(event["ms"]) for event in found if event["event"] == "samples") / 10
     assert 0 < sum(op["ms"] for op in ops["ops"]) <= mean
-    assert not list(tmp_path.glob("edgeks_*"))  # ONNX Runtime itself leaves a file .ses there
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net.onnx"]
 
 
 def test_operators_in_a_loop_are_of_its_depth(tmp_path):
@@ -152,6 +152,15 @@ def test_operators_in_a_loop_are_of_its_depth(tmp_path):
     assert depths["Sin"] == 1
     inner = sum(op["ms"] for op in ops if op["depth"] == 1)
     assert 0 < inner <= sum(op["ms"] for op in ops if op["depth"] == 0)
+
+
+def test_onnx_runtime_sends_nothing_of_what_it_runs(path, tmp_path):
+    """Its telemetry notes its session in TMPDIR, and collects in the home folder what it will send."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (ended, *_) = events(path, before=f"export HOME={home} XDG_CACHE_HOME={home} TMPDIR={home};", runs=1)[::-1]
+    assert ended == {"event": "end", "ok": True}
+    assert list(home.iterdir()) == []
 
 
 def test_memory_that_is_out_is_said_so(tmp_path):

@@ -1,22 +1,18 @@
 """The same runner measures .tflite files, in every runtime that reads them."""
 
 import dataclasses
-import io
 import json
-import re
 import subprocess
 import sys
 import tempfile
 
 import numpy as np
 import pytest
-from rich.console import Console
-from test_local_bench import PAGE, keys_of, small
+from test_local_bench import small
 from tflite_graph import TfliteGraph
 from tflite_runtime_env import PYTHON, needs_tflite_runtime
 
 from edgeks.bench.local import RUNNER, LocalMachine, bench
-from edgeks.bench.report import SCHEMA, render, to_json
 from edgeks.bench.runner import lacks_atomics
 from edgeks.errors import ConfigError, DataError, EdgeksError, ModelFileError
 from edgeks.target import LiteRtSession, load_target
@@ -197,20 +193,3 @@ def test_armv8_0_has_no_compiled_model():
     assert lacks_atomics("aarch64", pi_4) and not lacks_atomics("aarch64", pi_5)
     assert not lacks_atomics("x86_64", "flags\t: fpu avx2\n")
     assert not lacks_atomics("aarch64", "")  # no /proc: not Linux
-
-
-def test_json_has_the_documented_keys(path):
-    data = json.loads(json.dumps(to_json(bench(path, TARGET, 2, 0, runtime="litert-compiled"))))
-    assert data["schema"] == SCHEMA
-    documented = set(re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(), re.MULTILINE))
-    options = ("graph_optimization", "disabled_optimizers", "session_config", "arena", "memory_pattern")
-    of_onnx = {f"session.{option}" for option in options}
-    assert {key for key in keys_of(data) if key != "inputs.<input>"} == documented - of_onnx
-
-
-def test_report_names_runtime_and_kernels(path):
-    console = Console(file=io.StringIO(), width=200)
-    render(bench(path, TARGET, 20, 1), console)
-    text = " ".join(console.file.getvalue().split())
-    assert re.match(r"net\.tflite: p50 [\d.]+ ms, p90 [\d.]+ ms over 20 runs, 1 thread, litert \d", text)
-    assert "target tflite: kernels xnnpack" in text

@@ -56,7 +56,11 @@ def test_tflite_runtime_gets_the_numpy_that_it_was_built_for_and_an_older_releas
     [
         (board("armv7l"), "onnxruntime", "this system is armv7l; a 64-bit system on the same board has all runtimes"),
         (board("armv6l"), "tflite-runtime", "no runtime has wheels for ARMv6"),
-        (board(libc=Libc("musl", (1, 2))), "litert", "this system has musl 1.2, and its wheels are for glibc"),
+        (
+            board(libc=Libc("musl", (1, 2))),
+            "litert",
+            "this system has musl 1.2, and the wheels of ai-edge-litert are for glibc",
+        ),
         (board(libc=Libc("glibc", (2, 24))), "litert", "needs glibc 2.27, and this system has glibc 2.24"),
         (board(libc=Unknown("no ldd")), "litert", "its C library is not known: no ldd"),
         (board(minor=13), "tflite-runtime", "Python 3.9 to 3.11 on aarch64, and /usr/bin/python3 is Python 3.13.2"),

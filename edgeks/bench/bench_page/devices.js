@@ -51,7 +51,7 @@ function repeatOf(one, index) {
   return el("div", { class: "facts" }, heading(index), list("", [
     ...files.map((each, at) => [at ? "external data" : "file", stored(each)]),
     ["inputs", inputs ? stored(inputs) : "random, seed 0"],
-    ["parity", parityText(one)],
+    ["parity", shortened(parityText(one), 300)],
     ["effort", `${plural(effort.processes, "process")} of at least ${plural(effort.runs, "run")} and ${effort.seconds} s; warm-up ${effort.warmup == null ? "until stable" : plural(effort.warmup, "run")}; ${effort.repeats} repeated if disturbed`],
     ["target", shortened(job.target.name, 60)],
     ["cores", job.pin.length ? job.pin.join(", ") : "any"],

@@ -23,7 +23,7 @@ function answer() {
   const good = timed.filter((index) => !measurements[index].taints.length && measurements[index].latency.p50_ms != null);
   const text = (index) => `${ms(measurements[index].latency.p50_ms)} (${shortened(nameOf(index), 60)})`;
   good.sort((one, other) => measurements[one].latency.p50_ms - measurements[other].latency.p50_ms);
-  if (!good.length) return el("h1", {}, `${files}: `, el("span", { class: "warn" }, "no valid time"));
+  if (!good.length) return el("h1", {}, `${files}: `, el("span", { class: "warn" }, measurements.every(({ is_emulated: emulated }) => emulated) ? EMULATED : "no valid time"));
   return el("h1", {}, `${files}: p50 `, el("span", { class: "good" }, text(good[0])), good.length > 1 ? ` to ${text(good[good.length - 1])}` : "");
 }
 
