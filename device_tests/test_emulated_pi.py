@@ -191,7 +191,7 @@ def test_outputs_are_the_hosts(place, files, transcript):
 
 def test_ram_is_what_the_footprint_predicts(place, files, transcript):
     rows = []
-    for file in files:
+    for file in [file for file in files if file.path.name.startswith("repeated")]:
         form = "onnx" if file.path.suffix == ".onnx" else "tflite"
         wanted = {"onnx": ("ort-default", "ort-lean"), "tflite": ("litert-xnnpack", "litert-builtin")}[form]
         predicted = {row.profile.name: row for row in footprint(file.path, machine="arm64").ram}
