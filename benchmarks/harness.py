@@ -5,8 +5,8 @@ python benchmarks/harness.py model.onnx model.tflite [--host board] > docs/resul
 In each block everybody runs once, in a fresh process, in random order: `edgeks bench` on this machine, the peer, and
 with `--host` `edgeks bench` on that board, which is to be this same machine (a loopback sshd). The peers: LiteRT's own
 benchmark tool (`ai_edge_litert.tools.benchmark_litert_model`, for the runtime litert-compiled); for ONNX Runtime, whose
-perf test is in no package, and for LiteRT's interpreter a plain loop around the runtime's Python interface. Where other
-work shares the machine, `nice -n -19` in front, as root, keeps most of it from the figures.
+perf test is in no package, and for LiteRT's interpreter a plain loop around the runtime's Python interface. It takes a
+machine without other work; `disturbed` tells.
 """
 
 from __future__ import annotations

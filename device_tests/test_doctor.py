@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from loopback import Loopback, loopback, why_none
+from loopback import Loopback, gone, loopback, why_none
 from typer.testing import CliRunner
 
 from edgeks.board.environment import ensure_environment
@@ -121,6 +123,31 @@ def test_a_set_up_that_is_interrupted_leaves_nothing(here: Host, wheels: tuple[s
             ensure_environment(connection, facts, runtime, wheelhouse, interrupt)
         assert here.folder is not None
         assert [path.name for path in Path(here.folder).iterdir()] == [".edgeks"]
+
+
+def test_ctrl_c_ends_what_runs_on_the_board(here: Host, wheels: tuple[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "toml").mkdir()
+    words = [
+        "--hosts",
+        hosts_file(tmp_path / "toml", here),
+        "--setup",
+        "--runtime",
+        wheels[0],
+        "--wheels",
+        str(wheels[1]),
+    ]
+    command = subprocess.Popen([sys.executable, "-m", "edgeks", "doctor", *words], cwd=Path(__file__).parents[1])
+    assert here.folder is not None
+    site = "part-*/venv/lib/python3*/site-packages/numpy"
+    deadline = time.monotonic() + 120
+    while not list(Path(here.folder).glob(site)):  # it unpacks
+        assert command.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    command.send_signal(signal.SIGINT)
+    assert command.wait(60) == 130
+    assert gone(here.folder, 20)
+    assert [path.name for path in Path(here.folder).iterdir()] == [".edgeks"]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ Written by `make docs` from `edgeks/audit/runtime_models.py`; do not edit it.
 measurement by the test that it names. The figures behind the rules (bytes of code that become resident, tiles of the
 matrix kernels) were measured with ONNX Runtime 1.31, LiteRT 2.3 and tflite-runtime 2.14 on x86-64, and on arm64 as an
 emulated Cortex-A72. Predicted and measured RAM of whole networks: [x86-64](results/ram.md),
-[arm64](results/ram_arm64.md).
+[arm64](results/arm64.md).
 
 | rule | runtime | what it says | test |
 |---|---|---|---|

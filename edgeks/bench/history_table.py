@@ -1,4 +1,4 @@
-"""History of records → a table on the terminal, at most 100 columns wide."""
+"""History of records → a table on the terminal, at most 100 columns wide, or JSON of schema edgeks.bench_history/1."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from rich.text import Text
 
 from edgeks import terminal
 from edgeks.bench import words
+from edgeks.bench.plain_data import to_plain
 from edgeks.bench.store import History, Row
 from edgeks.bench.words import figure, printable, shortened
 
+SCHEMA = "edgeks.bench_history/1"
 WIDTH = 100
 HEADS = ("when, UTC", "file", "machine", "how", "p50, ms", "95 %", "change", "RAM", "valid", "id")
 LEFT = ("when, UTC", "file", "machine", "how", "id")
@@ -21,35 +23,45 @@ SPARED = ("how", "RAM", "95 %", "machine")
 LEAST_NAME = 16
 
 
+def to_json(history: History) -> dict[str, Any]:
+    """History → plain lists, numbers and text (docs/bench_schema.md)."""
+    return {
+        "schema": SCHEMA,
+        "rows": [_row(row) for row in history.rows],
+        "failed": [{"path": str(path), "error": error} for path, error in history.failed],
+        "damaged": list(history.damaged),
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    entry, one = row.entry, row.entry.measurement
+    return {
+        "id": row.id,
+        "path": str(row.path),
+        "started": row.started,
+        "file": str(one.job.path),
+        "machine": one.machine,
+        "is_emulated": one.is_emulated,
+        "runtime": one.job.runtime,
+        "threads": one.job.threads,
+        "p50_ms": entry.latency.p50_ms if entry.latency else None,
+        "p50_interval": to_plain(entry.p50_interval),
+        "ram_peak_bytes": entry.ram.peak_bytes if entry.ram else None,
+        "taints": list(entry.taints),
+        "change": row.change,
+        "change_is_shown": row.is_shown,
+        "file_changed": row.file_changed,
+        "against": row.against,
+        "verdict": row.verdict,
+        "error": row.error,
+    }
+
+
 def render_history(history: History, console: Console) -> None:
     """Print what was measured in the order of time, each with its change against the run before that is like it."""
     width = min(WIDTH, console.width)
     for line in _lines(history, width):
         console.print(line, width=width, highlight=False)
-
-
-def to_json(history: History) -> dict[str, Any]:
-    """History → plain lists, numbers and text, schema edgeks.bench_history/1; `change` is a share of p50."""
-    rows = [
-        {
-            "id": row.id,
-            "record": str(row.path),
-            "started": row.started,
-            "file": str(row.entry.measurement.job.path),
-            "machine": row.entry.measurement.machine,
-            "runtime": row.entry.measurement.job.runtime,
-            "threads": row.entry.measurement.job.threads,
-            "p50_ms": row.entry.latency.p50_ms if row.entry.latency else None,
-            "change": row.change,
-            "change_is_shown": row.is_shown,
-            "file_changed": row.file_changed,
-            "invalid": list(row.entry.taints),
-            "error": row.error or None,
-        }
-        for row in history.rows
-    ]
-    failed = [{"record": str(path), "error": error} for path, error in history.failed]
-    return {"schema": "edgeks.bench_history/1", "rows": rows, "failed": failed, "damaged": list(history.damaged)}
 
 
 def _lines(history: History, width: int) -> Iterator[Text | Table]:

@@ -44,7 +44,8 @@ def _lines(record: Record, width: int) -> Iterator[Text | Table | str]:
         yield _table_of_all(record, width)
     for failure in record.failures:
         about = ", ".join(part for part in (failure.machine, failure.job) if part)
-        yield Text(printable(f"✗ {about}: {failure.error.removeprefix(f'{failure.machine}: ')}"), style="red")
+        error = failure.error.removeprefix(f"{failure.machine}: ")
+        yield Text(printable(f"✗ {about}: {error}" if about else f"✗ {error}"), style="red")
     described: set[str] = set()
     for entry, label in zip(record.entries, words.labels([one.measurement for one in record.entries]), strict=True):
         one = entry.measurement

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeks.atomic_write import write_text
+from edgeks.bench.measurement import Comparison
 from edgeks.bench.plain_data import to_plain
 from edgeks.bench.record import Entry, Record, dump, load_record
 from edgeks.bench.stats import Interval, Latency
@@ -142,12 +143,17 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _rows(path: Path, record: Record) -> list[Row]:
-    against = {id(c.b): (c.a.job.name, c.verdict) for c in record.comparisons}
+    against = {id(c.b): (c.a.job.name, _verdict(c)) for c in record.comparisons}
     error = "; ".join(dict.fromkeys(failure.error for failure in record.failures))
     return [
         Row(path, entry.measurement.started, entry, error, *against.get(id(entry.measurement), ("", "")))
         for entry in record.entries
     ]
+
+
+def _verdict(comparison: Comparison) -> str:
+    undecided = comparison.taints or comparison.a.is_emulated or comparison.b.is_emulated
+    return "not decided" if undecided else comparison.verdict
 
 
 def _with_changes(rows: list[Row]) -> list[Row]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgeks.board.facts import BoardFacts, BoardPython
-from edgeks.board.folder import cannot_write, make_board_folder
+from edgeks.board.folder import board_folder, cannot_write, make_board_folder
 from edgeks.board.ssh import Completed, Connection, quote, remote_path
 from edgeks.board.wheelhouse import NO_NETWORK, RETRIES, fetch_wheels, last_words, pip_archive
 from edgeks.board.wheels import DISTRIBUTIONS, OLDEST_PYTHON, Installable, installable
@@ -20,6 +20,7 @@ from edgeks.errors import BoardError, ConfigError
 SECONDS = 1800.0  # an SD card unpacks at a few MB/s
 IMPORT_SECONDS = 120.0
 OLD_MINUTES = 120  # what an interrupted set-up left behind is removed by the next one after that time
+PROCESS = secrets.token_hex(4)  # in the names of what this process has under way on a board
 MARK = "edgeks.json"  # in an environment that is whole
 
 NO_VENV, NO_SPACE, NOT_INSTALLED, NOT_IMPORTED = 51, 52, 53, 54
@@ -27,8 +28,6 @@ NO_VENV, NO_SPACE, NOT_INSTALLED, NOT_IMPORTED = 51, 52, 53, 54
 # $part holds what was pushed, $python is the board's. The environment is made inside $part and renamed when it is
 # whole: what has the final name is whole, and of two set-ups at a time the later finds it there.
 INSTALL = """
-trap 'rm -rf "$part"' EXIT
-trap 'exit 1' HUP INT TERM
 export TMPDIR="$part" PYTHONNOUSERSITE=1 ORT_DISABLE_TELEMETRY=1
 unset PYTHONHOME PYTHONPATH
 "$python" -m venv --without-pip "$part/venv" || exit 51
@@ -106,6 +105,15 @@ def ensure_environment(
     return f"{final}/bin/python"
 
 
+def remove_unfinished(connection: Connection) -> None:
+    """Remove what set-ups of this process left on the board when their connection was closed under them.
+
+    Raises:
+        BoardError: the board cannot be reached.
+    """
+    connection.run(f"rm -rf {quote(board_folder(connection))}/part-{PROCESS}-*", timeout=300)
+
+
 def environment_key(what: Installable) -> str:
     """Of an environment's folder: runtime, its version, and a digest of all versions, the Python and the ABI."""
     python = what.python
@@ -125,7 +133,7 @@ def _make(
     say = on_line or (lambda _line: None)
     for difference in what.differs:
         say(f"no wheel of this machine's version there: {difference}")
-    part = f"{folder}/part-{secrets.token_hex(6)}"
+    part = f"{folder}/part-{PROCESS}-{secrets.token_hex(3)}"
     connection.run(
         f"find {quote(folder)} -maxdepth 1 -name 'part-*' -mmin +{OLD_MINUTES} -exec rm -rf {{}} + ; exit 0",
         timeout=300,

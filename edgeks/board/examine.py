@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 from edgeks.board.checks import check
-from edgeks.board.environment import ensure_environment
+from edgeks.board.environment import ensure_environment, remove_unfinished
 from edgeks.board.folder import clean
 from edgeks.board.host import Host
 from edgeks.board.probe import probe, probe_here
@@ -45,10 +48,9 @@ def examine_here(runtimes: tuple[str, ...] = ()) -> Examination:
 def examine(hosts: Sequence[Host], runtimes: tuple[str, ...] = ()) -> tuple[Examination, ...]:
     """Every board, all at a time; `runtimes` must be there. What goes wrong with a board is in its examination."""
 
-    def examine_one(host: Host) -> Examination:
-        with Connection(host) as connection:
-            facts = probe(connection)
-        return Examination(host.name, facts, check(facts, runtimes))
+    def examine_one(connection: Connection) -> Examination:
+        facts = probe(connection)
+        return Examination(connection.host.name, facts, check(facts, runtimes))
 
     return _each(hosts, examine_one)
 
@@ -65,46 +67,63 @@ def set_up(
     gets the host and what is being done. What goes wrong with a board is in its examination.
     """
 
-    def set_up_one(host: Host) -> Examination:
+    def set_up_one(connection: Connection) -> Examination:
+        name = connection.host.name
+
         def say(line: str) -> None:
             if on_line is not None:
-                on_line(host.name, line)
+                on_line(name, line)
 
-        with Connection(host) as connection:
-            facts = probe(connection)
-            wanted = runtimes or tuple(name for name in USUAL if isinstance(installable(facts, name), Installable))
-            made: dict[str, str] = {}
-            error = None
-            try:
-                for runtime in wanted or ("tflite-runtime",):
-                    say(f"setting up {runtime}")
-                    made[runtime] = ensure_environment(connection, facts, runtime, wheelhouse, say)
-            except LinkLost:
-                raise
-            except BoardError as fault:
-                error = str(fault)
-            facts = probe(connection)
-        return Examination(host.name, facts, check(facts, wanted), made, error=error)
+        facts = probe(connection)
+        wanted = runtimes or tuple(one for one in USUAL if isinstance(installable(facts, one), Installable))
+        made: dict[str, str] = {}
+        error = None
+        try:
+            for runtime in wanted or ("tflite-runtime",):
+                say(f"setting up {runtime}")
+                made[runtime] = ensure_environment(connection, facts, runtime, wheelhouse, say)
+        except LinkLost:
+            raise
+        except BoardError as fault:
+            error = str(fault)
+        after = replace(probe(connection), load=facts.load)  # setting up was the load since
+        return Examination(name, after, check(after, wanted), made, error=error)
 
-    return _each(hosts, set_up_one)
+    try:
+        return _each(hosts, set_up_one)
+    except BaseException:  # Ctrl-C: the links are closed, and what was being unpacked is still there
+        for host in hosts:
+            with suppress(BoardError), Connection(host) as connection:
+                remove_unfinished(connection)
+        raise
 
 
 def clean_boards(hosts: Sequence[Host]) -> tuple[Examination, ...]:
     """Remove what edgeks put on the boards. What goes wrong with a board is in its examination."""
-
-    def clean_one(host: Host) -> Examination:
-        with Connection(host) as connection:
-            return Examination(host.name, None, removed=clean(connection))
-
-    return _each(hosts, clean_one)
+    return _each(hosts, lambda connection: Examination(connection.host.name, None, removed=clean(connection)))
 
 
-def _each(hosts: Sequence[Host], work: Callable[[Host], Examination]) -> tuple[Examination, ...]:
+def _each(hosts: Sequence[Host], work: Callable[[Connection], Examination]) -> tuple[Examination, ...]:
+    """`work` on every board, all at a time; where this is interrupted every link is closed, and what ran there ends."""
+    opened: list[Connection] = []
+    interrupted = Event()
+
     def guarded(host: Host) -> Examination:
         try:
-            return work(host)
+            with Connection(host) as connection:
+                opened.append(connection)
+                if interrupted.is_set():
+                    raise BoardError(f"{host.name}: interrupted")
+                return work(connection)
         except BoardError as error:
             return Examination(host.name, None, error=str(error))
 
     with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
-        return tuple(pool.map(guarded, hosts))
+        running = [pool.submit(guarded, host) for host in hosts]
+        try:
+            return tuple(one.result() for one in running)
+        except BaseException:
+            interrupted.set()
+            for connection in tuple(opened):
+                connection.close()
+            raise

@@ -15,14 +15,16 @@ PACKAGES = (
     "base-files", "base-passwd", "bash", "busybox-static", "coreutils", "dash", "debianutils", "diffutils", "findutils",
     "gawk", "grep", "gzip", "hostname", "libc-bin", "libgcc-s1", "libstdc++6", "linux-image-cloud-arm64", "login",
     "mount", "openssh-server", "openssh-sftp-server", "passwd", "procps", "python3", "python3-venv", "sed", "tar",
-    "util-linux",
+    "usr-is-merged", "util-linux",
 )  # fmt: skip
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 # Not on the board: what nobody reads there, and the kernel, which QEMU starts from a file of its own.
 LEFT_OUT = re.compile(
     r"(boot|dev|usr/lib/(modules|linux-image-[^/]*|udev)|usr/share/(doc|man|locale|info|lintian|bash-completion))/."
 )
-MODULE = re.compile(r".*/lib/modules/[^/]+/kernel/.*/([^/]+)\.ko$")
+MODULE = re.compile(r"usr/lib/modules/[^/]+/kernel/.*/([^/]+)\.ko$")
+# Links into usr/, as every Debian has them; packages of this suite still have some of their files here.
+MERGED = ("bin", "lib", "sbin")
 
 
 def fetch_debian(archive: Path, folder: Path) -> None:
@@ -32,9 +34,8 @@ def fetch_debian(archive: Path, folder: Path) -> None:
         BoardError: the mirror cannot be reached, or has not got them.
     """
     command = [
-        "mmdebstrap", "--quiet", "--architectures=arm64", "--variant=extract", "--format=tar",
-        "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", f"--include={','.join(PACKAGES)}",
-        SUITE, str(archive), mirror(),
+        "mmdebstrap", "--quiet", "--mode=chrootless", "--architectures=arm64", "--variant=extract", "--format=tar",
+        f"--include={','.join(PACKAGES)}", SUITE, str(archive), mirror(),
     ]  # fmt: skip
     run_tool(command, "Debian's packages for arm64", environment={"TMPDIR": str(folder)})
 
@@ -68,7 +69,7 @@ def kernel(archive: Path) -> tuple[bytes, bytes, dict[str, bytes]]:
     modules: dict[str, bytes] = {}
     with tarfile.open(archive) as tar:
         for member in tar:
-            name = member.name.removeprefix("./")
+            name = _place(member.name)
             found = MODULE.match(name)
             if name.startswith("boot/vmlinuz"):
                 image = _content(tar, member)
@@ -80,14 +81,30 @@ def kernel(archive: Path) -> tuple[bytes, bytes, dict[str, bytes]]:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """The archive's files that the board is to have → `folder`."""
+    """The archive's files that the board is to have → `folder`, with what /bin, /lib and /sbin have in /usr."""
     with tarfile.open(archive) as tar:
-        chosen = (member for member in tar if _is_wanted(member))
-        tar.extractall(folder, members=chosen, filter="tar")
+        if hasattr(tarfile, "tar_filter"):  # Python 3.11.4 and later, which complain where none is named
+            tar.extraction_filter = tarfile.tar_filter
+        tar.extractall(folder, members=_wanted(tar))  # noqa: S202  (Debian's packages, whose signatures were checked)
+    for name in MERGED:
+        (folder / name).symlink_to(f"usr/{name}")
 
 
-def _is_wanted(member: tarfile.TarInfo) -> bool:
-    return not member.isdev() and not LEFT_OUT.match(member.name.removeprefix("./"))
+def _wanted(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for member in tar:
+        name = _place(member.name)
+        if name in MERGED or member.isdev() or LEFT_OUT.match(name):
+            continue
+        member.name = name or "."
+        if member.islnk():
+            member.linkname = _place(member.linkname)
+        yield member
+
+
+def _place(name: str) -> str:
+    """Path in the archive → path on the board, both without a slash at the front."""
+    name = "" if name == "." else name.removeprefix("./")
+    return f"usr/{name}" if name.partition("/")[0] in MERGED and "/" in name else name
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

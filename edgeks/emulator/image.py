@@ -65,7 +65,7 @@ def key() -> str:
 
 
 def build(on_line: OnLine | None = None, cache: Path | None = None) -> Image:
-    """The board's files, from the cache or made now, in about a minute; `on_line` gets a line per step.
+    """The board's files, from the cache or made now, in about a minute; `on_line` gets what is begun and done.
 
     No arm64 program runs. A build that is killed leaves only steps that are whole, and the next one goes on from there.
 
@@ -89,6 +89,8 @@ def build(on_line: OnLine | None = None, cache: Path | None = None) -> Image:
                     needed = _lacks(image.kernel, image.initrd, image.root) if paths == (archive,) else True
                     if not needed or not _lacks(*paths):
                         continue
+                    if on_line:
+                        on_line(f"emulated board: making {name}")
                     start = time.monotonic()
                     make(image, work)
                     size = sum(path.stat().st_blocks * 512 for path in paths) / 1e6

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeks.emulator import guest, qemu, system, wheels
-from edgeks.emulator.cpus import require_cpu
+from edgeks.emulator.cpus import CPUS, require_cpu
 from edgeks.emulator.image import OnLine, build
 from edgeks.errors import BoardError
 
@@ -53,9 +53,8 @@ def run_jobs(
 
     A configuration is the runner's own, with paths of this machine for `model`, `inputs`, `samples`, and a `runtime`.
     Under `icount` the board's clock goes 1 ns per instruction: a millisecond that the runner reports is a million of
-    them. Without it times mean nothing. `beside`: model → further files, of its folder
-    or below. `on_result` gets a job's number and result as soon as it has one, `on_line` what building the board
-    says.
+    them. Without it times mean nothing. `beside`: model → further files, of its folder or below. `on_result` gets a
+    job's number and result as soon as it has one, `on_line` what is being done.
 
     Raises:
         ConfigError: no such core.
@@ -72,7 +71,16 @@ def run_jobs(
         words = qemu.command(
             image.kernel, image.initrd, disks, require_cpu(cpu), memory, options, parameters=SAME_EACH_TIME
         )
-        return _results(words, len(configs), timeout, on_result)
+
+        def take(index: int, result: JobResult) -> None:
+            if on_result:
+                on_result(index, result)
+            if on_line:
+                on_line(f"emulated board: {index + 1} of {len(configs)} processes done")
+
+        if on_line:
+            on_line(f"emulated board: starting, with a {CPUS[cpu]}")
+        return _results(words, len(configs), timeout, take)
 
 
 def _write_data(
@@ -111,10 +119,7 @@ def _copy(source: Path, aim: Path) -> None:
 
 
 def _results(
-    words: Sequence[str],
-    count: int,
-    timeout: float,
-    on_result: Callable[[int, JobResult], None] | None,
+    words: Sequence[str], count: int, timeout: float, on_result: Callable[[int, JobResult], None]
 ) -> list[JobResult]:
     results: list[JobResult] = []
     said: list[str] = []  # what is not the jobs': the kernel's last words, QEMU's complaints
@@ -125,8 +130,7 @@ def _results(
             for message in _messages(process, said):
                 if "job" in message:
                     results.append(_result(message))
-                    if on_result:
-                        on_result(len(results) - 1, results[-1])
+                    on_result(len(results) - 1, results[-1])
                 if "done" in message:
                     return results
         finally:

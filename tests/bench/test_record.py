@@ -121,7 +121,7 @@ def test_records_have_exactly_the_documented_keys(real, onnx_path, tflite_path):
     other = make_record([measure(job, LocalMachine(), dataclasses.replace(SHORT, processes=1))])
     found = {key for one in (real, other, records.fleet(onnx_path)) for key in keys_of(json.loads(dump(one)))}
     assert SCHEMA in PAGE.read_text()
-    assert found == set(documented())
+    assert found == {key for key in documented() if not key.startswith("history.")}
     assert len(list(documented())) == len(set(documented()))
 
 

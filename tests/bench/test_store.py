@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 import bench_records as records
 import pytest
 from rich.console import Console
+from test_record import documented, keys_of
 
-from edgeks.bench.history_table import render_history
+from edgeks.bench.history_table import render_history, to_json
 from edgeks.bench.record import RUNNING, Failure, load_record, make_record
 from edgeks.bench.store import claim, find, history, record_id, save
 from edgeks.errors import DataError, OutputError
@@ -127,6 +128,10 @@ def test_one_file_alone_comparisons_and_runs_that_failed(folder, path, tmp_path)
     text = " ".join(printed(history(folder)).split())
     assert "lean.onnx, onnxruntime, 1 thread against net.onnx, onnxruntime, 1 thread: faster" in text
     assert "nothing was measured: pi5: port 22 is closed" in text
+    (comparison,) = records.against(path, other).comparisons
+    invalid = dataclasses.replace(comparison, taints=("others used the CPU",))
+    save(claim(folder, "invalid", "local"), make_record([], [invalid]))
+    assert [row.verdict for row in history(folder, "lean.onnx").rows] == ["faster", "not decided"]
     assert text.count("not finished: pi5: port 22") == 1
 
 
@@ -150,6 +155,14 @@ def test_a_record_is_found_by_its_id(folder, path):
     for identifier in ("nothing", "", "../x"):
         with pytest.raises(DataError, match="no record has this id"):
             find(folder, identifier)
+
+
+def test_the_json_has_the_documented_keys(folder, path):
+    keep(folder, records.measurement(path))
+    keep(folder, failures=[Failure("pi5", "net.onnx", "no")])
+    found = json.loads(json.dumps(to_json(history(folder))))
+    assert {f"history.{key}" for key in keys_of(found)} == {key for key in documented() if key.startswith("history.")}
+    assert found["rows"][0]["p50_ms"] == records.measurement(path).latency.p50_ms
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])

@@ -1,9 +1,12 @@
 """What disturbs a measurement is named; what is unknown, or as it should be, is not."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from edgeks.bench import runner, stats, validity
+from edgeks.bench.measurement import PRESETS
 from edgeks.bench.stream import RunnerStream, State, WarmUp
 from edgeks.bench.validity import summarised, taints
 
@@ -121,3 +124,22 @@ def test_reasons_of_several_processes_are_one_text_for_each_kind():
         "in 2 of 3 processes: others used 40% of the CPU",
         "in 1 of 3 processes: it was 81 °C hot",
     )
+
+
+def test_the_page_has_the_thresholds():
+    page = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text()
+    for words in (
+        f"below {validity.LEAST_CLOCK:.0%} of the nominal clock".replace("%", " %"),
+        f"{validity.MOST_CELSIUS:.0f} °C or more, on Arm",
+        f"above {validity.MOST_OF_OTHERS:.0%} of what these cores have".replace("%", " %"),
+        f"above {validity.MOST_STEAL:.0%} (and {validity.LEAST_CPU_SECONDS} s)".replace("%", " %"),
+        f"more than {validity.MOST_SWAPPED_PAGES} pages",
+        f"more than {validity.MOST_MAJOR_FAULTS} |",
+        f"differ by less than {runner.STABLE_WITHIN:.0%}".replace("%", " %"),
+        f"at least {runner.WINDOW_RUNS} inferences and lasts at least {runner.WINDOW_SECONDS} s",
+        f"After {runner.WARMUP_SECONDS:.0f} s it is given up",
+        f"{stats.RESAMPLES:,} resamples",
+    ):
+        assert words in page, words
+    for name, effort in PRESETS.items():
+        assert f"| `{name}` | {effort.processes} | {effort.runs:,} | {effort.seconds:g} |" in page

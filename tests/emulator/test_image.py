@@ -52,16 +52,19 @@ def test_kernel_modules_and_documents_are_left_out_of_the_board(tmp_path):
         tmp_path,
         {
             "boot/vmlinuz-6.1-arm64": b"kernel",
-            "usr/bin/busybox": b"busybox",
-            "usr/lib/modules/6.1-arm64/kernel/drivers/net/virtio-net.ko": b"module",
+            "bin/busybox": b"busybox",
+            "lib/modules/6.1-arm64/kernel/drivers/net/virtio-net.ko": b"module",
             "usr/share/doc/bash/README": b"text",
             "usr/lib/python3.11/os.py": b"pass",
+            "lib/aarch64-linux-gnu/libc.so.6": b"library",
         },
     )
     assert debian.kernel(archive) == (b"kernel", b"busybox", {"virtio_net": b"module"})
     debian.unpack(archive, tmp_path / "root")
-    left = {str(path.relative_to(tmp_path / "root")) for path in (tmp_path / "root").rglob("*") if path.is_file()}
-    assert left == {"usr/bin/busybox", "usr/lib/python3.11/os.py"}
+    root = tmp_path / "root"
+    left = {str(path.relative_to(root)) for path in (root / "usr").rglob("*") if path.is_file()}
+    assert left == {"usr/bin/busybox", "usr/lib/python3.11/os.py", "usr/lib/aarch64-linux-gnu/libc.so.6"}
+    assert (root / "bin").readlink().name == "bin" and (root / "lib/aarch64-linux-gnu/libc.so.6").is_file()
 
 
 @pytest.mark.skipif(shutil.which("mke2fs", path=needs.SEARCHED) is None, reason="mke2fs is not installed")

@@ -53,6 +53,6 @@ def test_results_come_in_order_and_what_is_no_event_is_left_out():
 def test_a_board_that_goes_down_or_hangs_is_an_error_of_one_line():
     done = {"job": 0, "lines": [], "code": 0, "complaints": ""}
     with pytest.raises(BoardError, match="did 1 of 3 jobs: it went down; Kernel panic"):
-        jobs._results(console(done, "Kernel panic"), 3, 30, None)
+        jobs._results(console(done, "Kernel panic"), 3, 30, lambda *_: None)
     with pytest.raises(BoardError, match="did 0 of 1 jobs: it was stopped after 1 s"):
-        jobs._results(["sleep", "60"], 1, 1, None)
+        jobs._results(["sleep", "60"], 1, 1, lambda *_: None)

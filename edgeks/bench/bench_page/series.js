@@ -50,9 +50,10 @@ function separators(svg, { processes }, X) {
 }
 
 function latencyChart(index, whole, cells) {
-  const sorted = cells.map(({ high }) => high).sort((a, b) => a - b);
+  // By what is usual in a slot: a run that was interrupted leaves the plot at the top, with a mark there.
+  const sorted = cells.map(({ middle }) => middle).sort((a, b) => a - b);
   const lows = Math.min(...cells.map(({ low }) => low));
-  const most = Math.max(sorted[Math.floor(0.98 * (sorted.length - 1))], 1.05 * lows);
+  const most = Math.max(1.3 * sorted[Math.floor(0.95 * (sorted.length - 1))], 1.05 * lows);
   const [y0, y1] = around(lows, most);
   const { X, Y, svg, plot, element } = axes({ x: [0, whole.end], y: [y0, y1], kind: "tall", rows: 4, xUnit: null, yUnit: " ms", said: `Latency of the runs of ${plural(whole.processes.length, "process")} against time` });
   const x = (slot) => ((slot + 0.5) * SIZE) / SLOTS;

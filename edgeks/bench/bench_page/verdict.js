@@ -54,7 +54,11 @@ function showVerdict(page) {
     const [toned, text] = one.is_emulated && !one.taints.length ? ["warn", EMULATED] : validity(one);
     return el("p", { class: `validity ${toned}` }, measurements.length > 1 ? [label(nameOf(index), 60), ": "] : null, shortened(text, 600));
   });
-  const failed = failures.map(({ machine, job, error }) => el("p", { class: "validity bad" }, "✗ ", label([machine, job].filter(Boolean).join(", "), 80), `: ${shortened(error.startsWith(`${machine}: `) ? error.slice(machine.length + 2) : error, 600)}`));
+  const failed = failures.map(({ machine, job, error }) => {
+    const about = [machine, job].filter(Boolean).join(", ");
+    const why = machine && error.startsWith(`${machine}: `) ? error.slice(machine.length + 2) : error;
+    return el("p", { class: "validity bad" }, "✗ ", about ? [label(about, 80), ": "] : null, shortened(why, 600));
+  });
   const invalid = comparisons.flatMap(({ taints }) => taints).map((taint) => el("p", { class: "validity warn" }, `✗ the comparison is invalid: ${shortened(taint, 300)}`));
   page.append(
     el("header", {}, el("p", { class: "file" }, "edgeks bench", report.complete ? "" : " · not complete"), answer(), failed, invalid, remarks, measurements.length === 1 ? keyFigures(measurements[0]) : null),

@@ -4,7 +4,7 @@ const comparisons = report.comparisons ?? [];
 const failures = report.failures ?? [];
 const EMULATED = "emulated: time means nothing";
 
-const digits = (value) => (value == null ? "–" : fixed(value, value >= 100 ? 0 : value >= 10 ? 1 : value >= 1 ? 2 : 3));
+const digits = (value) => (value == null ? "–" : fixed(value, value >= 100 ? 0 : value >= 10 ? 1 : value >= 1 ? 2 : value >= 0.1 ? 3 : 4));
 const ms = (value) => (value == null ? "–" : `${digits(value)} ms`);
 const bracket = (interval) => (interval ? `[${digits(interval.low)}, ${digits(interval.high)}]` : "");
 const file = (path) => String(path).split(/[\\/]/).pop();

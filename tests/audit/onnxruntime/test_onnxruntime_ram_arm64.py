@@ -2,7 +2,7 @@
 
 MEASURED was read with edgeks/bench/runner.py on an emulated Cortex-A72 (qemu-system-aarch64 -M virt -cpu cortex-a72,
 1 GiB, Debian 12 with Python 3.11 and Linux 6.1, transparent huge pages on request only): ONNX Runtime 1.31.1, one
-thread, five inferences. Emulation changes times, not what is resident. docs/results/ram_arm64.md has more.
+thread, five inferences. Emulation changes times, not what is resident. docs/results/arm64.md has more.
 """
 
 import pytest
