@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeks.bench.local import LAST_WORDS, RUNNER
 from edgeks.bench.stream import RunnerStream
 from edgeks.board.ssh import Connection, quote
-from edgeks.errors import BoardError, EdgeksError, ModelFileError
+from edgeks.errors import BoardError, EdgeksError, LinkLost, ModelFileError
 from edgeks.onnx_file import read_model_file
 from edgeks.runtime_profile import COMPILED
 
@@ -68,6 +68,8 @@ class BoardMachine:
         """Remove the folder there, if the board can still be reached."""
         try:
             self._connection.run(f"rm -rf {quote(self._folder)}", check=False, timeout=20)
+        except LinkLost:
+            return  # what was lost with it is known; a later run removes the folder
         except BoardError:
             if kind is None:
                 raise

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -196,12 +196,14 @@ class Connection:
     def _start(self, connect_timeout: float) -> subprocess.Popen[bytes]:
         if shutil.which("ssh") is None:
             raise BoardError("ssh is not installed here; install OpenSSH's client (on Debian: openssh-client)")
-        # The first value that ssh meets counts: these before the user's.
-        settings = {
-            "BatchMode": "yes",
+        # The first value that ssh meets counts: some before the user's options, some after them.
+        defaults = {
             "ConnectTimeout": max(1, round(connect_timeout)),
             "ServerAliveInterval": self._keepalive,
             "ServerAliveCountMax": KEEPALIVES_MISSED,
+        }
+        settings = {
+            "BatchMode": "yes",
             "ControlMaster": "yes",
             "ControlPath": self._socket,
             "ControlPersist": "no",
@@ -212,8 +214,8 @@ class Connection:
             "RemoteCommand": "none",
             "LogLevel": "INFO",  # its words tell failures apart
         }
-        words = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
-        command = ["ssh", "-N", "-T", *words, *self.host.options, "--", self.host.destination]
+        options = [*_options(settings), *self.host.options, *_options(defaults)]
+        command = ["ssh", "-N", "-T", *options, "--", self.host.destination]
         return subprocess.Popen(
             ["sh", "-c", SUPERVISOR, "sh", self._folder, *command],
             stdin=subprocess.PIPE,
@@ -225,12 +227,13 @@ class Connection:
 
     def _await_socket(self, master: subprocess.Popen[bytes], connect_timeout: float) -> None:
         """ssh makes its socket when the board has let it in."""
-        deadline = time.monotonic() + 3 * connect_timeout
+        start = time.monotonic()
         while not self._socket.exists():
+            elapsed = time.monotonic() - start
             if master.poll() is not None:
-                raise BoardError(connect_failure(self.host, self._words(), connect_timeout))
-            if time.monotonic() > deadline:
-                raise BoardError(connect_failure(self.host, "timed out", 3 * connect_timeout))
+                raise BoardError(connect_failure(self.host, self._words(), elapsed))
+            if elapsed > 3 * connect_timeout:
+                raise BoardError(connect_failure(self.host, "timed out", elapsed))
             time.sleep(0.01)
 
     def _session(
@@ -277,9 +280,9 @@ class Connection:
 
     def _client(self) -> list[str]:
         """ssh as a client of the master: none of the user's configuration, and no way to the board but the socket."""
-        settings = ("ControlMaster=no", f"ControlPath={self._socket}", "ProxyCommand=exit 1", "BatchMode=yes")
-        words = [word for setting in (*settings, "LogLevel=ERROR") for word in ("-o", setting)]
-        return ["ssh", "-T", "-F", "none", *words, "--", "board", LOADER]
+        settings = {"ControlMaster": "no", "ControlPath": self._socket, "ProxyCommand": "exit 1"}
+        settings |= {"BatchMode": "yes", "LogLevel": "ERROR"}
+        return ["ssh", "-T", "-F", "none", *_options(settings), "--", "board", LOADER]
 
     def _require_link(self, brief: str, settle: float = 0.0) -> None:
         """Raise LinkLost if the master has ended, or does within `settle` seconds."""
@@ -331,6 +334,10 @@ def _size(source: Path) -> int:
         return source.stat().st_size
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from error
+
+
+def _options(settings: Mapping[str, object]) -> list[str]:
+    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
 
 
 def _private_folder() -> Path:
