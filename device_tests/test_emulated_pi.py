@@ -38,6 +38,19 @@ pytestmark = [pytest.mark.emulated, pytest.mark.timeout(1800)]
 CPU, MEMORY, RAM_BYTES = "cortex-a72", "256M", 256 << 20
 RUNTIMES = ("onnxruntime", "litert")
 KERNELS = ("reference", "builtin", "xnnpack")
+# What must hold between the board and this machine under the same options, and why it is no more.
+EQUAL = ("ONNX Runtime", "LiteRT, xnnpack")  # of int8 files
+MIN_INT8_DB, MIN_FP32_DB = 30.0, 100.0
+EXPLAINED = """
+- **int8 in ONNX Runtime and in LiteRT's XNNPACK: the same bits.** Sums of products are integers, and both machines
+  scale and round them alike. The file's own arithmetic (ONNX Runtime without optimisation: through float; LiteRT: built-in
+  kernels) rounds elsewhere, here as there: that column says how far the kernels of one runtime are apart.
+- **int8 in LiteRT's built-in kernels: one or two steps of the output.** They are other code on Arm than on x86, with
+  another rounding in between. The reference kernels are one code: equal for the network of convolutions, additions and
+  ReLU. The ConvMixer has GELU besides, whose table LiteRT computes in float on each machine: the likely cause of the
+  one step there, which was not traced further.
+- **fp32: about a millionth of the output.** Sums are taken in another order, and Arm rounds a multiply-add once.
+"""
 
 
 class Transcript:
@@ -57,7 +70,7 @@ class Transcript:
         seconds = time.monotonic() - self.start
         runtimes = ", ".join(f"{name} {metadata.version(name)}" for name in ("onnxruntime", "ai-edge-litert"))
         head = (
-            "# The emulated Raspberry Pi, a transcript\n\n`make device-test` wrote this page. An emulated Cortex-A72 "
+            "# The emulated Raspberry Pi, a transcript\n\n`make device-test` writes this page. An emulated Cortex-A72 "
             f"with {MEMORY}B (QEMU {qemu.version()}), Debian 12 for arm64, reached over SSH; {runtimes} on both sides. "
             f"This machine: {platform.machine()}, {os.cpu_count()} cores; the tests took {seconds:.0f} s of its time, "
             "without building the board. Nothing here says how long anything takes on a board.\n"
@@ -115,7 +128,7 @@ def files(tmp_path_factory):
 def rendered(examination) -> str:
     console = Console(file=io.StringIO(), width=100)
     render(examination, console)
-    return console.file.getvalue()
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
 def test_doctor_knows_the_bare_board(board, transcript):
@@ -181,11 +194,20 @@ def test_outputs_are_the_hosts(place, files, transcript):
                 for same, distance, found in zip(equal, apart, parity, strict=True)
             ]
             agreement = parity[1].top1_agreement
+            is_int8 = "_int8." in file.path.name
+            if is_int8 and name in EQUAL:
+                right = equal[0]
+            else:
+                right = parity[0].sqnr_db > (MIN_INT8_DB if is_int8 else MIN_FP32_DB)
+            if not right or agreement < 1:
+                faults.append((file.path.name, name, cells))
             rows.append(f"| {file.path.name} | {name} | {cells[0]} | {cells[1]} | {agreement:.0%} |")
     head = (
         "| file | runtime | same options here | the file's own arithmetic here | same top-1 |\n|---|---|---|---|---|\n"
     )
-    transcript.say(4, f"Outputs of {PROBES} inputs, the board's against this machine's", head + "\n".join(rows))
+    transcript.say(
+        4, f"Outputs of {PROBES} inputs, the board's against this machine's", head + "\n".join(rows) + "\n" + EXPLAINED
+    )
     assert not faults, faults
 
 
