@@ -30,7 +30,7 @@ OUT_OF_MEMORY_EVENT = "out_of_memory"
 COMMAND = """\
 kills() { sed -n 's/^oom_kill //p' /proc/vmstat 2>/dev/null; }
 before=$(kills)
-PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 %(python)s %(runner)s
+TMPDIR=%(folder)s PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 %(python)s %(runner)s
 code=$?
 after=$(kills)
 [ "${after:-0}" -gt "${before:-0}" ] && echo '{"event": "%(event)s"}'
@@ -146,7 +146,12 @@ class BoardMachine:
             if on_progress:
                 on_progress(len(stream.samples))
 
-        command = COMMAND % {"python": quote(self._python), "runner": quote(self._runner), "event": OUT_OF_MEMORY_EVENT}
+        command = COMMAND % {
+            "folder": quote(self._folder),
+            "python": quote(self._python),
+            "runner": quote(self._runner),
+            "event": OUT_OF_MEMORY_EVENT,
+        }
         done = self._connection.run(
             command, stdin=json.dumps(config).encode(), timeout=LIMIT_SECONDS, on_line=take, check=False
         )
