@@ -168,7 +168,7 @@ def test_link_killed_in_the_middle(board: Loopback, marker: str) -> None:
         board.signal_sessions(signal.SIGKILL)
 
     with Connection(board.host) as connection:
-        with pytest.raises(LinkLost, match=r"the connection was lost at `export .*: the board closed it; check"):
+        with pytest.raises(LinkLost, match=r"the connection was lost during `export .*: the board closed it; check"):
             connection.run(job(marker), on_line=cut)
         assert lines == ["up"]
         assert gone(marker), with_marker(marker)
@@ -303,7 +303,7 @@ def test_a_put_that_is_cut_leaves_nothing(board: Loopback, marker: str) -> None:
     def cut(sent: int) -> None:
         board.signal_sessions(signal.SIGKILL)
 
-    with Connection(board.host) as connection, pytest.raises(LinkLost):
+    with Connection(board.host) as connection, pytest.raises(LinkLost, match="lost during the transfer of cut/f: the"):
         connection.put(b"x" * 20_000_000, "cut/f", on_bytes=cut)
     assert gone("cut/f"), with_marker("cut/f")
     assert list((board.home / "cut").glob("*")) == []
