@@ -5,7 +5,6 @@ No process of it on the board, no temporary file here; and what was measured bef
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -130,7 +129,7 @@ def test_boards_that_cannot_be_reached(board: Loopback, here: Host, model: Path,
 
 def test_link_killed_in_the_middle(board: Loopback, here: Host, model: Path, tmp_path: Path) -> None:
     line = broken_off(tmp_path, model, here, lambda: board.signal_sessions(signal.SIGKILL))
-    assert "the connection was lost at" in line
+    assert "the connection was lost during " in line
     assert "the board closed it" in line
 
 
@@ -251,18 +250,3 @@ def test_an_operator_that_the_boards_runtime_lacks(here: Host, tmp_path: Path) -
     old = replace(here, python=str(OLD_RUNTIME))
     line = refusal(tmp_path, model, old, also=("--runtime", "tflite-runtime"))
     assert "new.tflite: tflite-runtime cannot load it: Op builtin_code out of range" in line
-
-
-def test_ctrl_c(here: Host, model: Path, tmp_path: Path) -> None:
-    process = command(tmp_path, "bench", model, "--hosts", hosts_file(tmp_path, here), *LONG)
-    deadline = time.monotonic() + 60
-    while not has_measured(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.count("\n")) == (130, 1)
-    (record,) = records(tmp_path)
-    assert record["measurements"][0]["repetitions"]
-    jobs = Path(str(here.folder)) / "jobs"
-    assert list(jobs.iterdir()) == []
-    shutil.rmtree(jobs)

@@ -100,7 +100,9 @@ def test_two_ways_to_run_a_file_in_turns(model: Path, here: Host, tmp_path: Path
     assert len(comparison["order"]) == 3
 
 
-def test_an_interrupted_run_keeps_what_it_had_and_leaves_nothing(model: Path, here: Host, tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_what_it_had_and_leaves_nothing(
+    model: Path, here: Host, tmp_path: Path, temp: Path
+) -> None:
     hosts = hosts_file(tmp_path, here)
     long = ("--processes", "50", "--runs", "4", "--seconds", "0.2", "--warmup", "1")
     process = command(tmp_path, "bench", model, "--hosts", hosts, *long)
@@ -115,6 +117,7 @@ def test_an_interrupted_run_keeps_what_it_had_and_leaves_nothing(model: Path, he
     assert record["measurements"][0]["repetitions"]
     assert not record["complete"]
     assert left_on_board(here) == []
+    assert list(temp.iterdir()) == []
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(here.folder) in _text(path)]
 
 

@@ -153,7 +153,12 @@ class BoardMachine:
             "event": OUT_OF_MEMORY_EVENT,
         }
         done = self._connection.run(
-            command, stdin=json.dumps(config).encode(), timeout=LIMIT_SECONDS, on_line=take, check=False
+            command,
+            stdin=json.dumps(config).encode(),
+            timeout=LIMIT_SECONDS,
+            on_line=take,
+            check=False,
+            name=f"the run of {path.name}",
         )
         if out_of_memory and done.code == KILLED:
             raise EdgeksError(
