@@ -29,7 +29,7 @@ OnStatus = Callable[[str, str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to measure on each machine: every job of `jobs`, or `jobs[0]` in turns with `against`.
+    """What to measure on each machine: every job of `jobs`, or `jobs[0]` against `against`, in turns.
 
     `against_host`: where `against` runs, if not on the same machine. `samples`: .npz of real inputs for the comparison
     of outputs. `python`: interpreter of this machine, `wheelhouse`: folder of wheels for boards without internet (see
@@ -58,7 +58,7 @@ class Findings:
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
-        """By machine, then by job; of a comparison A, then B."""
+        """By machine, then by job."""
         with self._lock:
             return tuple(self._measurements[key] for key in sorted(self._measurements))
 
@@ -75,7 +75,7 @@ class Findings:
             self.on_change(self)
 
     def keep_comparison(self, machine: int, comparison: Comparison) -> None:
-        """A whole comparison, and its measurements."""
+        """A whole comparison, and its measurements: first what was compared with."""
         with self._lock:
             self._comparisons[machine] = comparison
             self.keep(machine, (0, comparison.a), (1, comparison.b))
@@ -154,7 +154,7 @@ def _visit(
                 _measure_all(number, place, request, findings, on_status)
             else:
                 other = place if request.against_host is None else reach(request.against_host)
-                _compare(number, (place, other), request, findings, on_status)
+                _compare(number, (other, place), request, findings, on_status)
         on_status(name, "done", 1.0)
     except EdgeksError as error:
         findings.lose(name, "", error)
@@ -202,11 +202,12 @@ def _compare(
     findings: Findings,
     on_status: OnStatus,
 ) -> None:
-    a, b = request.jobs[0], request.against
-    if b is None:
+    """`places`: of what is compared with, and of what is compared."""
+    a, b = request.against, request.jobs[0]
+    if a is None:
         raise ValueError("nothing to compare with")
     machines = [place.machine(job.runtime) for place, job in zip(places, (a, b), strict=True)]
-    name = places[0].name
+    name = places[1].name
     parities = []
     for job, machine in zip((a, b), machines, strict=True):
         on_status(name, f"{job.name}: outputs", 0.0)
