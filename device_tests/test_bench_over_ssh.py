@@ -1,9 +1,7 @@
 """`edgeks bench` and `edgeks advise` on boards: a real sshd, real runtimes, the command in a process of its own."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -12,59 +10,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from bench_command import SHORT, WEIGHT, command, edgeks_says, hosts_file, make_model, records
 from loopback import Loopback
 
-import edgeks
 from edgeks.board.host import Host
-
-SHORT = ("--processes", "3", "--runs", "4", "--seconds", "0", "--warmup", "1")
-WEIGHT = 3.0
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """y = 3·x, whose weight is an initializer."""
-    text = '<ir_version: 10, opset_import: ["": 20]> net (float[1,3,4,4] x) => (float[1,3,4,4] y) { y = Mul(x, w) }'
-    made = onnx.parser.parse_model(text)
-    made.graph.initializer.append(onnx.numpy_helper.from_array(np.full((1, 3, 4, 4), WEIGHT, np.float32), "w"))
-    path = tmp_path / "net.onnx"
-    path.write_bytes(made.SerializeToString())
-    return path
+    return make_model(tmp_path / "net.onnx")
 
 
 @pytest.fixture
 def here(board: Loopback, tmp_path: Path) -> Host:
     """The board with a folder of this test, and an interpreter that has everything."""
     return replace(board.host, folder=str(tmp_path / "on the board"), python=sys.executable)
-
-
-def hosts_file(folder: Path, *hosts: Host) -> Path:
-    tables = []
-    for host in hosts:
-        keys = {"destination": host.destination, "options": list(host.options), "folder": host.folder}
-        keys |= {"python": host.python} if host.python else {}
-        tables.append("\n".join([f"[{host.name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]))
-    path = folder / "hosts.toml"
-    path.write_text("\n\n".join(tables))
-    return path
-
-
-def command(folder: Path, *arguments: object) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "PYTHONPATH": str(Path(edgeks.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "edgeks", *map(str, arguments)]
-    return subprocess.Popen(
-        words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def edgeks_says(folder: Path, *arguments: object) -> tuple[int, str, str]:
-    process = command(folder, *arguments)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
-def records(folder: Path) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted((folder / "runs" / "bench").glob("*.json"))]
 
 
 def left_on_board(host: Host) -> list[Path]:
@@ -140,7 +100,9 @@ def test_two_ways_to_run_a_file_in_turns(model: Path, here: Host, tmp_path: Path
     assert len(comparison["order"]) == 3
 
 
-def test_an_interrupted_run_keeps_what_it_had_and_leaves_nothing(model: Path, here: Host, tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_what_it_had_and_leaves_nothing(
+    model: Path, here: Host, tmp_path: Path, temp: Path
+) -> None:
     hosts = hosts_file(tmp_path, here)
     long = ("--processes", "50", "--runs", "4", "--seconds", "0.2", "--warmup", "1")
     process = command(tmp_path, "bench", model, "--hosts", hosts, *long)
@@ -155,6 +117,7 @@ def test_an_interrupted_run_keeps_what_it_had_and_leaves_nothing(model: Path, he
     assert record["measurements"][0]["repetitions"]
     assert not record["complete"]
     assert left_on_board(here) == []
+    assert list(temp.iterdir()) == []
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(here.folder) in _text(path)]
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from loopback import ROOT, Loopback, free_port, gone, loopback, with_marker
+from loopback import ROOT, Loopback, free_port, gone, loopback, processes, with_marker
 
 from edgeks.board.host import Host
 from edgeks.board.ssh import Connection
@@ -168,7 +168,7 @@ def test_link_killed_in_the_middle(board: Loopback, marker: str) -> None:
         board.signal_sessions(signal.SIGKILL)
 
     with Connection(board.host) as connection:
-        with pytest.raises(LinkLost, match=r"the connection was lost at `export .*: the board closed it; check"):
+        with pytest.raises(LinkLost, match=r"the connection was lost during `export .*: the board closed it; check"):
             connection.run(job(marker), on_line=cut)
         assert lines == ["up"]
         assert gone(marker), with_marker(marker)
@@ -222,7 +222,12 @@ def test_the_waiting_shell_is_killed(board: Loopback, marker: str) -> None:
 
 def test_ssh_is_killed_here(board: Loopback, temp: Path, marker: str) -> None:
     def kill(_: str) -> None:
-        subprocess.run(["pkill", "-f", f"^ssh -N .*{temp}"], check=True)
+        (master,) = [pid for pid, _, name in processes() if name == "ssh" and is_master(pid)]
+        os.kill(master, signal.SIGKILL)
+
+    def is_master(pid: int) -> bool:
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        return "-N" in words and any(word.startswith(f"ControlPath={temp}") for word in words)
 
     with Connection(board.host) as connection, pytest.raises(LinkLost):
         connection.run(job(marker), on_line=kill)
@@ -303,7 +308,7 @@ def test_a_put_that_is_cut_leaves_nothing(board: Loopback, marker: str) -> None:
     def cut(sent: int) -> None:
         board.signal_sessions(signal.SIGKILL)
 
-    with Connection(board.host) as connection, pytest.raises(LinkLost):
+    with Connection(board.host) as connection, pytest.raises(LinkLost, match="lost during the transfer of cut/f: the"):
         connection.put(b"x" * 20_000_000, "cut/f", on_bytes=cut)
     assert gone("cut/f"), with_marker("cut/f")
     assert list((board.home / "cut").glob("*")) == []

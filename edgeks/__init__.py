@@ -10,6 +10,7 @@ What the commands do, as functions; each is imported when it is first used, so `
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
     from edgeks.sharing.plan import SharingGroup, SharingPlan
     from edgeks.sharing.torch import apply_plan, discover, plan_sharing, untied
     from edgeks.target import load_target
+
+# ONNX Runtime uploads telemetry from 1.29 on, in a thread and with files in ~/.cache, unless told otherwise when it is
+# first imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

@@ -55,3 +55,11 @@ def test_only_the_named_descriptor_is_silent(capfd):
         os.write(1, b"kept")
         os.write(2, b"lost")
     assert capfd.readouterr() == ("kept", "")
+
+
+def test_onnx_runtime_sends_nothing_and_leaves_nothing(tmp_path):
+    """It uploads telemetry from 1.29 on, and keeps a number for the machine in the home folder."""
+    environment = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", "import edgeks, onnxruntime"], env=environment, check=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

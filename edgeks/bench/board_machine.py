@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeks.bench.local import LAST_WORDS, RUNNER
 from edgeks.bench.stream import RunnerStream
 from edgeks.board.ssh import Connection, quote
-from edgeks.errors import BoardError, EdgeksError, ModelFileError
+from edgeks.errors import BoardError, EdgeksError, LinkLost, ModelFileError
 from edgeks.onnx_file import read_model_file
 from edgeks.runtime_profile import COMPILED
 
@@ -30,7 +30,7 @@ OUT_OF_MEMORY_EVENT = "out_of_memory"
 COMMAND = """\
 kills() { sed -n 's/^oom_kill //p' /proc/vmstat 2>/dev/null; }
 before=$(kills)
-PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 %(python)s %(runner)s
+TMPDIR=%(folder)s PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 %(python)s %(runner)s
 code=$?
 after=$(kills)
 [ "${after:-0}" -gt "${before:-0}" ] && echo '{"event": "%(event)s"}'
@@ -68,6 +68,8 @@ class BoardMachine:
         """Remove the folder there, if the board can still be reached."""
         try:
             self._connection.run(f"rm -rf {quote(self._folder)}", check=False, timeout=20)
+        except LinkLost:
+            return  # what was lost with it is known; a later run removes the folder
         except BoardError:
             if kind is None:
                 raise
@@ -144,9 +146,19 @@ class BoardMachine:
             if on_progress:
                 on_progress(len(stream.samples))
 
-        command = COMMAND % {"python": quote(self._python), "runner": quote(self._runner), "event": OUT_OF_MEMORY_EVENT}
+        command = COMMAND % {
+            "folder": quote(self._folder),
+            "python": quote(self._python),
+            "runner": quote(self._runner),
+            "event": OUT_OF_MEMORY_EVENT,
+        }
         done = self._connection.run(
-            command, stdin=json.dumps(config).encode(), timeout=LIMIT_SECONDS, on_line=take, check=False
+            command,
+            stdin=json.dumps(config).encode(),
+            timeout=LIMIT_SECONDS,
+            on_line=take,
+            check=False,
+            name=f"the run of {path.name}",
         )
         if out_of_memory and done.code == KILLED:
             raise EdgeksError(

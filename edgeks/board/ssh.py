@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -117,12 +117,14 @@ class Connection:
         timeout: float = 60.0,
         on_line: Callable[[str], None] | None = None,
         check: bool = True,
+        name: str | None = None,
     ) -> Completed:
         """Run POSIX sh text on the board, in the home folder, by `sh` whatever the login shell is.
 
         The job, with every process of its session, ends when this returns, when `timeout` seconds are over, and when
         the link or this process dies. Lines of stdout go to `on_line` as they come, without their line ends, a line of
-        more than 1 MiB in pieces. `stdin` has at most 64 KiB.
+        more than 1 MiB in pieces. `stdin` has at most 64 KiB. `name` is what errors call the command instead of its
+        first line.
 
         Raises:
             LinkLost: the connection ended first.
@@ -132,10 +134,11 @@ class Connection:
         output = Lines(on_line) if on_line is not None else Text(shown(self.host))
         if len(stdin) > PIPE_BYTES:
             raise ValueError(f"stdin has {len(stdin)} bytes; at most {PIPE_BYTES}: put a file there instead")
-        code, stderr = self._session(command, stdin, timeout, output.take)
+        name = name or _brief(command)
+        code, stderr = self._session(name, command, stdin, timeout, output.take)
         completed = Completed(code, output.end(), stderr)
         if check and code != 0:
-            raise self._failed(_brief(command), completed)
+            raise self._failed(name, completed)
         return completed
 
     def put(
@@ -164,7 +167,9 @@ class Connection:
             f'chmod {"755" if executable else "644"} "$t" && mv -f -- "$t" "$f"'
         )
         timeout = 120.0 + size / 20_000  # a slow radio link
-        code, stderr = self._session(command, size, timeout, lambda _: None, _blocks(source, size, on_bytes))
+        code, stderr = self._session(
+            f"the transfer of {remote}", command, size, timeout, lambda _: None, _blocks(source, size, on_bytes)
+        )
         if code != 0:
             found = ended_by_signal(code) or last_words(stderr) or f"exit code {code}"
             raise BoardError(f"{shown(self.host)}: {remote}: cannot be written: {found}{_advice(found)}")
@@ -183,7 +188,7 @@ class Connection:
         )
         with atomic_write(local) as temporary, temporary.open("wb") as file:
             body = Body(file)
-            code, stderr = self._session(command, b"", inf, body.take)
+            code, stderr = self._session(f"the transfer of {remote}", command, b"", inf, body.take)
             if code != 0:
                 found = ended_by_signal(code) or last_words(stderr) or f"exit code {code}"
                 raise BoardError(f"{shown(self.host)}: {remote}: cannot be read: {found}")
@@ -196,12 +201,14 @@ class Connection:
     def _start(self, connect_timeout: float) -> subprocess.Popen[bytes]:
         if shutil.which("ssh") is None:
             raise BoardError("ssh is not installed here; install OpenSSH's client (on Debian: openssh-client)")
-        # The first value that ssh meets counts: these before the user's.
-        settings = {
-            "BatchMode": "yes",
+        # The first value that ssh meets counts: some before the user's options, some after them.
+        defaults = {
             "ConnectTimeout": max(1, round(connect_timeout)),
             "ServerAliveInterval": self._keepalive,
             "ServerAliveCountMax": KEEPALIVES_MISSED,
+        }
+        settings = {
+            "BatchMode": "yes",
             "ControlMaster": "yes",
             "ControlPath": self._socket,
             "ControlPersist": "no",
@@ -212,8 +219,8 @@ class Connection:
             "RemoteCommand": "none",
             "LogLevel": "INFO",  # its words tell failures apart
         }
-        words = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
-        command = ["ssh", "-N", "-T", *words, *self.host.options, "--", self.host.destination]
+        options = [*_options(settings), *self.host.options, *_options(defaults)]
+        command = ["ssh", "-N", "-T", *options, "--", self.host.destination]
         return subprocess.Popen(
             ["sh", "-c", SUPERVISOR, "sh", self._folder, *command],
             stdin=subprocess.PIPE,
@@ -225,16 +232,18 @@ class Connection:
 
     def _await_socket(self, master: subprocess.Popen[bytes], connect_timeout: float) -> None:
         """ssh makes its socket when the board has let it in."""
-        deadline = time.monotonic() + 3 * connect_timeout
+        start = time.monotonic()
         while not self._socket.exists():
+            elapsed = time.monotonic() - start
             if master.poll() is not None:
-                raise BoardError(connect_failure(self.host, self._words(), connect_timeout))
-            if time.monotonic() > deadline:
-                raise BoardError(connect_failure(self.host, "timed out", 3 * connect_timeout))
+                raise BoardError(connect_failure(self.host, self._words(), elapsed))
+            if elapsed > 3 * connect_timeout:
+                raise BoardError(connect_failure(self.host, "timed out", elapsed))
             time.sleep(0.01)
 
     def _session(
         self,
+        name: str,
         command: str,
         stdin: bytes | int,
         timeout: float,
@@ -244,21 +253,20 @@ class Connection:
         """Exit code and stderr of a command; its stdin: as given, or so many bytes of `feed`; stdout goes to `sink`."""
         if "\0" in command:
             raise ValueError("a command holds no zero byte")
-        brief = _brief(command)
-        self._require_link(brief)
+        self._require_link(name)
         marker = f"edgeks-{secrets.token_hex(8)}"
         line = guarded(command, marker, stdin, KEEPALIVES_MISSED * self._keepalive, timeout)
         session = Session(self._client(), marker, chain([line], feed), sink, self._keepalive)
         try:
             if not session.pump(time.monotonic() + timeout) and session.code is None:
-                raise BoardError(f"{shown(self.host)}: `{brief}` did not end within {timeout:g} s; it was stopped")
+                raise BoardError(f"{shown(self.host)}: {name} did not end within {timeout:g} s; it was stopped")
         except BaseException:
             session.stop()
             raise
         finally:
             session.close()
         if session.code is None:
-            self._require_link(brief, settle=1.0)
+            self._require_link(name, settle=1.0)
             if "Session open refused" in session.stderr:
                 raise BoardError(
                     f"{shown(self.host)}: sshd there refuses one more command at once (MaxSessions in its sshd_config)"
@@ -270,32 +278,32 @@ class Connection:
                     "`ssh` gives by hand, and that the account has a shell"
                 )
             raise LinkLost(
-                f"{shown(self.host)}: the shell of `{brief}` was killed on the board before the command ended, most "
+                f"{shown(self.host)}: the shell of {name} was killed on the board before the command ended, most "
                 "often because the board ran out of memory (`dmesg` there says so)"
             )
         return session.code, session.stderr
 
     def _client(self) -> list[str]:
         """ssh as a client of the master: none of the user's configuration, and no way to the board but the socket."""
-        settings = ("ControlMaster=no", f"ControlPath={self._socket}", "ProxyCommand=exit 1", "BatchMode=yes")
-        words = [word for setting in (*settings, "LogLevel=ERROR") for word in ("-o", setting)]
-        return ["ssh", "-T", "-F", "none", *words, "--", "board", LOADER]
+        settings = {"ControlMaster": "no", "ControlPath": self._socket, "ProxyCommand": "exit 1"}
+        settings |= {"BatchMode": "yes", "LogLevel": "ERROR"}
+        return ["ssh", "-T", "-F", "none", *_options(settings), "--", "board", LOADER]
 
-    def _require_link(self, brief: str, settle: float = 0.0) -> None:
+    def _require_link(self, name: str, settle: float = 0.0) -> None:
         """Raise LinkLost if the master has ended, or does within `settle` seconds."""
         if self._master is None:
-            raise LinkLost(f"{shown(self.host)}: the connection is closed; `{brief}` cannot run")
+            raise LinkLost(f"{shown(self.host)}: the connection is closed; {name} cannot run")
         with suppress(subprocess.TimeoutExpired):
             self._master.wait(settle)
             raise LinkLost(
-                f"{shown(self.host)}: the connection was lost at `{brief}`: {link_loss(self._words())}; check the "
+                f"{shown(self.host)}: the connection was lost during {name}: {link_loss(self._words())}; check the "
                 "board's power and network, then run it again"
             )
 
-    def _failed(self, what: str, completed: Completed) -> BoardError:
+    def _failed(self, name: str, completed: Completed) -> BoardError:
         found = ended_by_signal(completed.code) or f"exit code {completed.code}"
         said = last_words(completed.stderr)
-        return BoardError(f"{shown(self.host)}: `{what}`: {found}{f': {said}' if said else ''}{_advice(said)}")
+        return BoardError(f"{shown(self.host)}: {name}: {found}{f': {said}' if said else ''}{_advice(said)}")
 
     def _words(self) -> str:
         """What the master has said so far."""
@@ -333,6 +341,10 @@ def _size(source: Path) -> int:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from error
 
 
+def _options(settings: Mapping[str, object]) -> list[str]:
+    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+
+
 def _private_folder() -> Path:
     """A new folder of mode 0700 whose path is short enough for a socket."""
     parent = tempfile.gettempdir()
@@ -340,9 +352,9 @@ def _private_folder() -> Path:
 
 
 def _brief(command: str) -> str:
-    """A command as errors name it."""
+    """A command as errors name it that has no name."""
     line = command.strip().splitlines()[0] if command.strip() else ""
-    return line if line == command.strip() and len(line) <= 80 else f"{line[:80]}…"
+    return f"`{line}`" if line == command.strip() and len(line) <= 80 else f"`{line[:80]}…`"
 
 
 def _advice(found: str) -> str:

@@ -21,8 +21,8 @@ def last_words(text: str) -> str:
     return lines[-1][-LAST_WORDS:] if lines else ""
 
 
-def connect_failure(host: Host, said: str, timeout: float) -> str:
-    """ssh could not connect: its stderr → the message of a BoardError."""
+def connect_failure(host: Host, said: str, seconds: float) -> str:
+    """ssh could not connect: its stderr, and how long it tried → the message of a BoardError."""
     to = shown(host)
     by_hand = f"try `{by_hand_command(host)}` by hand"
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
@@ -55,7 +55,7 @@ def connect_failure(host: Host, said: str, timeout: float) -> str:
         )
     if "timed out" in said or not said.strip():
         return (
-            f"{to}: no answer within {timeout:g} s; check that the board is on and in the same network, and that no "
+            f"{to}: no answer within {seconds:.0f} s; check that the board is on and in the same network, and that no "
             "firewall drops the port"
         )
     if "No route to host" in said or "unreachable" in said:

@@ -91,7 +91,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path):
         measure_ram(path, DEFAULT, LocalMachine(Path("no/such/python")))
     absent = dataclasses.replace(PROFILES["tflite"][3])
     with pytest.raises(EdgeksError, match="tflite-runtime and numpy are needed in"):
-        measure_ram(Path(__file__).parents[1] / "data" / "litert_torch_fp32.tflite", absent, Path(sys.executable))
+        measure_ram(Path(__file__).parents[1] / "data" / "litert_torch_fp32.tflite", absent)
 
 
 def test_a_targets_session_comes_first_under_its_name():
