@@ -43,8 +43,8 @@ EQUAL = ("ONNX Runtime", "LiteRT, xnnpack")  # of int8 files
 MIN_INT8_DB, MIN_FP32_DB = 30.0, 100.0
 EXPLAINED = """
 - **int8 in ONNX Runtime and in LiteRT's XNNPACK: the same bits.** Sums of products are integers, and both machines
-  scale and round them alike. The file's own arithmetic (ONNX Runtime without optimisation: through float; LiteRT: built-in
-  kernels) rounds elsewhere, here as there: that column says how far the kernels of one runtime are apart.
+  scale and round them alike. The file's own arithmetic (ONNX Runtime unoptimised: through float; LiteRT:
+  built-in kernels) rounds elsewhere, here as there: that column says how far the kernels of one runtime are apart.
 - **int8 in LiteRT's built-in kernels: one or two steps of the output.** They are other code on Arm than on x86, with
   another rounding in between. The reference kernels are one code: equal for the network of convolutions, additions and
   ReLU. The ConvMixer has GELU besides, whose table LiteRT computes in float on each machine: the likely cause of the

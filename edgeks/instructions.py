@@ -219,6 +219,8 @@ def render(found: Instructions, console: Console) -> None:
         ("loading the file", found.load, ""),
     ):
         table.add_row(name, f"{count / 1e6:,.2f} M", note)
-    console.print(f"{escape(str(found.path))}: Arm instructions (emulated {CPUS[found.cpu]}, one thread), not time")
+    title = f"{escape(str(found.path))}: Arm instructions (emulated {CPUS[found.cpu]}, one thread), not time"
+    console.print(title, soft_wrap=True)
     console.print(table)
-    console.print(f"{found.runtime} {found.runtime_version}, target {escape(found.target)}; QEMU {found.emulator}")
+    counted = f"{found.runtime} {found.runtime_version}, target {escape(found.target)}; QEMU {found.emulator}"
+    console.print(counted, soft_wrap=True)
