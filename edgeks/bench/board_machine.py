@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from edgeks.bench.local import LAST_WORDS, RUNNER
 from edgeks.bench.stream import RunnerStream
 from edgeks.board.ssh import Connection, quote
-from edgeks.errors import BoardError, EdgeksError, LinkLost, ModelFileError
-from edgeks.onnx_file import read_model_file
+from edgeks.errors import BoardError, EdgeksError, LinkLost
+from edgeks.onnx_file import data_files
 from edgeks.runtime_profile import COMPILED
 
 # The link has time-outs of its own: this one is for a runtime that hangs.
@@ -118,7 +118,7 @@ class BoardMachine:
 
     def _translated(self, path: Path, config: dict[str, Any]) -> dict[str, Any]:
         """The config with the files of this machine copied to the board, once each, and named as they are there."""
-        there = {**config, "model": self._copied(path, _data_files(path))}
+        there = {**config, "model": self._copied(path, data_files(path))}
         for key in ("inputs", "samples"):
             if isinstance(config.get(key), str):
                 there[key] = self._copied(Path(config[key]), ())
@@ -174,14 +174,3 @@ class BoardMachine:
             raise type(error)(f"{self.name}: {error}") from error
         return stream
 
-
-def _data_files(path: Path) -> tuple[Path, ...]:
-    """Files beside an .onnx file that it needs; none for one that edgeks cannot read, though the runtime may."""
-    if path.suffix != ".onnx":
-        return ()
-    try:
-        constants = read_model_file(path).all_constants()
-    except ModelFileError:
-        return ()
-    files = {constant.data_file for constant in constants if constant.data_file}
-    return tuple(sorted(files - {path.resolve(), path}))
