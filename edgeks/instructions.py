@@ -212,7 +212,7 @@ def render(found: Instructions, console: Console) -> None:
     table.add_column()
     table.add_column(justify="right")
     table.add_column(style="dim")
-    many = f"median of {len(found.inferences)}, {found.spread:.4%} apart"
+    many = f"median of {len(found.inferences)}, {100 * found.spread:.2g} % apart"
     for name, count, note in (
         ("one inference", found.inference, many),
         ("first inference", found.first_inference, ""),
