@@ -142,3 +142,12 @@ def test_advise_measures_on_a_board(model: Path, here: Host, tmp_path: Path) -> 
     assert (code, err) == (0, "")
     advice = json.loads(out)
     assert advice["machine"]["host"] == "board"
+
+
+def test_a_footprint_is_measured_on_a_board(model: Path, here: Host, tmp_path: Path) -> None:
+    code, out, err = edgeks_says(
+        tmp_path, "footprint", model, "--measure", "--hosts", hosts_file(tmp_path, here), "--json"
+    )
+    assert (code, err) == (0, "")
+    assert all(row["measured"] for row in json.loads(out)["ram"])
+    assert left_on_board(here) == []

@@ -242,8 +242,13 @@ def footprint(
 
 
 def this_machine() -> Machine:
-    """The kind of processor that this process runs on; other kinds than the two are taken as arm64."""
-    return "x86-64" if platform.machine().lower() in ("x86_64", "amd64") else "arm64"
+    """The kind of processor that this process runs on."""
+    return kind_of(platform.machine())
+
+
+def kind_of(architecture: str) -> Machine:
+    """The kind of processor that `uname -m` calls so; other kinds than the two are taken as arm64."""
+    return "x86-64" if architecture.lower() in ("x86_64", "amd64") else "arm64"
 
 
 def _tflite_arena(model: schema.ModelT) -> Arena:

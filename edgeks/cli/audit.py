@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, say
+from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, read_boards, say, wheel_folder
 from edgeks.errors import ConfigError
 
 CHECKPOINTS = (".pt", ".pth", ".pt2", ".safetensors")
@@ -35,6 +36,15 @@ def footprint(
     ] = None,
     diff: Annotated[Path | None, typer.Option(help="Show what changed since this older file.", metavar="OLD")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a page that shows it all.", metavar="PAGE.html")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Of --measure: on this board, as ssh takes it: pi@raspberrypi.local.")
+    ] = None,
+    hosts: Annotated[
+        Path | None, typer.Option(help="TOML file that names that board instead.", metavar="HOSTS.toml")
+    ] = None,
+    wheelhouse: Annotated[
+        bool, typer.Option("--wheelhouse", help="Fetch packages here: a board without internet.")
+    ] = False,
     arch: ArchOption = None,
     inputs: Annotated[
         list[str] | None,
@@ -48,14 +58,17 @@ def footprint(
     as_json: JsonOption = False,
 ) -> None:
     """Audit a model file: flash, RAM per runtime, compute, what sharing saves, what would help, budgets."""
+    from rich.markup import escape
+
     from edgeks.atomic_write import atomic_write
     from edgeks.audit.budgets import parse_size
     from edgeks.audit.diff import diff as compare
     from edgeks.audit.footprint import footprint as audit
-    from edgeks.audit.footprint import this_machine
+    from edgeks.audit.footprint import kind_of, this_machine
     from edgeks.audit.footprint_json import to_json
     from edgeks.audit.html_report import html_page
     from edgeks.audit.report import render, render_exports
+    from edgeks.bench.place import BoardPlace
     from edgeks.measured_footprint import with_measurements
     from edgeks.target import load_target
 
@@ -96,18 +109,27 @@ def footprint(
         if not any(found.is_known_to_fit for found in exports.values()):
             exports["int8"].require_fit()
         return
-    result = audit(
-        model,
-        chosen,
-        machine=this_machine() if measure else None,
-        inputs=_sizes(inputs or []),
-        flash_budget=flash_budget,
-        ram_budget=ram_budget,
-        profile=profile,
-    )
-    if measure:
-        with err.status("measuring"):
-            result = with_measurements(result, python)
+    boards = read_boards([host] if host else None, hosts)
+    if len(boards) > 1 or (boards and not measure):
+        found = f"{len(boards)} boards are named" if len(boards) > 1 else f"--host {boards[0].name}"
+        raise ConfigError(f"{found}: --measure measures on one board; name one, and --measure")
+    with ExitStack() as stack:
+        status = stack.enter_context(err.status("measuring")) if measure else None
+        board = None
+        if boards and status:
+            folder = wheel_folder(wheelhouse, None)
+            board = stack.enter_context(BoardPlace(boards[0], folder, lambda what: status.update(escape(what))))
+        result = audit(
+            model,
+            chosen,
+            machine=kind_of(str(board.traits()["machine"])) if board else this_machine() if measure else None,
+            inputs=_sizes(inputs or []),
+            flash_budget=flash_budget,
+            ram_budget=ram_budget,
+            profile=profile,
+        )
+        if measure:
+            result = with_measurements(result, python, board)
     changed = compare(audit(diff, chosen, machine=result.machine, profile=profile), result) if diff else None
     if html:
         with atomic_write(html) as temporary:
