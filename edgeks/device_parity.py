@@ -54,8 +54,8 @@ def device_parity(job: Job, machine: Machine, samples: Path | None = None) -> De
     shapes, own_shapes = [each.shape for each in found], [each.shape for each in expected]
     if shapes != own_shapes:
         raise ParityFailed(
-            f"{machine.name}: {job.name}: its outputs have the shapes {shapes}, the file's own {own_shapes}: it computes "
-            "something else; try another runtime or form"
+            f"{machine.name}: {job.name}: its outputs have the shapes {shapes}, the file's own {own_shapes}: it "
+            "computes something else; try another runtime or form"
         )
     return DeviceParity(compare_all(_real(expected), _real(found)))
 

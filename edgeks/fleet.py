@@ -22,7 +22,7 @@ from edgeks.board.host import Host
 from edgeks.device_parity import device_parity
 from edgeks.errors import BoardError, EdgeksError
 
-STOP_SECONDS = 10.0
+STOP_SECONDS = 5.0
 # Told what a machine is doing: its name, in words, and the fraction of its work that is done.
 OnStatus = Callable[[str, str, float], None]
 
@@ -123,9 +123,8 @@ def run_fleet(hosts: Sequence[Host], request: Request, findings: Findings, on_st
             try:
                 wait(work, STOP_SECONDS)  # they clean up on their boards
             finally:
-                cut = [board for board in boards if board.cut()]
-            for board in cut:
-                board.remove_unfinished()
+                for board in [board for board in boards if board.cut()]:
+                    board.remove_unfinished()
             raise
 
 
@@ -166,9 +165,11 @@ def _measure_all(number: int, place: Place, request: Request, findings: Findings
     for index, job in enumerate(request.jobs):
         try:
             _measure(number, index, job, place, request, findings, on_status)
+        except _Stopped:
+            raise
         except EdgeksError as error:
             findings.lose(place.name, job.name, error)
-            if isinstance(error, BoardError | _Stopped):
+            if isinstance(error, BoardError):
                 return
 
 

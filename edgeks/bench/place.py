@@ -24,6 +24,7 @@ from edgeks.errors import BoardError
 from edgeks.runtime_profile import COMPILED
 
 LOCAL = LocalMachine.name
+STOP_SECONDS = 3.0  # to reach a board once more, to clean up
 
 
 class Place(Protocol):
@@ -99,7 +100,7 @@ class BoardPlace:
 
     def remove_unfinished(self) -> None:
         """What a connection that was cut could not remove on the board, by another one; nothing where there is none."""
-        with suppress(BoardError), Connection(self._connection.host) as connection:
+        with suppress(BoardError), Connection(self._connection.host, STOP_SECONDS) as connection:
             remove_unfinished(connection)
 
     @property

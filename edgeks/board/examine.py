@@ -21,6 +21,7 @@ from edgeks.errors import BoardError, ConfigError, EdgeksError, LinkLost
 
 OnLine = Callable[[str, str], None]
 USUAL = ("onnxruntime", "litert")
+STOP_SECONDS = 3.0  # to reach a board once more, to clean up
 
 
 def require_runtimes(names: Sequence[str]) -> tuple[str, ...]:
@@ -126,7 +127,7 @@ def _each(hosts: Sequence[Host], work: Callable[[Connection], Examination]) -> t
             for connection in cut:
                 connection.close()
             for connection in cut:  # what was being unpacked there
-                with suppress(BoardError), Connection(connection.host) as again:
+                with suppress(BoardError), Connection(connection.host, STOP_SECONDS) as again:
                     remove_unfinished(again)
             raise
     return tuple(one.result() for one in running)
