@@ -250,3 +250,63 @@ def test_an_operator_that_the_boards_runtime_lacks(here: Host, tmp_path: Path) -
     old = replace(here, python=str(OLD_RUNTIME))
     line = refusal(tmp_path, model, old, also=("--runtime", "tflite-runtime"))
     assert "new.tflite: tflite-runtime cannot load it: Op builtin_code out of range" in line
+
+
+def test_ctrl_c_where_boards_hang(here: Host, model: Path, tmp_path: Path) -> None:
+    """One is silent while it is reached, one in the runner: the link is cut, and what was put there is removed."""
+    hanging = tmp_path / "hanging"
+    hanging.write_text(f'#!/bin/sh\ncase $1 in *runner.py) exec sleep 300 ;; esac\nexec {sys.executable} "$@"\n')
+    hanging.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        mute = replace(here, name="mute", options=("-o", f"Port={port}", *here.options), folder=f"{here.folder} 2")
+        hosts = hosts_file(tmp_path, replace(here, python=str(hanging)), mute)
+        process = command(tmp_path, "bench", model, "--hosts", hosts, *SHORT)
+        jobs = Path(str(here.folder)) / "jobs"
+        deadline = time.monotonic() + 30
+        while not list(jobs.glob("*/0/net.onnx")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=25)
+    assert (process.returncode, err) == (130, "interrupted; what was finished stays\n")
+    assert list(jobs.iterdir()) == []
+    assert records(tmp_path) == []
+
+
+NONSENSE = {
+    '{"event": "samples", "ms": ["x"]}': "samples.ms[0] is 'x'; legal: a number",
+    '{"event": "end", "ok": true}': "ended with code 0 before it was done",
+}
+
+
+@pytest.mark.parametrize("line", NONSENSE)
+def test_a_board_that_talks_nonsense(here: Host, model: Path, tmp_path: Path, line: str) -> None:
+    """What another board says is kept."""
+    mad = tmp_path / "mad"
+    real = f'echo "$c" | {sys.executable} "$@"'
+    mad.write_text(
+        f"#!/bin/sh\ncase $1 in *runner.py) c=$(cat); case $c in *outputs*) {real} ;; *) echo '{line}' ;; esac; exit ;; "
+        f'esac\nexec {sys.executable} "$@"\n'
+    )
+    mad.chmod(0o755)
+    other = replace(here, name="other", options=(*here.options, "-o", "Compression=yes"), folder=f"{here.folder} 2")
+    assert NONSENSE[line] in refusal(tmp_path, model, replace(here, python=str(mad)), other)
+    (record,) = records(tmp_path)
+    assert [found["machine"] for found in record["measurements"]] == ["other"]
+
+
+@as_root
+def test_a_full_disk_here_loses_nothing(here: Host, model: Path, tmp_path: Path) -> None:
+    """What was measured is shown, and the one line says why it is not kept."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "none", small], check=False)
+    if mounted.returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        hosts = hosts_file(tmp_path, here)
+        code, out, err = edgeks_says(tmp_path, "bench", model, "--hosts", hosts, *SHORT, "--records", small)
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert "No space left on device" in one_line(code, err)
+    assert "net.onnx on board: p50" in out

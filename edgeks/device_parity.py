@@ -13,7 +13,7 @@ from edgeks.artefact import REFERENCES, described_interface
 from edgeks.bench.local import LocalMachine, session_config
 from edgeks.bench.machine import Machine
 from edgeks.bench.measurement import DeviceParity, Job
-from edgeks.errors import BoardError, EdgeksError
+from edgeks.errors import BoardError, EdgeksError, ParityFailed
 from edgeks.parity import compare_all
 from edgeks.sample_inputs import encode_samples
 from edgeks.target import Format
@@ -30,6 +30,7 @@ def device_parity(job: Job, machine: Machine, samples: Path | None = None) -> De
     Raises:
         BoardError: the board cannot be reached any more.
         DataError: the samples cannot be read.
+        ParityFailed: the outputs have other shapes.
     """
     form = job.target.format
     with tempfile.TemporaryDirectory(prefix="edgeks_") as folder:
@@ -52,7 +53,10 @@ def device_parity(job: Job, machine: Machine, samples: Path | None = None) -> De
             return DeviceParity(None, str(error))
     shapes, own_shapes = [each.shape for each in found], [each.shape for each in expected]
     if shapes != own_shapes:
-        return DeviceParity(None, f"outputs have the shapes {shapes}, the reference's have {own_shapes}")
+        raise ParityFailed(
+            f"{machine.name}: {job.name}: its outputs have the shapes {shapes}, the file's own {own_shapes}: it "
+            "computes something else; try another runtime or form"
+        )
     return DeviceParity(compare_all(_real(expected), _real(found)))
 
 

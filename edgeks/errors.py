@@ -30,7 +30,9 @@ class EdgeksError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        line = " ".join(message.split())
+        # What a board or a file says must not steer the terminal.
+        super().__init__("".join(letter if letter.isprintable() else "�" for letter in line))
 
 
 class InputError(EdgeksError):

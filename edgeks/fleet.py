@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +22,7 @@ from edgeks.board.host import Host
 from edgeks.device_parity import device_parity
 from edgeks.errors import BoardError, EdgeksError
 
-STOP_SECONDS = 10.0
+STOP_SECONDS = 5.0
 # Told what a machine is doing: its name, in words, and the fraction of its work that is done.
 OnStatus = Callable[[str, str, float], None]
 
@@ -51,7 +51,7 @@ class Findings:
 
     on_change: Callable[[Findings], None] = lambda _: None
     failures: list[Failure] = field(default_factory=list)
-    errors: list[EdgeksError] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
     _measurements: dict[tuple[int, int], Measurement] = field(default_factory=dict)
     _comparisons: dict[int, Comparison] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -80,10 +80,11 @@ class Findings:
             self._comparisons[machine] = comparison
             self.keep(machine, (0, comparison.a), (1, comparison.b))
 
-    def lose(self, machine: str, job: str, error: EdgeksError) -> None:
+    def lose(self, machine: str, job: str, error: Exception) -> None:
         """What was not measured to its end, and why."""
+        why = str(error) if isinstance(error, EdgeksError) else f"internal error: {type(error).__name__}: {error}"
         with self._lock:
-            self.failures.append(Failure(machine, job, str(error)))
+            self.failures.append(Failure(machine, job, " ".join(why.split())))
             self.errors.append(error)
             self.on_change(self)
 
@@ -111,21 +112,20 @@ def run_fleet(hosts: Sequence[Host], request: Request, findings: Findings, on_st
     if not hosts:
         _visit(0, None, request, findings, on_status, boards)
         return
+    work: list[Future[None]] = []
     with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
-        work = [
-            pool.submit(_visit, number, host, request, findings, watched, boards) for number, host in enumerate(hosts)
-        ]
         try:
+            for number, host in enumerate(hosts):
+                work.append(pool.submit(_visit, number, host, request, findings, watched, boards))
             wait(work)
         except BaseException:
             stopping.set()
-            _, still = wait(work, STOP_SECONDS)  # they clean up on their boards
-            if still:
-                for board in boards:
-                    board.cut()
+            try:
+                wait(work, STOP_SECONDS)  # they clean up on their boards
+            finally:
+                for board in [board for board in boards if board.cut()]:
+                    board.remove_unfinished()
             raise
-    for done in work:
-        done.result()  # a fault of edgeks' own is not swallowed
 
 
 def _visit(
@@ -156,7 +156,7 @@ def _visit(
                 other = place if request.against_host is None else reach(request.against_host)
                 _compare(number, (other, place), request, findings, on_status)
         on_status(name, "done", 1.0)
-    except EdgeksError as error:
+    except Exception as error:  # also a fault of edgeks' own: what other boards say is kept
         findings.lose(name, "", error)
 
 
@@ -165,9 +165,11 @@ def _measure_all(number: int, place: Place, request: Request, findings: Findings
     for index, job in enumerate(request.jobs):
         try:
             _measure(number, index, job, place, request, findings, on_status)
+        except _Stopped:
+            raise
         except EdgeksError as error:
             findings.lose(place.name, job.name, error)
-            if isinstance(error, BoardError | _Stopped):
+            if isinstance(error, BoardError):
                 return
 
 

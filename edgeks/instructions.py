@@ -156,11 +156,11 @@ def _finding(
     file: Counted, config: dict[str, Any], session: dict[str, Any], cpu: str, emulator: str, result: JobResult
 ) -> Instructions | EdgeksError:
     stream = RunnerStream()
-    for event in result.events:
-        stream.take(dict(event))
     ending = f"was killed by signal {-result.code}" if result.code < 0 else f"ended with code {result.code}"
     try:
-        stream.require_end(file.path, config["runtime"], f"on the emulated board {ending}", _words(result))
+        for event in result.events:
+            stream.take(event)
+        stream.require_end(file.path, config, f"on the emulated board {ending}", _words(result))
     except EdgeksError as error:
         return error
     return Instructions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgeks.bench.local import LAST_WORDS, RUNNER
 from edgeks.bench.stream import RunnerStream
+from edgeks.board.folder import PROCESS
 from edgeks.board.ssh import Connection, quote
 from edgeks.errors import BoardError, EdgeksError, LinkLost
 from edgeks.onnx_file import data_files
@@ -25,6 +27,7 @@ LIMIT_SECONDS = 2 * 3600.0
 STALE_MINUTES = 24 * 60
 KILLED = 137  # 128 + SIGKILL, as a shell tells it
 OUT_OF_MEMORY_EVENT = "out_of_memory"
+MAX_OUTPUTS = 1 << 30  # bytes of the outputs for all samples
 
 # Tells, from the kernel's own count, whether the system killed something for want of memory while the runner ran.
 COMMAND = """\
@@ -48,7 +51,7 @@ class BoardMachine:
     def __init__(self, connection: Connection, python: str, folder: str, facts: dict[str, Any]) -> None:
         self._connection, self._python, self._facts = connection, python, facts
         self._jobs = f"{folder}/jobs"
-        self._folder = f"{self._jobs}/{secrets.token_hex(8)}"
+        self._folder = f"{self._jobs}/{PROCESS}-{secrets.token_hex(4)}"
         self._put: dict[Path, str] = {}
 
     def __enter__(self) -> Self:
@@ -105,11 +108,10 @@ class BoardMachine:
         self._run(path, there)
         with tempfile.TemporaryDirectory(prefix="edgeks_") as folder:
             local = Path(folder, "outputs.npz")
-            self._connection.get(remote, local)
+            self._connection.get(remote, local, limit=MAX_OUTPUTS)
             try:
-                with np.load(local, allow_pickle=False) as stored:
-                    return [stored[f"output_{index}"] for index in range(len(stored.files))]
-            except (OSError, ValueError, EOFError, KeyError) as error:
+                return _outputs(local)
+            except Exception as error:  # np.load raises whatever a broken file makes it stumble over
                 raise BoardError(f"{self.name}: the outputs that came back cannot be read: {error}") from error
 
     @property
@@ -125,6 +127,7 @@ class BoardMachine:
         return there
 
     def _copied(self, path: Path, beside: tuple[Path, ...]) -> str:
+        """`beside` lie in or below the folder of `path`."""
         path = path.resolve()
         if path not in self._put:
             folder = f"{self._folder}/{len(self._put)}"
@@ -152,24 +155,38 @@ class BoardMachine:
             "runner": quote(self._runner),
             "event": OUT_OF_MEMORY_EVENT,
         }
-        done = self._connection.run(
-            command,
-            stdin=json.dumps(config).encode(),
-            timeout=LIMIT_SECONDS,
-            on_line=take,
-            check=False,
-            name=f"the run of {path.name}",
-        )
-        if out_of_memory and done.code == KILLED:
-            raise EdgeksError(
-                f"{self.name}: {path.name}: out of memory: the system killed the process; `edgeks footprint` says what "
-                "the file takes, and what would lower it"
-            )
-        ending = "was killed by SIGKILL" if done.code == KILLED else f"ended with code {done.code}"
         try:
-            stream.require_end(path, config["runtime"], f"on {self.name} {ending}", done.stderr.strip()[-LAST_WORDS:])
+            done = self._connection.run(
+                command,
+                stdin=json.dumps(config).encode(),
+                timeout=LIMIT_SECONDS,
+                on_line=take,
+                check=False,
+                name=f"the run of {path.name}",
+            )
+            if out_of_memory and done.code == KILLED:
+                raise EdgeksError(
+                    f"{path.name}: out of memory: the system killed the process; `edgeks footprint` says what the file "
+                    "takes, and what would lower it"
+                )
+            ending = "was killed by SIGKILL" if done.code == KILLED else f"ended with code {done.code}"
+            stream.require_end(path, config, f"on {self.name} {ending}", done.stderr.strip()[-LAST_WORDS:])
         except EdgeksError as error:
             if self.name in str(error):
                 raise
             raise type(error)(f"{self.name}: {error}") from error
         return stream
+
+
+def _outputs(path: Path) -> list[NDArray[Any]]:
+    """What a runner wrote, wherever it runs: real numbers, no more of them than there is room for. Raises anything."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > MAX_OUTPUTS:
+        raise ValueError(f"they would take {size:,} bytes; at most {MAX_OUTPUTS:,}")
+    with np.load(path, allow_pickle=False) as stored:
+        found = [stored[f"output_{index}"] for index in range(len(stored.files))]
+    for output in found:
+        if output.dtype.kind not in "biuf":
+            raise ValueError(f"they are {output.dtype}, no real numbers")
+    return found

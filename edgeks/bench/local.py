@@ -241,7 +241,7 @@ def run_runner(
             process.wait()
         complaints.seek(0)
         last_words = complaints.read().decode(errors="replace").strip()[-LAST_WORDS:]
-    stream.require_end(path, config["runtime"], _end(code), last_words)
+    stream.require_end(path, config, _end(code), last_words)
     return stream
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -15,13 +16,15 @@ from edgeks.bench.machine import Machine
 from edgeks.bench.runner import cores, cpu_name
 from edgeks.board.environment import ensure_environment
 from edgeks.board.facts import BoardFacts
-from edgeks.board.folder import make_board_folder
+from edgeks.board.folder import make_board_folder, remove_unfinished
 from edgeks.board.host import Host
 from edgeks.board.probe import probe
 from edgeks.board.ssh import Connection
+from edgeks.errors import BoardError
 from edgeks.runtime_profile import COMPILED
 
 LOCAL = LocalMachine.name
+STOP_SECONDS = 3.0  # to reach a board once more, to clean up
 
 
 class Place(Protocol):
@@ -79,8 +82,9 @@ class BoardPlace:
         self._facts: BoardFacts | None = None
         self._machines: dict[str, Machine] = {}
         self._stack = ExitStack()
-        on_status("connecting")
-        self._connection = self._stack.enter_context(Connection(host))
+        connecting = partial(on_status, "connecting")
+        connecting()
+        self._connection = self._stack.enter_context(Connection(host, on_wait=connecting))
 
     def __enter__(self) -> Self:
         return self
@@ -88,9 +92,16 @@ class BoardPlace:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, at)
 
-    def cut(self) -> None:
-        """End the connection, from any thread: whatever still runs over it ends with LinkLost."""
+    def cut(self) -> bool:
+        """End the connection, from any thread: whatever still runs over it ends with LinkLost. False: it had ended."""
+        was_open = self._connection.is_open
         self._connection.close()
+        return was_open
+
+    def remove_unfinished(self) -> None:
+        """What a connection that was cut could not remove on the board, by another one; nothing where there is none."""
+        with suppress(BoardError), Connection(self._connection.host, STOP_SECONDS) as connection:
+            remove_unfinished(connection)
 
     @property
     def facts(self) -> BoardFacts:

@@ -1,10 +1,11 @@
-"""Dataclasses ↔ what JSON can hold: fields are keys, tuples are lists, paths are text.
+"""Dataclasses ↔ what JSON can hold: fields are keys, tuples are lists, paths are text, numbers are finite.
 
 What is read back is checked: a key that is missing and a value of a wrong type are named.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import types
 from collections.abc import Mapping
@@ -15,10 +16,30 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 T = TypeVar("T")
 SHOWN = 60
+MOST = 1 << 63  # whole numbers of other programs have 64 bits
 
 
 class PlainDataError(ValueError):
     """Data that is not of the type it should be: where, what was found, what is legal."""
+
+
+def load_json(text: str | bytes) -> Any:
+    """JSON text → plain data.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deep, or holds a number that is not finite.
+    """
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return number
 
 
 def to_plain(value: object) -> Any:
@@ -47,7 +68,7 @@ def from_plain(kind: type[T], data: Any, where: str = "", **given: Any) -> T:
         key = f"{where}.{name}" if where else name
         if name not in data:
             raise PlainDataError(f"{key} is missing")
-        read[name] = _value(hint, data[name], key)
+        read[name] = read_value(hint, data[name], key)
     return kind(**read)
 
 
@@ -57,7 +78,8 @@ def _fields(kind: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(kind)}
 
 
-def _value(hint: Any, data: Any, where: str) -> Any:
+def read_value(hint: Any, data: Any, where: str) -> Any:
+    """Plain data → what a field of the type `hint` holds. Raises as `from_plain`."""
     origin = get_origin(hint)
     if hint is Any:
         return data
@@ -75,7 +97,7 @@ def _value(hint: Any, data: Any, where: str) -> Any:
         return _tuple(get_args(hint), data, where)
     if origin in (dict, Mapping) and isinstance(data, dict):
         inner = get_args(hint)[1]
-        return {key: _value(inner, value, f"{where}.{key[:SHOWN]}") for key, value in data.items()}
+        return {key: read_value(inner, value, f"{where}.{key[:SHOWN]}") for key, value in data.items()}
     if hint is float and isinstance(data, int | float) and not isinstance(data, bool):
         try:
             number = float(data)
@@ -83,6 +105,9 @@ def _value(hint: Any, data: Any, where: str) -> Any:
             number = math.inf
         if math.isfinite(number):
             return number
+    elif hint is int:
+        if type(data) is int and -MOST <= data < MOST:
+            return data
     elif isinstance(hint, type) and type(data) is hint:
         return data
     raise _wrong(where, data, NAMES.get(origin or hint, "a value of another type"))
@@ -102,7 +127,7 @@ def _one_of(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
     for kind in kinds:
         if kind is not type(None):
             try:
-                return _value(kind, data, where)
+                return read_value(kind, data, where)
             except PlainDataError as error:
                 found = error
     raise found or _wrong(where, data, "null")
@@ -112,10 +137,11 @@ def _tuple(kinds: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(data, list):
         raise _wrong(where, data, "a list")
     if kinds[-1] is Ellipsis:
-        return tuple(_value(kinds[0], value, f"{where}[{index}]") for index, value in enumerate(data))
+        return tuple(read_value(kinds[0], value, f"{where}[{index}]") for index, value in enumerate(data))
     if len(data) != len(kinds):
         raise _wrong(where, data, f"a list of {len(kinds)}")
-    return tuple(_value(kind, value, f"{where}[{i}]") for i, (kind, value) in enumerate(zip(kinds, data, strict=True)))
+    pairs = enumerate(zip(kinds, data, strict=True))
+    return tuple(read_value(kind, value, f"{where}[{index}]") for index, (kind, value) in pairs)
 
 
 def _wrong(where: str, found: Any, legal: str) -> PlainDataError:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import edgeks
 from edgeks.bench.measurement import Comparison, Measurement
-from edgeks.bench.plain_data import PlainDataError, from_plain, to_plain
+from edgeks.bench.plain_data import PlainDataError, from_plain, load_json, to_plain
 from edgeks.bench.ram_split import RamSplit, ram_split
 from edgeks.bench.stats import Interval, Latency
 from edgeks.board.host import Host
@@ -219,7 +219,10 @@ def load_record(path: Path) -> Record:
         DataError: it is missing, too large, cut short, of another version, or not what such a file holds.
     """
     try:
-        size = path.stat().st_size
+        state = path.stat()
+        size = state.st_size
+        if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+            raise DataError(f"{path}: cannot be read (a device or a pipe)")
         if size > MAX_BYTES:
             raise DataError(f"{path}: {size:,} bytes; a record takes up to {MAX_BYTES:,}")
         with path.open("rb") as file:
@@ -227,19 +230,12 @@ def load_record(path: Path) -> Record:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     try:
-        return from_json(json.loads(text, parse_constant=_finite, parse_float=_finite))
+        return from_json(load_json(text))
     except PlainDataError as error:
         raise DataError(f"{path}: is no record of a benchmark: {error}") from error
     except (ValueError, RecursionError) as error:
         found = "empty" if not text.strip() else f"no JSON, or not all of it ({str(error)[:200] or 'nested too deep'})"
         raise DataError(f"{path}: is no record of a benchmark: it is {found}") from error
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is no finite number")
-    return number
 
 
 def from_json(data: Any) -> Record:

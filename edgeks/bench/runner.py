@@ -345,10 +345,10 @@ class MachineState:
 
     def _clocks(self, cores: list[int], name: str, of: str, unknown: dict[str, str]) -> Any:
         found = [read_text(self._root / self.CPU / f"cpu{core}" / "cpufreq" / name).strip() for core in cores]
-        if found and all(text.isdigit() for text in found):
+        if found and all(text.isdigit() and int(text) for text in found):
             return [int(text) / 1e3 for text in found]
         there = cores and Path(self._root, self.CPU, f"cpu{cores[0]}", "cpufreq").is_dir()
-        why = f"{name} is not there" if there else "no cpufreq there: a virtual machine or a fixed clock"
+        why = f"{name} is not there, or 0" if there else "no cpufreq there: a virtual machine or a fixed clock"
         unknown[of] = f"/{self.CPU}/cpu{cores[0]}: {why}" if cores else "/proc/self/task does not tell the cores in use"
         return None
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from edgeks.bench.plain_data import PlainDataError, from_plain, load_json, read_value, to_plain
 from edgeks.bench.stats import Latency, summarise
-from edgeks.errors import DataError, EdgeksError, ModelFileError
+from edgeks.errors import MAX_MESSAGE, DataError, EdgeksError, ModelFileError
 from edgeks.runtime_profile import COMPILED
 
 Moment = Literal["before", "during", "after"]
+
+MAX_BYTES = 1 << 28  # of all events of a process
+MAX_MS = 24 * 3600 * 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +115,15 @@ class BenchResult:
         return summarise(self.samples_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class _FedInput:
+    shape: tuple[int, ...]
+    dtype: str
+
+
 @dataclass(slots=True)
 class RunnerStream:
-    """What the events of the runner have said so far."""
+    """What the events of the runner have said so far. It may run on a board that nobody can trust: all is checked."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -128,45 +137,66 @@ class RunnerStream:
     ops_reason: str = ""
     error: tuple[str, str] | None = None
     ended: bool = False
+    _bytes: int = 0
 
     def take_line(self, line: str | bytes) -> None:
-        """Add one line of the runner's stdout; nothing where a library printed it, or it was cut off."""
+        """Add one line of the runner's stdout; nothing where a library printed it, or it was cut off.
+
+        Raises:
+            EdgeksError: it is an event that the runner does not send, or one too many.
+        """
         try:
-            event = json.loads(line)
+            event = load_json(line)
         except ValueError:
             return
         if isinstance(event, dict) and "event" in event:
+            self._bytes += len(line)
+            if self._bytes > MAX_BYTES:
+                raise EdgeksError(f"the benchmark process sent more than {MAX_BYTES >> 20} MiB of events; ask for less")
             self.take(event)
 
-    def take(self, event: dict[str, Any]) -> None:
-        """Add one event of the runner."""
-        kind = event.pop("event")
-        if kind == "facts":
-            self.facts = event
-        elif kind == "inputs":
-            self.inputs = event["inputs"]
-        elif kind == "load":
-            self.load_ms = event["ms"]
-        elif kind == "first_inference":
-            self.first_inference_ms = event["ms"]
-        elif kind == "warmup":
-            self.warmup = WarmUp(**event)
-        elif kind == "samples":
-            self.samples.extend(event["ms"])
-        elif kind == "memory":
-            self.memory.append(Memory(**event))
-        elif kind == "state":
-            self.states.append(_state(event))
-        elif kind == "ops":
-            self.ops = None if event["ops"] is None else tuple(OpTime(**op) for op in event["ops"])
-            self.ops_reason = event["reason"]
-        elif kind == "error":
-            self.error = event["stage"], event["message"]
-        elif kind == "end":
-            self.ended = True
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Add one event of the runner; nothing after its end.
 
-    def require_end(self, path: Path, runtime: str, ending: str, last_words: str) -> None:
-        """Raise what the runner complained of, or that it stopped before its end.
+        Raises:
+            EdgeksError: it has not the keys and values that the runner sends.
+        """
+        if self.ended:
+            return
+        try:
+            self._take(str(event["event"]), {key: value for key, value in event.items() if key != "event"})
+        except PlainDataError as error:
+            raise EdgeksError(f"the benchmark process sent what it should not: {error}") from error
+
+    def _take(self, kind: str, event: dict[str, Any]) -> None:
+        def value(hint: Any, key: str) -> Any:
+            return read_value(hint, event.get(key), f"{kind}.{key}")
+
+        if kind == "facts":
+            self.facts = read_value(dict[str, str | int], event, kind)
+        elif kind == "inputs":
+            self.inputs = to_plain(value(dict[str, _FedInput], "inputs"))
+        elif kind == "load":
+            (self.load_ms,) = _times([value(float, "ms")], kind)
+        elif kind == "first_inference":
+            (self.first_inference_ms,) = _times([value(float, "ms")], kind)
+        elif kind == "warmup":
+            self.warmup = from_plain(WarmUp, event, kind)
+        elif kind == "samples":
+            self.samples.extend(_times(value(tuple[float, ...], "ms"), kind))
+        elif kind == "memory":
+            self.memory.append(from_plain(Memory, event, kind))
+        elif kind == "state":
+            self.states.append(_sound(from_plain(State, event, kind)))
+        elif kind == "ops":
+            self.ops, self.ops_reason = value(tuple[OpTime, ...] | None, "ops"), value(str, "reason")
+        elif kind == "error":
+            self.error = value(str, "stage"), value(str, "message")[:MAX_MESSAGE]
+        elif kind == "end":
+            self.ended = value(bool, "ok") or self.error is not None
+
+    def require_end(self, path: Path, config: Mapping[str, Any], ending: str, last_words: str) -> None:
+        """Raise what the runner complained of, or that it stopped before it had done what `config` asks for.
 
         `ending` is how the process ended ("ended with code 1"), `last_words` the end of its stderr.
 
@@ -176,18 +206,30 @@ class RunnerStream:
             EdgeksError: anything else.
         """
         if self.error:
-            raise _error(path, runtime, *self.error)
-        if not self.ended:
+            raise _error(path, config["runtime"], *self.error)
+        wanted = 0 if config.get("outputs") else config.get("runs", 1)
+        if not self.ended or len(self.samples) < wanted:
             raise EdgeksError(
                 f"{path}: the benchmark process {ending} before it was done; {last_words or 'no message'}"
             )
 
 
-def _state(event: dict[str, Any]) -> State:
-    lists = {
-        name: tuple(event[name]) for name in ("cores", "clock_mhz", "nominal_clock_mhz") if event[name] is not None
-    }
-    return State(**{**event, **lists})
+def _times(found: Iterable[float], kind: str) -> list[float]:
+    """Milliseconds of a clock that goes on."""
+    times = list(found)
+    for ms in times:
+        if not 0 < ms < MAX_MS:
+            raise PlainDataError(f"{kind}.ms is {ms:g}; legal: above 0, less than {MAX_MS:g}")
+    return times
+
+
+def _sound(state: State) -> State:
+    """A reading whose clocks are those of its cores."""
+    for name in ("clock_mhz", "nominal_clock_mhz"):
+        clocks = getattr(state, name)
+        if clocks is not None and not (len(clocks) == len(state.cores) and all(mhz > 0 for mhz in clocks)):
+            raise PlainDataError(f"state.{name} is {str(clocks)[:60]}; legal: one above 0 for each of its cores")
+    return state
 
 
 def _error(path: Path, runtime: str, stage: str, message: str) -> EdgeksError:

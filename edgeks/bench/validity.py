@@ -65,7 +65,7 @@ def _of_states(states: Sequence[State], facts: dict[str, Any]) -> Iterator[str]:
         (_sum(states, "others_cpu_s"), MOST_OF_OTHERS, "other processes used"),
         (_sum(states, "steal_cpu_s"), MOST_STEAL, "the hypervisor took"),
     ):
-        if seconds > max(most * capacity, LEAST_CPU_SECONDS):
+        if capacity and seconds > max(most * capacity, LEAST_CPU_SECONDS):
             yield f"{what} {seconds / capacity:.0%} of the CPU; at most {most:.0%} is undisturbed"
     swapped = int(_sum(states, "swap_in_pages") + _sum(states, "swap_out_pages"))
     if swapped > MOST_SWAPPED_PAGES:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgeks.board.facts import BoardFacts, BoardPython
-from edgeks.board.folder import board_folder, cannot_write, make_board_folder
+from edgeks.board.folder import PROCESS, cannot_write, make_board_folder
 from edgeks.board.ssh import Completed, Connection, quote, remote_path
 from edgeks.board.wheelhouse import NO_NETWORK, RETRIES, fetch_wheels, last_words, pip_archive
 from edgeks.board.wheels import DISTRIBUTIONS, OLDEST_PYTHON, Installable, installable
@@ -20,7 +20,6 @@ from edgeks.errors import BoardError, ConfigError
 SECONDS = 1800.0  # an SD card unpacks at a few MB/s
 IMPORT_SECONDS = 120.0
 OLD_MINUTES = 120  # what an interrupted set-up left behind is removed by the next one after that time
-PROCESS = secrets.token_hex(4)  # in the names of what this process has under way on a board
 MARK = "edgeks.json"  # in an environment that is whole
 
 NO_VENV, NO_SPACE, NOT_INSTALLED, NOT_IMPORTED = 51, 52, 53, 54
@@ -103,15 +102,6 @@ def ensure_environment(
             return python.path
     _make(connection, what, runtime, folder, final, wheelhouse, on_line)
     return f"{final}/bin/python"
-
-
-def remove_unfinished(connection: Connection) -> None:
-    """Remove what set-ups of this process left on the board when their connection was closed under them.
-
-    Raises:
-        BoardError: the board cannot be reached.
-    """
-    connection.run(f"rm -rf {quote(board_folder(connection))}/part-{PROCESS}-*", timeout=300)
 
 
 def environment_key(what: Installable) -> str:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
 from edgeks.board.checks import check
-from edgeks.board.environment import ensure_environment, remove_unfinished
-from edgeks.board.folder import clean
+from edgeks.board.environment import ensure_environment
+from edgeks.board.folder import clean, remove_unfinished
 from edgeks.board.host import Host
 from edgeks.board.probe import probe, probe_here
 from edgeks.board.report import Examination
 from edgeks.board.ssh import Connection
 from edgeks.board.wheels import DISTRIBUTIONS, Installable, installable
-from edgeks.errors import BoardError, ConfigError, LinkLost
+from edgeks.errors import BoardError, ConfigError, EdgeksError, LinkLost
 
 OnLine = Callable[[str, str], None]
 USUAL = ("onnxruntime", "litert")
+STOP_SECONDS = 3.0  # to reach a board once more, to clean up
 
 
 def require_runtimes(names: Sequence[str]) -> tuple[str, ...]:
@@ -89,13 +90,7 @@ def set_up(
         after = replace(probe(connection), load=facts.load)  # setting up was the load since
         return Examination(name, after, check(after, wanted), made, error=error)
 
-    try:
-        return _each(hosts, set_up_one)
-    except BaseException:  # Ctrl-C: the links are closed, and what was being unpacked is still there
-        for host in hosts:
-            with suppress(BoardError), Connection(host) as connection:
-                remove_unfinished(connection)
-        raise
+    return _each(hosts, set_up_one)
 
 
 def clean_boards(hosts: Sequence[Host]) -> tuple[Examination, ...]:
@@ -109,21 +104,30 @@ def _each(hosts: Sequence[Host], work: Callable[[Connection], Examination]) -> t
     interrupted = Event()
 
     def guarded(host: Host) -> Examination:
+        def go_on() -> None:
+            if interrupted.is_set():
+                raise BoardError(f"{host.name}: interrupted")
+
         try:
-            with Connection(host) as connection:
+            with Connection(host, on_wait=go_on) as connection:
                 opened.append(connection)
-                if interrupted.is_set():
-                    raise BoardError(f"{host.name}: interrupted")
+                go_on()
                 return work(connection)
-        except BoardError as error:
+        except EdgeksError as error:
             return Examination(host.name, None, error=str(error))
 
+    running: list[Future[Examination]] = []
     with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
-        running = [pool.submit(guarded, host) for host in hosts]
         try:
-            return tuple(one.result() for one in running)
+            running += [pool.submit(guarded, host) for host in hosts]
+            wait(running)
         except BaseException:
             interrupted.set()
-            for connection in tuple(opened):
+            cut = [connection for connection in opened if connection.is_open]
+            for connection in cut:
                 connection.close()
+            for connection in cut:  # what was being unpacked there
+                with suppress(BoardError), Connection(connection.host, STOP_SECONDS) as again:
+                    remove_unfinished(again)
             raise
+    return tuple(one.result() for one in running)

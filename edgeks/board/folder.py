@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
+
 from edgeks.board.ssh import Connection, quote
 from edgeks.errors import BoardError
 
 MARK = ".edgeks"
+PROCESS = secrets.token_hex(4)  # in the names of what this process has under way on a board
 NAME_IT = "folder = … in the hosts file"
 # Sets $folder to the absolute path; $folder before: as the user named it, or empty for the usual place.
 PLACE = """
@@ -53,6 +56,16 @@ def make_board_folder(connection: Connection) -> str:
         BoardError: as `board_folder`; or it cannot be written, or holds something that is not edgeks'.
     """
     return _place(connection, MAKE)
+
+
+def remove_unfinished(connection: Connection) -> None:
+    """Remove what this process had under way on the board when its connection was closed: set-ups and jobs.
+
+    Raises:
+        BoardError: the board cannot be reached.
+    """
+    folder = quote(board_folder(connection))
+    connection.run(f"rm -rf {folder}/part-{PROCESS}-* {folder}/jobs/{PROCESS}-*", timeout=300)
 
 
 def clean(connection: Connection) -> tuple[str, ...]:

@@ -58,10 +58,10 @@ class Lines:
 
 
 class Body:
-    """Stdout as a line with a number of bytes, and these bytes → a file."""
+    """Stdout as a line with a number of bytes, at most `limit`, and these bytes → a file."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, limit: int, name: str) -> None:
+        self._file, self._limit, self._name = file, limit, name
         self._head = b""
         self.announced: int | None = None
         self.received = 0
@@ -75,5 +75,7 @@ class Body:
                 self._head = self._head[:MAX_LINE]
                 return
             self.announced = int(line) if line.strip().isdigit() else 0
-        self._file.write(block)
         self.received += len(block)
+        if max(self.announced, self.received) > self._limit:
+            raise BoardError(f"{self._name}: has {max(self.announced, self.received):,} bytes; at most {self._limit:,}")
+        self._file.write(block)

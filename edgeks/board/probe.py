@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -166,10 +167,13 @@ def _fact(sections: Mapping[str, str], name: str, read: Callable[[str], Fact]) -
     if not text:
         return Unknown(f"the board did not say its {name}")
     try:
-        return read(text)
+        found = read(text)
+        if isinstance(found, float) and not math.isfinite(found):
+            raise ValueError
+        return found
     except _NotSaid as error:
         return Unknown(str(error))
-    except (ValueError, IndexError, KeyError):
+    except (ValueError, IndexError, KeyError, OverflowError):
         return Unknown(f"the board's words for {name} are not understood: {' '.join(text.split())[:80]!r}")
 
 
@@ -299,17 +303,17 @@ def _pythons(text: str) -> tuple[BoardPython, ...]:
         try:
             said = json.loads(line)
             python = BoardPython(
-                path=said["path"],
-                version=(said["version"][0], said["version"][1], said["version"][2]),
-                machine=said["machine"],
-                packages=said["packages"],
-                has_venv=said["has_venv"],
-                has_ensurepip=said["has_ensurepip"],
-                has_pip=said["has_pip"],
-                is_ours=said["is_ours"],
+                path=str(said["path"] or ""),
+                version=(int(said["version"][0]), int(said["version"][1]), int(said["version"][2])),
+                machine=str(said["machine"]),
+                packages={str(name): str(version) for name, version in said["packages"].items()},
+                has_venv=bool(said["has_venv"]),
+                has_ensurepip=bool(said["has_ensurepip"]),
+                has_pip=bool(said["has_pip"]),
+                is_ours=bool(said["is_ours"]),
             )
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError):
             continue  # a wrapper script that prints something of its own
         if python.path:
-            found.setdefault(f"{said['prefix']} {python.version}", python)
+            found.setdefault(f"{said.get('prefix')} {python.version}", python)
     return tuple(found.values())

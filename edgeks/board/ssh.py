@@ -61,13 +61,19 @@ class Connection:
 
     `keepalive`: the host and the board look for each other every so many whole seconds; after three in vain the link
     counts as frozen. `connect_timeout` in seconds is for the TCP connection and the server's first words; the keys may
-    take twice as long again.
+    take twice as long again. `on_wait` is called many times a second meanwhile: what it raises ends the attempt.
 
     Raises:
         BoardError: ssh is missing, the board cannot be reached, is not the known one, or does not let us in.
     """
 
-    def __init__(self, host: Host, connect_timeout: float = 10.0, keepalive: int = KEEPALIVE_SECONDS) -> None:
+    def __init__(
+        self,
+        host: Host,
+        connect_timeout: float = 10.0,
+        keepalive: int = KEEPALIVE_SECONDS,
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
         self.host = host
         self._keepalive = keepalive
         self._said: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the connection)
@@ -76,7 +82,7 @@ class Connection:
         self._master: subprocess.Popen[bytes] | None = None
         try:
             self._master = self._start(connect_timeout)
-            self._await_socket(self._master, connect_timeout)
+            self._await_socket(self._master, connect_timeout, on_wait)
         except BaseException:
             self.close()
             raise
@@ -88,6 +94,11 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed."""
+        return self._master is not None
 
     def close(self) -> None:
         """End the connection and whatever still runs over it; nothing is left on this machine. May be called twice."""
@@ -174,11 +185,12 @@ class Connection:
             found = ended_by_signal(code) or last_words(stderr) or f"exit code {code}"
             raise BoardError(f"{shown(self.host)}: {remote}: cannot be written: {found}{_advice(found)}")
 
-    def get(self, remote: str, local: Path) -> None:
+    def get(self, remote: str, local: Path, *, limit: int = 1 << 40) -> None:
         """A file on the board → a file here, whole or not at all; of one that grows, what it held at the start.
 
         Raises:
-            BoardError: no such file, it cannot be read, it shrank meanwhile, or the link was lost.
+            BoardError: no such file, it cannot be read, has more than `limit` bytes, shrank meanwhile, or the link was
+                lost.
             OutputError: `local` cannot be written.
         """
         command = (
@@ -187,7 +199,7 @@ class Connection:
             'n=$(wc -c <"$f") && echo $n && head -c $n "$f"'
         )
         with atomic_write(local) as temporary, temporary.open("wb") as file:
-            body = Body(file)
+            body = Body(file, limit, f"{shown(self.host)}: {remote}")
             code, stderr = self._session(f"the transfer of {remote}", command, b"", inf, body.take)
             if code != 0:
                 found = ended_by_signal(code) or last_words(stderr) or f"exit code {code}"
@@ -230,7 +242,9 @@ class Connection:
             env=os.environ | {"LC_ALL": "C"},
         )
 
-    def _await_socket(self, master: subprocess.Popen[bytes], connect_timeout: float) -> None:
+    def _await_socket(
+        self, master: subprocess.Popen[bytes], connect_timeout: float, on_wait: Callable[[], None]
+    ) -> None:
         """ssh makes its socket when the board has let it in."""
         start = time.monotonic()
         while not self._socket.exists():
@@ -239,6 +253,7 @@ class Connection:
                 raise BoardError(connect_failure(self.host, self._words(), elapsed))
             if elapsed > 3 * connect_timeout:
                 raise BoardError(connect_failure(self.host, "timed out", elapsed))
+            on_wait()
             time.sleep(0.01)
 
     def _session(
@@ -291,10 +306,11 @@ class Connection:
 
     def _require_link(self, name: str, settle: float = 0.0) -> None:
         """Raise LinkLost if the master has ended, or does within `settle` seconds."""
-        if self._master is None:
+        master = self._master  # another thread may close the connection
+        if master is None:
             raise LinkLost(f"{shown(self.host)}: the connection is closed; {name} cannot run")
         with suppress(subprocess.TimeoutExpired):
-            self._master.wait(settle)
+            master.wait(settle)
             raise LinkLost(
                 f"{shown(self.host)}: the connection was lost during {name}: {link_loss(self._words())}; check the "
                 "board's power and network, then run it again"

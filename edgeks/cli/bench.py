@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeks.cli.options import JsonOption, err, out, print_json, read_boards, say, wheel_folder
-from edgeks.errors import ConfigError, ParityFailed
+from edgeks.errors import ConfigError, EdgeksError, ParityFailed
 
 if TYPE_CHECKING:
     from edgeks.bench.measurement import Job
@@ -170,6 +171,8 @@ def bench(
         other = _against(jobs[0], against, against_target, against_runtime, against_threads)
         if other == jobs[0] and against_host is None:
             raise ConfigError("--against names the very same; change the file, target, runtime, threads or host")
+        if against_host is not None and len(boards) > 1:
+            raise ConfigError(f"--against-host {against_host}: {len(boards)} boards would use it at once; name one")
     request = Request(
         jobs=jobs,
         effort=effort,
@@ -242,18 +245,23 @@ def _measure(hosts: Sequence[Host], request: Request, folder: Path | None) -> tu
 
     def keep(found: Findings) -> None:
         if path is not None:
-            save(path, record_of(found, Failure("", "", RUNNING)))
+            with suppress(EdgeksError):  # a disk that is full now need not end the run; the last record says so
+                save(path, record_of(found, Failure("", "", RUNNING)))
 
     findings = Findings(keep)
     try:
         with _Bars(names) as bars:
             run_fleet(hosts, request, findings, bars.tell)
-    finally:
-        if path is not None and not findings.measurements and not findings.failures:
+    except BaseException:
+        if path is not None and not findings.measurements:
             path.unlink(missing_ok=True)  # interrupted before anything was found
+        raise
     record = record_of(findings)
     if path is not None:
-        save(path, record)
+        try:
+            save(path, record)
+        except EdgeksError as error:
+            findings.errors.append(error)  # once all is shown
     return record, findings
 
 
@@ -286,21 +294,20 @@ class _Bars:
 
 
 def _report(record: Record, html: Path | None, *, as_json: bool) -> None:
-    """What was found, where anything was: a page, and JSON or tables."""
+    """What was found, where anything was: JSON or tables, and a page."""
     from edgeks.atomic_write import write_text
     from edgeks.bench.html_report import html_page
     from edgeks.bench.record import to_json
     from edgeks.bench.report import render
 
-    if html and record.entries:
-        write_text(html, html_page(record))
     if as_json:
         print_json(to_json(record))
-        return
-    if record.entries:
+    elif record.entries:
         render(record, out)
     if html and record.entries:
-        say(f"{html}: written")
+        write_text(html, html_page(record))
+        if not as_json:
+            say(f"{html}: written")
 
 
 def _require_right(record: Record) -> None:

@@ -287,3 +287,9 @@ def template():
         measurement["repetitions"] = measurement["repetitions"][:1]
         measurement["repetitions"][0] |= {"samples_ms": [0.1], "states": measurement["repetitions"][0]["states"][:1]}
     return json.dumps(data)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(DataError, match=r"cannot be read \(a device or a pipe\)"):
+        load_record(tmp_path / "pipe.json")
