@@ -173,4 +173,3 @@ class BoardMachine:
                 raise
             raise type(error)(f"{self.name}: {error}") from error
         return stream
-
