@@ -100,6 +100,14 @@ def test_two_ways_to_run_a_file_in_turns(model: Path, here: Host, tmp_path: Path
     assert len(comparison["order"]) == 3
 
 
+def test_a_board_against_another_of_the_hosts_file(model: Path, here: Host, tmp_path: Path) -> None:
+    other = replace(here, name="shelf", options=(*here.options, "-o", "Compression=yes"))
+    asked = ("--hosts", hosts_file(tmp_path, here, other), "--against-host", "shelf", *SHORT, "--json")
+    code, out, err = edgeks_says(tmp_path, "bench", model, *asked)
+    assert (code, err) == (0, "")
+    assert [one["machine"] for one in json.loads(out)["measurements"]] == ["shelf", "board"]
+
+
 def test_an_interrupted_run_keeps_what_it_had_and_leaves_nothing(
     model: Path, here: Host, tmp_path: Path, temp: Path
 ) -> None:

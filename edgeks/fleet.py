@@ -185,14 +185,14 @@ def _measure(
     many = len(request.jobs)
 
     def tell(progress: Progress) -> None:
-        process = f"{job.name}: process {progress.process} of {progress.processes}"
+        process = f"process {progress.process} of {progress.processes}: {job.name}"
         on_status(place.name, process, (index + progress.fraction) / many)
 
     def keep(found: Measurement) -> None:
         findings.keep(number, (index, replace(found, parity=parity)))
 
     machine = place.machine(job.runtime)
-    on_status(place.name, f"{job.name}: outputs", index / many)
+    on_status(place.name, f"outputs: {job.name}", index / many)
     parity = device_parity(job, machine, request.samples)
     keep(measure(job, machine, request.effort, tell, keep))
 
@@ -212,7 +212,7 @@ def _compare(
     name = places[1].name
     parities = []
     for job, machine in zip((a, b), machines, strict=True):
-        on_status(name, f"{job.name}: outputs", 0.0)
+        on_status(name, f"outputs: {job.name}", 0.0)
         parities.append(device_parity(job, machine, request.samples))
 
     def tell(progress: Progress) -> None:

@@ -30,7 +30,9 @@ class Table:
         """
         try:
             if path.stat().st_size > MAX_TOML_BYTES:
-                raise ConfigError(f"{path}: larger than {MAX_TOML_BYTES} bytes, not a target or recipe")
+                raise ConfigError(
+                    f"{path}: larger than {MAX_TOML_BYTES} bytes: not a TOML file of targets, stages or boards"
+                )
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: not UTF-8 text, so not a TOML file") from error

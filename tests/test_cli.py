@@ -279,12 +279,35 @@ def test_bench_takes_the_target_from_the_file_s_name(edgeks, refuses, tmp_path):
     graph = TfliteGraph()
     x, y = graph.input((1, 4), np.float32), graph.tensor((1, 4), np.float32)
     path = graph.write(tmp_path / "m.tflite", graph.op("RELU", [x], y, version=1))
-    code, out, err = edgeks("bench", path, "--runs", 2, "--warmup", 0)
+    code, out, err = edgeks("bench", path, "--processes", 1, "--runs", 2, "--seconds", 0, "--warmup", 0)
     assert (code, err) == (0, "")
-    assert "m.tflite: p50 " in out and "target tflite: kernels xnnpack" in out
+    assert "m.tflite on local: p50 " in out and "target tflite: kernels xnnpack" in out
     refuses("target 'onnx' is for onnx files; name one for tflite: --target", "bench", path, "--target", "onnx")
     refuses("--runtime ort: legal for tflite files: litert, tflite-runtime", "bench", path, "--runtime", "ort")
     refuses("--python none: cannot be started", "bench", path, "--python", "none")
+
+
+def test_bench_refuses_what_it_would_ignore(refuses, tmp_path):
+    hosts = tmp_path / "hosts.toml"
+    hosts.write_text('[a]\ndestination = "a"\n[b]\ndestination = "b"\n[c]\ndestination = "c"\n')
+    count = ("bench", "m.onnx", "--instructions")
+    refuses("--host: --instructions counts FILE in an emulator", *count, "--host", "pi")
+    refuses("--threads: --instructions", *count, "--threads", 2)
+    refuses("--repeat: --instructions", *count, "--repeat", 1)
+    refuses("--against-threads: --instructions", *count, "--against-threads", 1)
+    refuses("--cpu: without --instructions", "bench", "m.onnx", "--cpu", "cortex-a53")
+    refuses("--python: of a board it is `python`", "bench", "m.onnx", "--hosts", hosts, "--python", "python3")
+
+
+def test_bench_compares_one_board_with_another(refuses, tmp_path):
+    hosts, exported = tmp_path / "hosts.toml", tmp_path / "m.tflite"
+    hosts.write_text('[a]\ndestination = "a"\n[b]\ndestination = "b"\n[c]\ndestination = "c"\n')
+    graph = TfliteGraph()
+    x, y = graph.input((1, 4), np.float32), graph.tensor((1, 4), np.float32)
+    graph.write(exported, graph.op("RELU", [x], y, version=1))
+    asked = ("bench", exported, "--against-host")
+    refuses("--against-host c: compares one board with that one; found a, b", *asked, "c", "--hosts", hosts)
+    refuses("--against-host pi: is the board that is compared", *asked, "pi", "--host", "pi")
 
 
 # ── bad checkpoints ──

@@ -43,7 +43,9 @@ def _lines(record: Record, width: int) -> Iterator[Text | Table | str]:
         yield ""
         yield _table_of_all(record, width)
     for failure in record.failures:
-        about = ", ".join(part for part in (failure.machine, failure.job) if part)
+        # An error of the link begins with `name: ` or `name (destination): `.
+        named = failure.error.startswith(f"{failure.machine} (")
+        about = ", ".join(part for part in ("" if named else failure.machine, failure.job) if part)
         error = failure.error.removeprefix(f"{failure.machine}: ")
         yield Text(printable(f"✗ {about}: {error}" if about else f"✗ {error}"), style="red")
     described: set[str] = set()

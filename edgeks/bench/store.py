@@ -128,7 +128,9 @@ def history(folder: Path, file: str | None = None) -> History:
             damaged.append(str(error))
             continue
         if not record.entries and file is None:
-            failed.append((path, "; ".join(failure.error for failure in record.failures) or "nothing was measured"))
+            failed.append(
+                (path, "; ".join(dict.fromkeys(failure.error for failure in record.failures)) or "nothing was measured")
+            )
         rows += _rows(path, record)
     wanted = [row for row in rows if file is None or row.entry.measurement.job.path.name == Path(file).name]
     wanted.sort(key=lambda row: (row.started, row.path.name))

@@ -203,7 +203,10 @@ def ram(entry: Entry) -> str:
     """The peaks and the parts."""
     split = entry.ram
     if split is None:
-        return "unknown: the system does not tell the memory of a process"
+        measured = entry.measurement.repetitions
+        return (
+            f"unknown: {'the system does not tell the memory of a process' if measured else 'no process was measured'}"
+        )
     other = split.run_bytes - split.run_anonymous_bytes - split.run_mapped_bytes
     files, heap = mb(split.run_mapped_bytes), mb(split.run_anonymous_bytes)
     parts = f"{heap} anonymous, {files} of the model's files, {mb(other)} of libraries"

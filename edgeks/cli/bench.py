@@ -75,8 +75,9 @@ def bench(
         ),
     ] = False,
     cpu: Annotated[
-        str, typer.Option(help="Of --instructions: cortex-a53, cortex-a72 or cortex-a76.", rich_help_panel=WHERE)
-    ] = "cortex-a72",
+        str | None,
+        typer.Option(help="Of --instructions: cortex-a53, cortex-a72 (default) or cortex-a76.", rich_help_panel=WHERE),
+    ] = None,
     preset: Annotated[
         str,
         typer.Option(
@@ -113,7 +114,10 @@ def bench(
         int | None, typer.Option(help="Compare with another number of threads.", rich_help_panel=AGAINST)
     ] = None,
     against_host: Annotated[
-        str | None, typer.Option(help="Compare with another board.", rich_help_panel=AGAINST)
+        str | None,
+        typer.Option(
+            help="Compare with another board: a name of --hosts, or as --host takes it.", rich_help_panel=AGAINST
+        ),
     ] = None,
     ops: Annotated[
         bool,
@@ -137,7 +141,6 @@ def bench(
 ) -> None:
     """Time a model file, here or on boards: fresh processes, every sample kept, outputs checked, disturbances named."""
     from edgeks.bench.measurement import PRESETS
-    from edgeks.board.hosts_file import parse_host
     from edgeks.fleet import Request
 
     if html and html.suffix.lower() not in (".html", ".htm"):
@@ -155,29 +158,44 @@ def bench(
         raise ConfigError("name a model file: edgeks bench FILE; or --history for the records")
     if preset not in PRESETS:
         raise ConfigError(f"--preset {preset}: legal: {', '.join(PRESETS)}")
-    if instructions:
-        _instructions(model, target, runtime, inputs, cpu, as_json=as_json)
-        return
-    boards = read_boards(host, hosts)
     asked: dict[str, Any] = {
         "processes": processes, "runs": runs, "seconds": seconds, "warmup": warmup, "repeats": repeat
     }  # fmt: skip
+    others = {
+        "against": against, "against-target": against_target, "against-runtime": against_runtime,
+        "against-threads": against_threads, "against-host": against_host
+    }  # fmt: skip
+    if instructions:
+        _require_none(
+            {"host": host, "hosts": hosts, "wheelhouse": wheelhouse or None, "wheels": wheels, "python": python}
+            | {"threads": threads, "pin": pin, "samples": samples, "ops": ops or None, "html": html}
+            | {"repeat" if name == "repeats" else name: given for name, given in asked.items()}
+            | others,
+            "--instructions counts FILE in an emulator, with one thread",
+        )
+        _instructions(model, target, runtime, inputs, cpu or "cortex-a72", as_json=as_json)
+        return
+    _require_none({"cpu": cpu}, "without --instructions")
+    boards = read_boards(host, hosts)
+    if boards:
+        _require_none({"python": python}, "of a board it is `python` in the file of --hosts")
     effort = replace(PRESETS[preset], profile=ops, **{name: n for name, n in asked.items() if n is not None})
     jobs = _jobs(model, target, runtime, _numbers(threads, "--threads"), _numbers(pin, "--pin") or (), inputs)
     other = None
-    if any(given is not None for given in (against, against_target, against_runtime, against_threads, against_host)):
+    elsewhere = None
+    if any(given is not None for given in others.values()):
         if len(jobs) > 1:
             raise ConfigError(f"--threads {threads}: a comparison is of one number; --against-threads names the other")
         other = _against(jobs[0], against, against_target, against_runtime, against_threads)
         if other == jobs[0] and against_host is None:
             raise ConfigError("--against names the very same; change the file, target, runtime, threads or host")
-        if against_host is not None and len(boards) > 1:
-            raise ConfigError(f"--against-host {against_host}: {len(boards)} boards would use it at once; name one")
+        if against_host is not None:
+            boards, elsewhere = _apart(boards, against_host)
     request = Request(
         jobs=jobs,
         effort=effort,
         against=other,
-        against_host=parse_host(against_host) if against_host else None,
+        against_host=elsewhere,
         samples=samples or _samples_beside(model),
         python=python,
         wheelhouse=wheel_folder(wheelhouse, wheels),
@@ -187,6 +205,33 @@ def bench(
     if findings.errors:
         raise findings.errors[0]
     _require_right(record)
+
+
+def _require_none(options: dict[str, object], why: str) -> None:
+    """Raise ConfigError for an option that was given and would be ignored."""
+    for name, given in options.items():
+        if given is not None:
+            raise ConfigError(f"--{name}: {why}; leave it out")
+
+
+def _apart(boards: Sequence[Host], name: str) -> tuple[tuple[Host, ...], Host]:
+    """The board to measure, none for this machine, and the one of --against-host: a name of --hosts, or a destination.
+
+    Raises:
+        ConfigError: several boards, which would all disturb that one; or none but that one.
+    """
+    from edgeks.board.hosts_file import parse_host, require_distinct
+
+    other = next((board for board in boards if board.name == name), None)
+    rest = tuple(board for board in boards if board is not other)
+    if other is not None and not rest:
+        raise ConfigError(f"--against-host {name}: is the board that is compared; name another")
+    if len(rest) > 1:
+        names = ", ".join(board.name for board in rest)
+        raise ConfigError(f"--against-host {name}: compares one board with that one; found {names}; name one")
+    other = other or parse_host(name)
+    require_distinct((*rest, other))
+    return rest, other
 
 
 def _jobs(
@@ -270,12 +315,18 @@ class _Bars:
 
     def __init__(self, names: Sequence[str]) -> None:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.table import Column
 
+        # A narrow terminal cuts what it does and the bar, never the name and the percentage.
         columns = (
-            TextColumn("{task.fields[machine]}", markup=False),
+            TextColumn(
+                "{task.fields[machine]}",
+                markup=False,
+                table_column=Column(no_wrap=True, min_width=min(20, max(map(len, names)))),
+            ),
             BarColumn(20),
-            TaskProgressColumn(),
-            TextColumn("{task.description}", markup=False),
+            TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4)),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
         )
         self._progress = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
         self._tasks = {name: self._progress.add_task("", total=1.0, machine=name) for name in names}
