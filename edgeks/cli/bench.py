@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeks.cli.options import JsonOption, err, out, print_json, read_boards, say, wheel_folder
-from edgeks.errors import ConfigError, EdgeksError, ParityFailed
+from edgeks.errors import CheckFailed, ConfigError, EdgeksError, ParityFailed
 
 if TYPE_CHECKING:
     from edgeks.bench.measurement import Job
@@ -123,6 +123,10 @@ def bench(
         bool,
         typer.Option("--ops", help="Also the time of each operator, where the runtime tells it.", rich_help_panel=WHAT),
     ] = False,
+    require_valid: Annotated[
+        bool,
+        typer.Option("--require-valid", help="Exit code 1 where something disturbed it.", rich_help_panel=WHAT),
+    ] = False,
     html: Annotated[
         Path | None, typer.Option(help="Also write a page with plots.", metavar="PAGE.html", rich_help_panel=WHAT)
     ] = None,
@@ -141,6 +145,7 @@ def bench(
 ) -> None:
     """Time a model file, here or on boards: fresh processes, every sample kept, outputs checked, disturbances named."""
     from edgeks.bench.measurement import PRESETS
+    from edgeks.bench.store import record_id
     from edgeks.fleet import Request
 
     if html and html.suffix.lower() not in (".html", ".htm"):
@@ -167,7 +172,14 @@ def bench(
     }  # fmt: skip
     if instructions:
         _require_none(
-            {"host": host, "hosts": hosts, "wheelhouse": wheelhouse or None, "wheels": wheels, "python": python}
+            {
+                "require-valid": require_valid or None,
+                "host": host,
+                "hosts": hosts,
+                "wheelhouse": wheelhouse or None,
+                "wheels": wheels,
+                "python": python,
+            }
             | {"threads": threads, "pin": pin, "samples": samples, "ops": ops or None, "html": html}
             | {"repeat" if name == "repeats" else name: given for name, given in asked.items()}
             | others,
@@ -200,11 +212,16 @@ def bench(
         python=python,
         wheelhouse=wheel_folder(wheelhouse, wheels),
     )
-    record, findings = _measure(boards, request, None if no_record else records)
-    _report(record, html, as_json=as_json)
+    record, findings, kept = _measure(boards, request, None if no_record else records)
+    if _measured(record):
+        _report(record, html, as_json=as_json)
+    if kept and not as_json:
+        say(f"record {record_id(kept)}: {kept}")
     if findings.errors:
         raise findings.errors[0]
     _require_right(record)
+    if require_valid:
+        _require_valid(record)
 
 
 def _require_none(options: dict[str, object], why: str) -> None:
@@ -269,8 +286,16 @@ def _against(job: Job, path: Path | None, target: str | None, runtime: str | Non
     return other
 
 
-def _measure(hosts: Sequence[Host], request: Request, folder: Path | None) -> tuple[Record, Findings]:
-    """Measure with a bar for each machine; the record is written after every process, and names what was lost."""
+def _measured(record: Record) -> bool:
+    """Whether a process ran to its end."""
+    return any(entry.measurement.repetitions for entry in record.entries)
+
+
+def _measure(hosts: Sequence[Host], request: Request, folder: Path | None) -> tuple[Record, Findings, Path | None]:
+    """Measure with a bar for each machine; the record is written after every process, and names what was lost.
+
+    Its path, or None where there is none: none is wanted, or nothing was measured.
+    """
     from edgeks.bench.place import LOCAL
     from edgeks.bench.record import RUNNING, Failure, make_record
     from edgeks.bench.store import claim, save
@@ -298,16 +323,20 @@ def _measure(hosts: Sequence[Host], request: Request, folder: Path | None) -> tu
         with _Bars(names) as bars:
             run_fleet(hosts, request, findings, bars.tell)
     except BaseException:
-        if path is not None and not findings.measurements:
-            path.unlink(missing_ok=True)  # interrupted before anything was found
+        if path is not None and not _measured(record_of(findings)):
+            path.unlink(missing_ok=True)
         raise
     record = record_of(findings)
-    if path is not None:
-        try:
-            save(path, record)
-        except EdgeksError as error:
-            findings.errors.append(error)  # once all is shown
-    return record, findings
+    if path is None:
+        return record, findings, None
+    if not _measured(record):
+        path.unlink(missing_ok=True)
+        return record, findings, None
+    try:
+        save(path, record)
+    except EdgeksError as error:
+        findings.errors.append(error)  # once all is shown
+    return record, findings, path
 
 
 class _Bars:
@@ -371,6 +400,16 @@ def _require_right(record: Record) -> None:
                 f"{one.machine}: {one.job.name}: its outputs are {parity.sqnr_db:.1f} dB from the file's own "
                 f"arithmetic (required: {MIN_SQNR_DB:g}): it computes wrong numbers; try another runtime or form"
             )
+
+
+def _require_valid(record: Record) -> None:
+    """Raise CheckFailed where something disturbed what was measured."""
+    for taints, name in (
+        *((entry.taints, entry.measurement.job.name) for entry in record.entries),
+        *((comparison.taints, "the comparison") for comparison in record.comparisons),
+    ):
+        if taints:
+            raise CheckFailed(f"{name} is invalid: {taints[0]}; --repeat N runs more processes")
 
 
 def _history(folder: Path, model: Path | None, *, as_json: bool) -> None:
