@@ -285,7 +285,8 @@ def test_a_board_that_talks_nonsense(here: Host, model: Path, tmp_path: Path, li
     mad = tmp_path / "mad"
     real = f'echo "$c" | {sys.executable} "$@"'
     mad.write_text(
-        f"#!/bin/sh\ncase $1 in *runner.py) c=$(cat)\ncase $c in *outputs*) {real} ;; *) echo '{line}' ;; esac\nexit ;;\n"
+        "#!/bin/sh\ncase $1 in *runner.py) c=$(cat)\n"
+        f"case $c in *outputs*) {real} ;; *) echo '{line}' ;; esac\nexit ;;\n"
         f'esac\nexec {sys.executable} "$@"\n'
     )
     mad.chmod(0o755)
