@@ -33,7 +33,7 @@ demo: $(STAMP)
 	$(BIN)/edgeks run pipelines/quickstart.toml
 
 test: lint $(TFLITE_RUNTIME) $(BROWSER) $(SSHD)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 device-test: $(STAMP)
 	$(BIN)/python -m edgeks.emulator --install-needs

@@ -72,6 +72,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SECONDS_BETWEEN_EVENTS = 0.5
+MOST_SAMPLES = 10_000  # in one event: a line of less than 1 MiB, which the way from a board does not cut
 
 # Warm-up: until the medians of two windows, one after the other, differ by less than this.
 STABLE_WITHIN = 0.02
@@ -410,7 +411,7 @@ class MachineState:
             else:
                 unknown[name] = f"/proc/vmstat has no {key}"
         if "others_cpu_s" in now:  # ticks are counted up to a hundredth of a second late
-            now["others_cpu_s"] = max(now["others_cpu_s"], self._before.get("others_cpu_s", 0.0))
+            now["others_cpu_s"] = max(now["others_cpu_s"], self._before.get("others_cpu_s", now["others_cpu_s"]))
         before, self._before = self._before, now
         return {name: now[name] - before.get(name, now[name]) if name in now else None for name in self.COUNTERS}
 
@@ -778,6 +779,9 @@ def measure(engine: Any, config: dict[str, Any], machine: MachineState) -> int:
             emit("samples", ms=batch)
             machine.emit("during")
             batch, sent_at = [], time.perf_counter()
+        elif len(batch) == MOST_SAMPLES:
+            emit("samples", ms=batch)
+            batch = []
     machine.emit("after")
     emit("samples", ms=batch)
     return done

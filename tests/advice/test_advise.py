@@ -227,7 +227,7 @@ def test_a_float_onnx_file_is_a_network(advised):
         (["model.pt", "--calib", "missing.npz"], "--calib missing.npz: no such file"),
         (["model.pt", "--input", "3x8x8"], "contradicts the checkpoint"),
         (["model.pt", "--work", "model.pt"], "model.pt: cannot be made into a run folder"),
-        (["model.pt", "--host", "pi@board"], "No such option: --host"),
+        (["model.pt", "--board", "pi@board"], "No such option: --board"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_one_line_and_exit_code_2(tiny, tmp_path, monkeypatch, capfd, arguments, message):

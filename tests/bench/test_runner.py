@@ -172,3 +172,11 @@ def test_memory_that_is_out_is_said_so(tmp_path):
     error = only(events(path, before="ulimit -v 900000;"), "error")
     assert error["stage"] == "memory"
     assert error["message"].startswith("out of memory while running the model; the system has ")
+
+
+def test_no_line_is_too_long_for_the_way_from_a_board(tmp_path):
+    tiny = write(tmp_path / "tiny.onnx", LOOP)
+    found = events(tiny, runs=25_000, warmup=0)
+    samples = [event["ms"] for event in found if event["event"] == "samples"]
+    assert sum(map(len, samples)) == 25_000
+    assert max(len(json.dumps(each)) for each in samples) < 1 << 19
