@@ -1,9 +1,9 @@
 """`edgeks bench` beside the runtimes' own benchmarks, here and over SSH: the same file, in turns.
 
-python benchmarks/harness.py model.onnx model.tflite [--host board] > docs/results/harness.md
+python benchmarks/harness.py model.onnx model.tflite [--loopback] > docs/results/harness.md
 
 In each block everybody runs once, in a fresh process, in random order: `edgeks bench` on this machine, the peer, and
-with `--host` `edgeks bench` on that board, which is to be this same machine (a loopback sshd). The peers: LiteRT's own
+with `--loopback` `edgeks bench` on this same machine over SSH (an sshd on 127.0.0.1, `make .sshd`). The peers: LiteRT's own
 benchmark tool (`ai_edge_litert.tools.benchmark_litert_model`, for the runtime litert-compiled); for ONNX Runtime, whose
 perf test is in no package, and for LiteRT's interpreter a plain loop around the runtime's Python interface. It takes a
 machine without other work; `disturbed` tells.
@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,11 +30,13 @@ from edgeks.bench.local import LocalMachine, session_config
 from edgeks.bench.machine import Machine
 from edgeks.bench.measure import Series
 from edgeks.bench.measurement import Effort, Job
+from edgeks.bench.place import BoardPlace
 from edgeks.bench.runner import cpu_name
 from edgeks.bench.stats import percentile, ratio_of_p50
 from edgeks.runtime_profile import COMPILED
 from edgeks.target import load_target
 
+ROOT = Path(__file__).resolve().parents[1]
 HERE, OVER_SSH = "edgeks bench", "edgeks bench over SSH"
 HEADINGS = (
     "file", "runtime", "threads", "who", "p50 ms", "against", "its p50 ms", "ratio of p50 (95 % interval)",
@@ -183,20 +185,23 @@ def compare(job: Job, machines: dict[str, Machine], effort: Effort, rng: random.
     return rows
 
 
-def over_ssh(host: str, runtime: str, stack: ExitStack) -> Machine:
-    """The board, made ready for the runtime."""
-    from edgeks.bench.place import BoardPlace
-    from edgeks.board.hosts_file import parse_host
+def over_ssh(stack: ExitStack) -> BoardPlace:
+    """This machine as a board: the device tests' sshd on 127.0.0.1, with this interpreter."""
+    sys.path.append(str(ROOT / "device_tests"))
+    from loopback import loopback, why_none
 
-    board = stack.enter_context(BoardPlace(parse_host(host), None, lambda text: print(text, file=sys.stderr)))
-    return board.machine(runtime)
+    if reason := why_none():
+        raise SystemExit(reason)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness")))
+    host = stack.enter_context(loopback(folder / "sshd")).host
+    return stack.enter_context(BoardPlace(replace(host, folder=str(folder / "board"), python=sys.executable)))
 
 
 def main() -> None:
     """Print the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--host", help="also over SSH; a loopback sshd, so that it is the same machine")
+    parser.add_argument("--loopback", action="store_true", help="also over SSH, to this machine (`make .sshd`)")
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--runs", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
@@ -205,15 +210,17 @@ def main() -> None:
     rng = random.Random(0)
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as the runner does
     print("# The harness beside the runtimes' own benchmarks\n")
+    words = [path.name for path in options.files] + ["--loopback"] * options.loopback
     blocks = f"{options.blocks} blocks, {options.runs} inferences in each process after {effort.warmup} more"
-    print(f"`python benchmarks/harness.py {' '.join(path.name for path in options.files)}`; {cpu_name()}; {blocks}.\n")
+    print(f"`python benchmarks/harness.py {' '.join(words)}`; {cpu_name()}; {blocks}.\n")
     print(f"| {' | '.join(HEADINGS)} |")
     print("|" + "---|" * len(HEADINGS), flush=True)
     with ExitStack() as stack:
+        board = over_ssh(stack) if options.loopback else None
         for job in jobs(options.files, options.threads):
             machines: dict[str, Machine] = {HERE: LocalMachine()}
-            if options.host:
-                machines[OVER_SSH] = over_ssh(options.host, job.runtime, stack)
+            if board:
+                machines[OVER_SSH] = board.machine(job.runtime)
             for row in compare(job, machines, effort, rng):
                 print(f"| {' | '.join(row)} |", flush=True)
     print(NOTES, end="")
