@@ -3,10 +3,10 @@
 python benchmarks/harness.py model.onnx model.tflite [--loopback] > docs/results/harness.md
 
 In each block everybody runs once, in a fresh process, in random order: `edgeks bench` on this machine, the peer, and
-with `--loopback` `edgeks bench` on this same machine over SSH (an sshd on 127.0.0.1, `make .sshd`). The peers: LiteRT's own
-benchmark tool (`ai_edge_litert.tools.benchmark_litert_model`, for the runtime litert-compiled); for ONNX Runtime, whose
-perf test is in no package, and for LiteRT's interpreter a plain loop around the runtime's Python interface. It takes a
-machine without other work; `disturbed` tells.
+with `--loopback` `edgeks bench` on this same machine over SSH (an sshd on 127.0.0.1, `make .sshd`). The peers:
+LiteRT's own benchmark tool (`ai_edge_litert.tools.benchmark_litert_model`, for the runtime litert-compiled); for ONNX
+Runtime, whose perf test is in no package, and for LiteRT's interpreter a plain loop around the runtime's Python
+interface. It takes a machine without other work; `disturbed` tells.
 """
 
 from __future__ import annotations
