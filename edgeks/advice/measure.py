@@ -23,7 +23,7 @@ from edgeks.bench.local import LocalMachine, bench, session_config
 from edgeks.bench.machine import Machine
 from edgeks.bench.memory import measure_ram
 from edgeks.bench.place import Place
-from edgeks.errors import DataError, EdgeksError, LinkLost
+from edgeks.errors import BoardError, DataError, EdgeksError, LinkLost
 from edgeks.parity import Parity, compare_all
 from edgeks.runtime_profile import COMPILED, MeasuredRam, Profile
 from edgeks.sample_inputs import encode, encode_samples
@@ -55,20 +55,25 @@ class Meter:
         return found if isinstance(found, int) else 1
 
     def _once(self, kind: str, about: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Measured once. What fails is remembered as {"error": text}."""
+        """Measured once. What fails is remembered as {"error": text}, but not what is in the way on a board today."""
 
         def timed() -> dict[str, Any]:
             start = time.monotonic()
             try:
                 found = measure()
-            except LinkLost:
-                raise  # of the link, not of what was measured
+            except BoardError:
+                raise
             except EdgeksError as error:
                 found = {"error": str(error)}
             self.measured += 1
             return {**found, "seconds": time.monotonic() - start}
 
-        found = self._measurements.once(kind, about, timed)
+        try:
+            found = self._measurements.once(kind, about, timed)
+        except LinkLost:
+            raise
+        except BoardError as error:
+            return {"error": str(error), "seconds": 0.0}
         self.spent_seconds += float(found["seconds"])
         return found
 
