@@ -18,3 +18,8 @@ def table(title: str, left: tuple[str, ...] = (), right: tuple[str, ...] = (), l
     if last is not None:
         made.add_column(last, overflow="fold")
     return made
+
+
+def printable(text: object) -> str:
+    """What a file or a board says, without what would move the cursor or change colours."""
+    return "".join(letter if letter.isprintable() else "�" for letter in str(text))

@@ -29,18 +29,18 @@ def render(advice: Advice, console: Console) -> None:
     console.print()
     console.print(_table(advice), width=width, highlight=False)
     for note in _notes(advice):
-        console.print(Text(_printable(note), style="dim"), width=width, highlight=False)
+        console.print(Text(terminal.printable(note), style="dim"), width=width, highlight=False)
     row = advice.recommended
     if row is None:
         return
     console.print()
     if row.candidate.artefact.command:
         console.print(Text("export it", style="bold"))
-        console.print(Text(_printable(row.candidate.artefact.command)), soft_wrap=True)
+        console.print(Text(terminal.printable(row.candidate.artefact.command)), soft_wrap=True)
         console.print(Text("the file is here already", style="bold"))
     else:
         console.print(Text("the file", style="bold"))
-    console.print(Text(_printable(str(row.candidate.artefact.path))), soft_wrap=True)
+    console.print(Text(terminal.printable(str(row.candidate.artefact.path))), soft_wrap=True)
     console.print()
     console.print(Text("run it", style="bold"))
     program = (advice.snippet or "").rstrip("\n")
@@ -50,7 +50,7 @@ def render(advice: Advice, console: Console) -> None:
 
 def _loudly(advice: Advice) -> Iterator[Text]:
     if advice.rules.elsewhere:
-        cpu = _printable(str(advice.machine["cpu"]))
+        cpu = terminal.printable(str(advice.machine["cpu"]))
         said = (
             f"p50 is of one thread of this machine ({cpu}), not of {advice.board}: what is fast there is not known "
             "here. Chosen by what the target says of its board, within the budgets; flash is exact, RAM the larger of "
@@ -67,9 +67,9 @@ def _answer(advice: Advice) -> Iterator[Text]:
     candidate = row.candidate
     threads = candidate.profile.session.threads
     text = Text.assemble(
-        (_printable(advice.model.name), "bold"),
+        (terminal.printable(advice.model.name), "bold"),
         ": use ",
-        (f"{_printable(candidate.artefact.name)}, {candidate.profile.name}, ", "bold green"),
+        (f"{terminal.printable(candidate.artefact.name)}, {candidate.profile.name}, ", "bold green"),
         (f"{threads} thread{'' if threads == 1 else 's'}", "bold green"),
     )
     text.append(f": {_bytes(row.flash_bytes)} in flash, {_bytes(advice.rules.ram_bytes(row))} RAM, {_ms(row.p50_ms)}")
@@ -81,7 +81,9 @@ def _answer(advice: Advice) -> Iterator[Text]:
         text.append(f", SQNR {row.parity.sqnr_db:.1f} dB")
     yield text
     if "host" in advice.machine:
-        yield Text(f"measured on {_printable(advice.machine['host'])}: {_printable(str(advice.machine['cpu']))}")
+        yield Text(
+            f"measured on {terminal.printable(advice.machine['host'])}: {terminal.printable(advice.machine['cpu'])}"
+        )
     yield Text(_why(advice), style="dim")
 
 
@@ -128,7 +130,7 @@ def _table(advice: Advice) -> Table:
             "–" if row.parity is None else f"{row.parity.sqnr_db:.1f} dB",
         )
         style = "bold green" if best else "" if edge else "dim"
-        table.add_row(*(Text(_printable(cell)) for cell in cells), style=style)
+        table.add_row(*(Text(terminal.printable(cell)) for cell in cells), style=style)
     return table
 
 
@@ -186,8 +188,3 @@ def _ms(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms" if value >= 10 else f"{value:.3g} ms"
-
-
-def _printable(text: str) -> str:
-    """Text from a file must not steer the terminal."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)

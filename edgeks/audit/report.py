@@ -44,7 +44,7 @@ def render(footprint: Footprint, console: Console, changed: Diff | None = None) 
             for line in _below_ram(footprint):
                 say(line)
     for note in _summed_up(_notes(footprint)):
-        say(Text(_printable(f"note: {note}"), style="dim"))
+        say(Text(terminal.printable(f"note: {note}"), style="dim"))
 
 
 def _verdict(footprint: Footprint) -> Iterator[Text]:
@@ -54,7 +54,7 @@ def _verdict(footprint: Footprint) -> Iterator[Text]:
     good = f"{'flash ' if unknown else ''}fits"
     head = (good, "bold green") if footprint.fits else ("does not fit", "bold red")
     parts = ", ".join(_budget(check) for check in footprint.budgets)
-    yield Text.assemble(head, f" {_printable(footprint.limits.name)}: {parts}")
+    yield Text.assemble(head, f" {terminal.printable(footprint.limits.name)}: {parts}")
 
 
 def _budget(check: BudgetCheck) -> str:
@@ -69,13 +69,13 @@ def _budget(check: BudgetCheck) -> str:
 def _answer(footprint: Footprint) -> Text:
     flash, first, peak = footprint.flash, footprint.ram[0], footprint.arena.peak
     text = Text.assemble(
-        (_printable(footprint.path.name), "bold"), ": ", (f"{in_mb(flash.file_bytes)} in flash", "bold green")
+        (terminal.printable(footprint.path.name), "bold"), ": ", (f"{in_mb(flash.file_bytes)} in flash", "bold green")
     )
     ram, running = first.needed_bytes, first.run_peak_bytes
     text.append(", ")
     text.append(f"{in_mb(ram)} RAM" if ram is not None else "RAM unknown", "bold green")
     loading = f" while loading, {in_mb(running)} running" if ram and running and ram > running else ""
-    text.append(f"{loading} ({_printable(first.profile.name)})")
+    text.append(f"{loading} ({terminal.printable(first.profile.name)})")
     kernels = "1 kernel" if flash.kernels == 1 else f"{flash.kernels} kernels"
     layers = "1 layer" if flash.layers == 1 else f"{flash.layers} layers"
     text.append(f"; {kernels} for {layers}")
@@ -84,7 +84,7 @@ def _answer(footprint: Footprint) -> Text:
     text.append(f"; peak activations {in_mb(peak.peak_bytes) if peak else 'unknown'}")
     if peak and peak.node:
         name = peak.node if peak.op_type in peak.node else f"{peak.op_type} {peak.node}"
-        text.append(f" at {_printable(name if len(name) <= LABEL_WIDTH else f'{name[: LABEL_WIDTH - 1]}…')}")
+        text.append(f" at {terminal.printable(name if len(name) <= LABEL_WIDTH else f'{name[: LABEL_WIDTH - 1]}…')}")
     compute = footprint.compute
     macs = "unknown" if compute.incomplete and not compute.macs else _count(compute.macs)
     text.append(f"; {'more than ' if compute.incomplete and compute.macs else ''}{macs} MACs")
@@ -105,7 +105,7 @@ def _remarks(footprint: Footprint) -> Iterator[Text]:
             f"{count} stored kernels are {len(scaled)} up to a factor per channel; stored once: {in_mb(wasted)} less",
         )
     for suggestion in footprint.suggestions:
-        yield Text.assemble(("would help: ", "bold cyan"), _printable(suggestion.text))
+        yield Text.assemble(("would help: ", "bold cyan"), terminal.printable(suggestion.text))
 
 
 def _tables(footprint: Footprint, changed: Diff | None, width: int) -> Iterator[Table]:
@@ -201,14 +201,14 @@ def _below_ram(footprint: Footprint) -> Iterator[Text]:
     if held:
         name = "the shared kernel" if kernels == 1 else f"the {kernels} shared kernels"
         parts = "; ".join(f"{text} under {', '.join(profiles)}" for text, profiles in held.items())
-        yield Text(_printable(f"copies of {name} of {layers} layers in RAM: {parts}"))
+        yield Text(terminal.printable(f"copies of {name} of {layers} layers in RAM: {parts}"))
     for row in footprint.ram:
         if row.unusable:
-            yield Text(_printable(f"not under {row.profile.name}: {row.unusable}"))
+            yield Text(terminal.printable(f"not under {row.profile.name}: {row.unusable}"))
         if row.failed:
-            yield Text(_printable(f"{row.profile.name} not measured: {row.failed}"), style="yellow")
+            yield Text(terminal.printable(f"{row.profile.name} not measured: {row.failed}"), style="yellow")
     if footprint.ram[0].predicted is None:
-        yield Text(_printable(f"RAM cannot be predicted: {_why_unknown(footprint)}"), style="yellow")
+        yield Text(terminal.printable(f"RAM cannot be predicted: {_why_unknown(footprint)}"), style="yellow")
     else:
         base = footprint.ram[0].predicted.baseline_bytes
         yield Text(
@@ -261,7 +261,7 @@ def _bytes_table(flash: Flash) -> Table:
 
 
 def _diff_table(changed: Diff) -> Table:
-    table = _table(f"since {_printable(Path(changed.old).name)}", "what", "before", "now", "change")
+    table = _table(f"since {terminal.printable(Path(changed.old).name)}", "what", "before", "now", "change")
     for row in changed.rows:
         style = "" if row.change else "dim"
         _add_row(table, row.what, *(_figure(row, value) for value in (row.old, row.new)), _change(row), style=style)
@@ -324,12 +324,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _add_row(table: Table, *cells: str, style: str = "") -> None:
     """Cells as plain text: a name from a file is never read as markup."""
-    table.add_row(*(Text(_printable(cell)) for cell in cells), style=style)
-
-
-def _printable(text: str) -> str:
-    """Text from a file must not steer the terminal."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
+    table.add_row(*(Text(terminal.printable(cell)) for cell in cells), style=style)
 
 
 def _with_rest(table: Table, total: int) -> Table:

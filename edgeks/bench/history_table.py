@@ -13,7 +13,8 @@ from edgeks import terminal
 from edgeks.bench import words
 from edgeks.bench.plain_data import to_plain
 from edgeks.bench.store import History, Row
-from edgeks.bench.words import figure, printable, shortened
+from edgeks.bench.words import figure, shortened
+from edgeks.terminal import printable
 
 SCHEMA = "edgeks.bench_history/1"
 WIDTH = 100

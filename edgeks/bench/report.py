@@ -14,7 +14,8 @@ from edgeks import terminal
 from edgeks.bench import words
 from edgeks.bench.measurement import Comparison
 from edgeks.bench.record import Entry, Record
-from edgeks.bench.words import figure, middle, ms, plural, printable, shortened
+from edgeks.bench.words import figure, middle, ms, plural, shortened
+from edgeks.terminal import printable
 
 WIDTH = 100
 OPS_SHOWN = 8

@@ -9,14 +9,10 @@ from edgeks.bench.measurement import Comparison, Job, Measurement
 from edgeks.bench.record import Entry
 from edgeks.bench.stats import Interval
 from edgeks.bench.stream import State
+from edgeks.terminal import printable
 
 EMULATED = "emulated: time means nothing"
 LONG = 60
-
-
-def printable(text: object) -> str:
-    """Text from a file must not steer the terminal."""
-    return "".join(letter if letter.isprintable() else "�" for letter in str(text))
 
 
 def shortened(text: object, limit: int = LONG) -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from edgeks.board.checks import Check, worst
 from edgeks.board.facts import BoardFacts
+from edgeks.terminal import printable
 
 SCHEMA = "edgeks.doctor/1"
 WIDTH = 100
@@ -96,12 +97,12 @@ def _print_removed(removed: tuple[str, ...], console: Console, width: int) -> No
 
 def _answer(examination: Examination) -> Text:
     state = examination.state
-    text = Text.assemble((_printable(examination.name), "bold"), ": ")
+    text = Text.assemble((printable(examination.name), "bold"), ": ")
     if examination.removed is not None and examination.error is None:
         return text.append("cleaned" if examination.removed else "clean", style="bold green")
     text.append(state, style=STATE_STYLES.get(state, "bold red"))
     if examination.error is not None:
-        return text.append(f": {_printable(examination.error.removeprefix(f'{examination.name}: '))}")
+        return text.append(f": {printable(examination.error.removeprefix(f'{examination.name}: '))}")
     bad = [check.name for check in examination.checks if check.status == "fail"]
     warned = [check.name for check in examination.checks if check.status == "warn"]
     counts = [f"{', '.join(bad)} failed"] if bad else []
@@ -116,10 +117,6 @@ def _table(checks: tuple[Check, ...]) -> Table:
     table.add_column(overflow="fold")
     for check in checks:
         note = f" ({check.advice})" if check.advice and check.status == "ok" else ""
-        found = Text(_printable(check.found), style="dim" if "unknown" in check.found else "")
+        found = Text(printable(check.found), style="dim" if "unknown" in check.found else "")
         table.add_row(Text(check.status, style=STYLES[check.status]), check.name, found.append(note, style="dim"))
     return table
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "�" for letter in text)

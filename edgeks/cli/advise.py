@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, read_boards, wheel_folder
+from edgeks.cli.options import (
+    ArchOption,
+    BoardFileOption,
+    JsonOption,
+    TrustOption,
+    WheelhouseOption,
+    err,
+    out,
+    print_json,
+    read_boards,
+    wheel_folder,
+)
 from edgeks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,12 +61,8 @@ def advise(
     host: Annotated[
         str | None, typer.Option(help="Measure on this board, as ssh takes it: pi@raspberrypi.local.")
     ] = None,
-    hosts: Annotated[
-        Path | None, typer.Option(help="TOML file that names that board instead.", metavar="HOSTS.toml")
-    ] = None,
-    wheelhouse: Annotated[
-        bool, typer.Option("--wheelhouse", help="Fetch packages here: a board without internet.")
-    ] = False,
+    hosts: BoardFileOption = None,
+    wheelhouse: WheelhouseOption = False,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, read_boards, say, wheel_folder
+from edgeks.cli.options import (
+    ArchOption,
+    BoardFileOption,
+    JsonOption,
+    TrustOption,
+    WheelhouseOption,
+    err,
+    out,
+    print_json,
+    read_boards,
+    say,
+    wheel_folder,
+)
 from edgeks.errors import ConfigError
 
 CHECKPOINTS = (".pt", ".pth", ".pt2", ".safetensors")
@@ -39,12 +51,8 @@ def footprint(
     host: Annotated[
         str | None, typer.Option(help="Of --measure: on this board, as ssh takes it: pi@raspberrypi.local.")
     ] = None,
-    hosts: Annotated[
-        Path | None, typer.Option(help="TOML file that names that board instead.", metavar="HOSTS.toml")
-    ] = None,
-    wheelhouse: Annotated[
-        bool, typer.Option("--wheelhouse", help="Fetch packages here: a board without internet.")
-    ] = False,
+    hosts: BoardFileOption = None,
+    wheelhouse: WheelhouseOption = False,
     arch: ArchOption = None,
     inputs: Annotated[
         list[str] | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,8 +13,6 @@ from rich.console import Console
 from edgeks.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgeks.board.host import Host
 
 PIPE_WIDTH = 100  # where there is no terminal to ask
@@ -38,6 +37,10 @@ TrustOption = Annotated[
     bool, typer.Option("--trust", help="Load pickled objects from the file: this executes code that it holds.")
 ]
 TargetOption = Annotated[str, typer.Option(help="A name from `edgeks targets`, or the path of a TOML file.")]
+BoardFileOption = Annotated[
+    Path | None, typer.Option("--hosts", help="TOML file that names that board instead.", metavar="HOSTS.toml")
+]
+WheelhouseOption = Annotated[bool, typer.Option("--wheelhouse", help="Fetch packages here: a board without internet.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
 
 
