@@ -10,26 +10,45 @@ from typing import Any, Literal
 from edgeks.errors import ConfigError
 
 Optimizer = Literal["adamw", "sgd"]
-Schedule = Literal["cosine", "milestones"]
-Augmentation = Literal["crop", "flip"]
+Schedule = Literal["cosine", "milestones", "plateau"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Augmentation = Literal["crop", "resized_crop", "flip"]
 Qat = Literal["off", "learned", "moving_average"]
 
-_WHOLE = {"epochs": (1, 100_000), "batch_size": (1, 65_536), "seed": (0, 2**31 - 1), "threads": (1, 1024)}
+_WHOLE = {
+    "epochs": (1, 100_000),
+    "batch_size": (1, 65_536),
+    "accumulation": (1, 4096),
+    "patience": (0, 100_000),
+    "cutout": (0, 4096),
+    "seed": (0, 2**31 - 1),
+    "threads": (1, 1024),
+}
 _NUMBERS = {
     "lr": (1e-9, 1e3),
     "weight_decay": (0.0, 10.0),
     "momentum": (0.0, 0.9999),
     "gamma": (1e-6, 1.0),
     "label_smoothing": (0.0, 0.99),
+    "adam_eps": (1e-12, 1.0),
+    "clip_norm": (0.0, 1e6),
+    "ema": (0.0, 0.999999),
+    "randaugment": (0.0, 10.0),
+    "mixup": (0.0, 100.0),
+    "cutmix": (0.0, 100.0),
+    "erasing": (0.0, 1.0),
+    "distillation": (0.0, 1.0),
+    "temperature": (0.01, 100.0),
     "validation": (0.0, 0.5),
 }
 _CHOICES = {
     "optimizer": ("adamw", "sgd"),
-    "schedule": ("cosine", "milestones"),
+    "schedule": ("cosine", "milestones", "plateau"),
+    "precision": ("fp32", "bf16", "fp16"),
     "qat": ("off", "learned", "moving_average"),
     "device": ("auto", "cpu", "cuda"),
 }
-AUGMENTATIONS = ("crop", "flip")
+AUGMENTATIONS = ("crop", "resized_crop", "flip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +56,22 @@ class TrainSettings:
     """How a network is trained.
 
     `schedule` "cosine" lowers `lr` to 0 over all iterations; "milestones" multiplies it by `gamma` after each of the
-    epochs in `milestones`. `momentum` is SGD's (AdamW has torch's default betas). Weight decay spares biases and BN.
+    epochs in `milestones`; "plateau" multiplies it by `gamma` when the accuracy held out (without validation: the
+    training loss) has not improved for `patience` epochs. `momentum` is SGD's (AdamW has torch's default betas).
+    Weight decay spares biases and BN. `clip_norm` bounds the norm of all gradients; 0: unbounded.
 
-    `augment`: "crop" shifts each image by up to an eighth of its side (4 pixels of 32), black filling in; "flip"
-    mirrors half of the images left to right.
+    `batch_size` images make a step, however many processes share them; with `accumulation` k they are computed in k
+    parts, whose BN statistics are each part's own. `precision` is what the network computes in; its weights are fp32.
+    `ema`: decay of the running mean of the weights that is evaluated and kept; 0: the weights themselves are.
+
+    `augment`: "crop" shifts each image by up to an eighth of its side (4 pixels of 32), black filling in;
+    "resized_crop" cuts out 8 to 100 % of it, resized; "flip" mirrors half of the images left to right. Beyond these,
+    each 0 for off: `randaugment`, a magnitude 0…10 (two operations an image); `mixup` and `cutmix`, the α of their
+    Beta distributions; `erasing`, the share of images in which a rectangle becomes noise; `cutout`, the side in pixels
+    of a black square.
+
+    `distillation` is the weight of the teacher's softened logits (at `temperature`) beside the labels, where there is
+    a teacher (arXiv 1503.02531).
 
     `validation` is the share of the training images that is held out to choose the best epoch, so that the test images
     are looked at once, at the end. 0: all images are trained on and the last epoch is kept.
@@ -64,10 +95,23 @@ class TrainSettings:
     schedule: Schedule = "cosine"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
+    patience: int = 10
     weight_decay: float = 0.01
     momentum: float = 0.9
+    adam_eps: float = 1e-8
+    clip_norm: float = 0.0
+    accumulation: int = 1
+    precision: Precision = "fp32"
+    ema: float = 0.0
     label_smoothing: float = 0.0
     augment: tuple[Augmentation, ...] = ()
+    randaugment: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    erasing: float = 0.0
+    cutout: int = 0
+    distillation: float = 0.0
+    temperature: float = 4.0
     validation: float = 0.1
     positive_scales: bool = True
     qat: Qat = "off"
@@ -110,7 +154,7 @@ class TrainSettings:
         if bool(stones) != (self.schedule == "milestones"):
             raise ConfigError(
                 f"training: schedule is {self.schedule!r} and milestones is {list(stones)!r}; legal: milestones for "
-                "the schedule 'milestones', and none for 'cosine'"
+                "the schedule 'milestones', and none for the others"
             )
 
     def to_dict(self) -> dict[str, Any]:

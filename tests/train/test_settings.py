@@ -27,7 +27,7 @@ def test_plain_round_trip():
         ({"optimizer": "adam"}, "optimizer is 'adam'; legal: adamw, sgd"),
         ({"schedule": ["cosine"]}, "schedule is ('cosine',); legal: cosine, milestones"),
         ({"device": "tpu"}, "device is 'tpu'; legal: auto, cpu, cuda"),
-        ({"augment": ["crop", "rotate"]}, "augment is ('crop', 'rotate'); legal: a list of crop, flip"),
+        ({"augment": ["crop", "rotate"]}, "augment is ('crop', 'rotate'); legal: a list of crop, resized_crop, flip"),
         ({"augment": "crop"}, "augment is 'crop'; legal: a list"),
         ({"schedule": "milestones"}, "milestones is []; legal: milestones for the schedule 'milestones'"),
         ({"milestones": [2]}, "schedule is 'cosine' and milestones is [2]"),
