@@ -1,19 +1,14 @@
-"""`edgeks train`, `share` and `run`: from nothing, or from a checkpoint, to a checkpoint and further."""
+"""`edgeks train` and `share`: from nothing, or from a checkpoint, to a checkpoint."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from edgeks.cli.options import ArchOption, JsonOption, TargetOption, TrustOption, err, out, print_json, say
+from edgeks.cli.options import ArchOption, JsonOption, TargetOption, TrustOption, err, key_values, out, print_json, say
 from edgeks.errors import ConfigError, OutputError
-
-if TYPE_CHECKING:
-    from edgeks.pipeline import StageState
-    from edgeks.train.progress import TrainingProgress
 
 
 def train(
@@ -96,7 +91,7 @@ def train(
     if start is not None and output.resolve() == Path(model).resolve():
         raise OutputError(f"-o {output}: is the checkpoint to go on from; name another file")
     scheme = load_target(target).int8
-    job = TrainJob(model, _config(config or []), load_dataset(data, size), settings, start, scheme)
+    job = TrainJob(model, key_values("--set", config or []), load_dataset(data, size), settings, start, scheme)
     checkpoint = train_checkpoint(job, output, resume=resume, progress=progress_for(err, quiet=quiet))
     accuracy = 100 * checkpoint.metrics["test_accuracy"]
     say(f"{output}: test accuracy {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")
@@ -135,64 +130,6 @@ def share(
         out.print(plan_table(plan))
         if output:
             say(f"{output}: written; its accuracy is lost until it is fine-tuned")
-
-
-def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe's TOML file, or a shipped one: quickstart.")],
-    folder: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder. Default: runs/RECIPE.")] = None,
-    data: Annotated[str | None, typer.Option(help="Instead of the recipe's data: cifar10:DIR …")] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(help="Instead of the recipe's target, form and activations: tflite, rpi-4 …"),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Run a recipe: train → export → footprint → accuracy → bench. Finished stages are not run again."""
-    from dataclasses import replace
-
-    from edgeks.pipeline import run_recipe
-    from edgeks.recipe import load_recipe
-    from edgeks.summary import render as render_summary
-    from edgeks.target import load_target
-
-    chosen = load_recipe(recipe)
-    if data:
-        chosen = replace(chosen, data=data)
-    if target:
-        chosen = replace(chosen, target=load_target(target), form=None, activations=None)
-    folder = folder or Path("runs") / chosen.name
-    summary = run_recipe(chosen, folder, _RunLines())
-    if as_json:
-        print_json(summary.to_json())
-    else:
-        render_summary(summary, folder, out)
-
-
-class _RunLines:
-    """A line when a stage of a recipe starts, and one when it is finished."""
-
-    def stage(self, name: str, state: StageState, detail: str) -> None:
-        mark = "[dim]…[/]" if state == "running" else "[green]✓[/]"
-        err.print(f"{mark} {name}{' (reused)' if state == 'reused' else ''}[dim]{'  ' + detail if detail else ''}[/]")
-
-    def training(self) -> TrainingProgress:
-        from edgeks.train.progress import progress_for
-
-        return progress_for(err)
-
-
-def _config(pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs → config; a value is JSON where it can be read as JSON, else text."""
-    config: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"--set {pair}: legal: KEY=VALUE, such as dim=64")
-        try:
-            config[key] = json.loads(value)
-        except json.JSONDecodeError:
-            config[key] = value
-    return config
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
