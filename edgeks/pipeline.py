@@ -169,7 +169,8 @@ class _Run:
         recipe = self._recipe
         self._train(MODEL, recipe.training)
         checkpoint = self._load(MODEL)
-        shared = bool(discover(checkpoint.model).groups)
+        plan = discover(checkpoint.model)
+        shared = bool(plan.groups or plan.banks)
         twin = replace(checkpoint, model=untied(checkpoint.model), plan=None) if shared else None
         for precision in recipe.precisions:
             self._export(checkpoint, precision, MODEL)
