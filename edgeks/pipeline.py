@@ -185,7 +185,8 @@ class _Run:
     def all_stages(self) -> Summary:
         recipe = self._recipe
         checkpoint = self.training_only()
-        shared = bool(discover(checkpoint.model).groups)
+        plan = discover(checkpoint.model)
+        shared = bool(plan.groups or plan.banks)
         twin = replace(checkpoint, model=untied(checkpoint.model), plan=None) if shared else None
         for precision in recipe.precisions:
             self._export(checkpoint, precision, MODEL)

@@ -23,10 +23,12 @@ def parameters(model: nn.Module) -> int:
 def conv_weights(model: nn.Module) -> int:
     """|W_conv|: elements of the kernels of all convolutions, blending layers and stem among them, a shared one once.
 
-    Biases, BN and Linear layers do not count. Zeros that an image is padded with are no elements of a kernel, but the
+    Of a bank, each of its templates (arXiv 1902.09701); the numbers that mix them do not count. Biases, BN and Linear layers do not count. Zeros that an image is padded with are no elements of a kernel, but the
     weights that are multiplied with them are.
     """
-    return sum(math.prod(k.kernel_shape) for k in discover(model).kernels if len(k.kernel_shape) >= CONV1D_RANK)
+    plan = discover(model)
+    kernels = sum(math.prod(k.kernel_shape) for k in plan.kernels if len(k.kernel_shape) >= CONV1D_RANK)
+    return kernels + sum(bank.templates * math.prod(bank.kernel_shape) for bank in plan.banks)
 
 
 def compression(model: nn.Module, baseline: nn.Module) -> float:
@@ -51,6 +53,6 @@ def flops(model: nn.Module, height: int, width: int, channels: int = 3) -> int:
     for module in twin.modules():
         if isinstance(module, _BatchNorm):
             module.register_forward_hook(count)
-    with torch.inference_mode(), counter:
+    with torch.no_grad(), counter:  # in inference mode a parametrised weight cannot be computed under the counter
         twin(torch.zeros(1, channels, height, width, device="meta"))
     return int(counter.get_total_flops()) + 4 * elements

@@ -1,4 +1,4 @@
-"""What a network costs, counted on a network without memory: parameters, kernels, multiply-accumulates."""
+"""What the network of a point costs, counted without memory for its weights."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgeks.checkpoint import build_architecture
 from edgeks.errors import CheckpointError
 from edgeks.models import zoo
+from edgeks.models.counts import conv_weights, flops, parameters
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkCost:
-    """`parameters` and `kernel_weights` count what is shared once; `kernel_weights` are those of convolutions alone.
+    """`parameters` and `conv_weights` (of convolutions' kernels alone) count what is shared once.
 
     `macs` are the multiply-accumulates of convolutions and matrix products for one image, products with padding
-    included, as an audit of the exported file counts them; sharing does not change them.
+    included, as an audit of the exported file counts them; `flops` are the papers' (`edgeks.models.counts.flops`).
+    Sharing changes neither.
     """
 
     parameters: int
-    kernel_weights: int
+    conv_weights: int
     macs: int
-
-    @property
-    def flops(self) -> int:
-        """Two for each multiply-accumulate."""
-        return 2 * self.macs
+    flops: int
 
 
 def network_cost(network: nn.Module, shape: tuple[int, int, int]) -> NetworkCost:
@@ -40,21 +38,18 @@ def network_cost(network: nn.Module, shape: tuple[int, int, int]) -> NetworkCost
         CheckpointError: the network does not take such images.
     """
     counter = FlopCounterMode(display=False)
+    channels, height, width = shape
     network.eval()
     try:
         with torch.no_grad(), counter:
             network(torch.empty(1, *shape, device="meta"))
+        all_flops = flops(network, height, width, channels)
     except Exception as error:  # the network may be the user's own code
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"the network does not take images of {'×'.join(map(str, shape))} ({reason}); choose its config to match"
         ) from error
-    return NetworkCost(count_parameters(network), _kernel_weights(network), counter.get_total_flops() // 2)
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Elements of all parameters, a shared one counted once."""
-    return sum(parameter.numel() for parameter in network.parameters())
+    return NetworkCost(parameters(network), conv_weights(network), counter.get_total_flops() // 2, all_flops)
 
 
 def meta_network(architecture: str, config: Mapping[str, Any], channels: int, classes: int) -> nn.Module:
@@ -67,9 +62,3 @@ def meta_network(architecture: str, config: Mapping[str, Any], channels: int, cl
         if ":" in architecture:
             return build_architecture(architecture)
         return zoo.build(architecture, {"in_channels": channels, "classes": classes, **config})
-
-
-def _kernel_weights(network: nn.Module) -> int:
-    """Elements of the kernels of convolutions, without biases; a kernel that several layers read counts once."""
-    weights = [module.weight for module in network.modules() if isinstance(module, nn.modules.conv._ConvNd)]
-    return sum(weight.numel() for weight in {id(weight): weight for weight in weights}.values())

@@ -10,8 +10,9 @@ from typing import Any
 
 from edgeks.errors import CheckpointError, ConfigError
 from edgeks.layered_toml import Layer
+from edgeks.models.counts import parameters as count_parameters
 from edgeks.recipe import Recipe, read_recipe
-from edgeks.study.cost import NetworkCost, count_parameters, meta_network, network_cost
+from edgeks.study.cost import NetworkCost, meta_network, network_cost
 from edgeks.study.settings import MAX_VALUE, Plan, Study
 
 

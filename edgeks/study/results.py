@@ -19,7 +19,7 @@ class StudyRow:
     """One point. Accuracies are shares 0…1 on the test images; None: not made, or the point failed (then `error`).
 
     `accuracy` is the trained network's own in torch (fp32), the artefacts' are measured in the target's runtime.
-    `kernel_weights` are those of all convolutions; what is shared counts once, there and in `parameters`.
+    `conv_weights` are those of all convolutions; what is shared counts once, there and in `parameters`.
     `train_seconds` is wall time on the machine that trained the point, with whatever else ran there.
     """
 
@@ -29,7 +29,7 @@ class StudyRow:
     seed: int
     data: str
     parameters: int
-    kernel_weights: int
+    conv_weights: int
     macs: int
     flops: int
     test_images: int

@@ -144,7 +144,7 @@ def _row(task: Task, dataset: Dataset, folder: Path, attempt: str | None) -> Stu
         seed=point.seed,
         data=dataset.name,
         parameters=cost.parameters,
-        kernel_weights=cost.kernel_weights,
+        conv_weights=cost.conv_weights,
         macs=cost.macs,
         flops=cost.flops,
         test_images=len(dataset.test_labels),
