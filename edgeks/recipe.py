@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -60,8 +61,8 @@ class Recipe:
 
 def recipe_names() -> list[str]:
     """Names of all shipped recipes; those of a paper with its family: `kernel_sharing/convmixer_128_4`."""
-    names = (_shipped_name(path) or "" for path in catalogue("pipelines").rglob("*.toml"))
-    return sorted(name for name in names if name.partition("/")[0] not in NOT_RECIPES)
+    names = [_shipped_name(path) or "" for path in catalogue("pipelines").rglob("*.toml")]
+    return sorted((name for name in names if name.partition("/")[0] not in NOT_RECIPES), key=_by_family_and_number)
 
 
 def load_recipe(name: str, over: Sequence[Layer] = ()) -> Recipe:
@@ -112,6 +113,12 @@ def _shipped_name(path: Path) -> str | None:
     """`shardnet/sl_vggnet_256`; None: a file of the user's own."""
     root = catalogue("pipelines")
     return path.relative_to(root).with_suffix("").as_posix() if path.is_relative_to(root) else None
+
+
+def _by_family_and_number(name: str) -> tuple[str, list[tuple[int, str]]]:
+    """Recipes without a family first, and d2 before d10."""
+    family, _, own = name.rpartition("/")
+    return family, [(int(part), "") if part.isdigit() else (-1, part) for part in re.split("([0-9]+)", own)]
 
 
 def _like(name: str) -> str:

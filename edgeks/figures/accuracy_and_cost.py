@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeks.figures.style import GRID, INK, MUTED, SERIES, new_figure
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SMALLEST, LARGEST = 25.0, 420.0  # areas of dots, in points²
 SMALL_TEXT = 7.5
+_LEGEND: Any = {"frameon": False, "alignment": "left", "fontsize": 9, "title_fontsize": 9}
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -88,7 +89,8 @@ def _area(flops: int, most: int) -> float:
 
 
 def _label(axes: Axes, dots: Sequence[Dot], against_depth: bool) -> None:
-    """The width beside each dot, or depth/width; above the upper dot of two, below the lower one."""
+    """The width beside each dot, or width/depth; above the upper dot of two, below the lower one."""
+    colours = {plan: SERIES[i % len(SERIES)] for i, plan in enumerate(dict.fromkeys(dot.plan for dot in dots))}
     for dot in dots:
         text = f"{dot.width}" if against_depth or dot.depth is None else f"{dot.width}/{dot.depth}"
         most = max(other.flops for other in dots)
@@ -101,7 +103,7 @@ def _label(axes: Axes, dots: Sequence[Dot], against_depth: bool) -> None:
             xytext=(reach * 0.75, -reach if below else reach * 0.75),
             textcoords="offset points",
             fontsize=SMALL_TEXT,
-            color=MUTED,
+            color=colours[dot.plan],
             va="top" if below else "bottom",
             zorder=5,
         )
@@ -143,17 +145,17 @@ def _legends(figure: Figure, axes: Axes, plans: Sequence[str], dots: Sequence[Do
         )
 
     colours = [dot(70, SERIES[index % len(SERIES)], plan) for index, plan in enumerate(plans)]
-    first = axes.legend(handles=colours, title="sharing", loc="upper left", bbox_to_anchor=(1.01, 1), alignment="left")
+    first = axes.legend(handles=colours, **_LEGEND, title="sharing", loc="upper left", bbox_to_anchor=(1.01, 1))
     axes.add_artist(first)
     least = max(min(dot.flops for dot in dots), most * SMALLEST / LARGEST)
     steps = sorted({least, math.sqrt(least * most), float(most)}) if most > 1.3 * least else [float(most)]
-    sizes = [dot(_area(int(step), most), "#9aa3ad", f"{short(step)}FLOPs") for step in steps]
+    sizes = [dot(_area(int(step), most), "#9aa3ad", short(step)) for step in steps]
     axes.legend(
         handles=sizes,
-        title="one image",
+        **_LEGEND,
+        title="FLOPs, one image",
         loc="lower left",
         bbox_to_anchor=(1.01, 0.12),
-        alignment="left",
         labelspacing=1.1,
         handletextpad=1.0,
     )

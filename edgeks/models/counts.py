@@ -23,8 +23,9 @@ def parameters(model: nn.Module) -> int:
 def conv_weights(model: nn.Module) -> int:
     """|W_conv|: elements of the kernels of all convolutions, blending layers and stem among them, a shared one once.
 
-    Of a bank, each of its templates (arXiv 1902.09701); the numbers that mix them do not count. Biases, BN and Linear layers do not count. Zeros that an image is padded with are no elements of a kernel, but the
-    weights that are multiplied with them are.
+    Of a bank, each of its templates (arXiv 1902.09701); the numbers that mix them do not count. Biases, BN and Linear
+    layers do not either. Zeros that an image is padded with are no elements of a kernel, but the weights that are
+    multiplied with them are.
     """
     plan = discover(model)
     kernels = sum(math.prod(k.kernel_shape) for k in plan.kernels if len(k.kernel_shape) >= CONV1D_RANK)
