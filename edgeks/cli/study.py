@@ -41,6 +41,7 @@ def study(
     folder = folder or Path("runs") / f"{chosen.name}{'_quick' if quick else ''}"
     if slurm is not None and collect:
         raise ConfigError("--slurm with --collect: nothing is run; leave one of them out")
+    err.print(f"[dim]…[/] {chosen.name}: planning its points")
     result = run_study(
         chosen,
         folder,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SMALLEST, LARGEST = 25.0, 420.0  # areas of dots, in points²
 SMALL_TEXT = 7.5
+DARKER = 0.65  # text in a plan's colour
 _LEGEND: Any = {"frameon": False, "alignment": "left", "fontsize": 9, "title_fontsize": 9}
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -47,15 +48,8 @@ def accuracy_and_cost(dots: Sequence[Dot], against_depth: bool, title: str, note
     figure, (axes,) = new_figure(7.2, 4.6)
     most = max(dot.flops for dot in dots)
     plans = list(dict.fromkeys(dot.plan for dot in dots))
-    for index, plan in enumerate(plans):
-        own = [dot for dot in dots if dot.plan == plan]
-        if against_depth:
-            _draw(axes, sorted(own, key=lambda dot: dot.depth or 0), SERIES[index % len(SERIES)], most, against_depth)
-            continue
-        by_depth = {depth: [dot for dot in own if dot.depth == depth] for depth in dict.fromkeys(d.depth for d in own)}
-        for line in by_depth.values():
-            line.sort(key=lambda dot: dot.parameters)
-            _draw(axes, line, SERIES[index % len(SERIES)], most, against_depth)
+    for line in _lines(dots, against_depth):
+        _draw(axes, line, SERIES[plans.index(line[0].plan) % len(SERIES)], most, against_depth)
     _label(axes, dots, against_depth)
     _axes(axes, dots, against_depth)
     _legends(figure, axes, plans, dots, most)
@@ -70,6 +64,15 @@ def short(number: float) -> str:
     return f"{number / scale:.3g} {unit}".strip()
 
 
+def _lines(dots: Sequence[Dot], against_depth: bool) -> list[list[Dot]]:
+    """The dots that a line joins: a plan's from depth to depth or, where depths have several widths, of one depth."""
+    several = len({(dot.plan, dot.depth) for dot in dots}) < len(dots)
+    lines: dict[tuple[str, int | None], list[Dot]] = {}
+    for dot in dots:
+        lines.setdefault((dot.plan, dot.depth if several and not against_depth else None), []).append(dot)
+    return [sorted(line, key=lambda dot: _x(dot, against_depth)) for line in lines.values()]
+
+
 def _draw(axes: Axes, line: Sequence[Dot], colour: str, most: int, against_depth: bool) -> None:
     x = [_x(dot, against_depth) for dot in line]
     y = [100 * dot.accuracy for dot in line]
@@ -77,7 +80,9 @@ def _draw(axes: Axes, line: Sequence[Dot], colour: str, most: int, against_depth
     if any(dot.seeds > 1 for dot in line):
         bars = [100 * dot.deviation for dot in line]
         axes.errorbar(x, y, yerr=bars, fmt="none", ecolor=colour, elinewidth=1, capsize=2.5, zorder=3)
-    axes.scatter(x, y, s=[_area(dot.flops, most) for dot in line], color=colour, alpha=0.85, linewidths=0, zorder=4)
+    for dot, across, up in zip(line, x, y, strict=True):
+        area = _area(dot.flops, most)  # small dots lie on large ones
+        axes.scatter(across, up, s=area, color=colour, alpha=0.85, linewidths=0, zorder=5 - area / LARGEST)
 
 
 def _x(dot: Dot, against_depth: bool) -> float:
@@ -90,7 +95,13 @@ def _area(flops: int, most: int) -> float:
 
 def _label(axes: Axes, dots: Sequence[Dot], against_depth: bool) -> None:
     """The width beside each dot, or width/depth; above the upper dot of two, below the lower one."""
-    colours = {plan: SERIES[i % len(SERIES)] for i, plan in enumerate(dict.fromkeys(dot.plan for dot in dots))}
+    from matplotlib.colors import to_rgb
+    from matplotlib.patheffects import withStroke
+
+    plans = list(dict.fromkeys(dot.plan for dot in dots))
+    colours = {
+        plan: tuple(DARKER * part for part in to_rgb(SERIES[index % len(SERIES)])) for index, plan in enumerate(plans)
+    }
     for dot in dots:
         text = f"{dot.width}" if against_depth or dot.depth is None else f"{dot.width}/{dot.depth}"
         most = max(other.flops for other in dots)
@@ -105,7 +116,8 @@ def _label(axes: Axes, dots: Sequence[Dot], against_depth: bool) -> None:
             fontsize=SMALL_TEXT,
             color=colours[dot.plan],
             va="top" if below else "bottom",
-            zorder=5,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            zorder=6,
         )
 
 

@@ -43,6 +43,15 @@ def flops(model: nn.Module, height: int, width: int, channels: int = 3) -> int:
     2 × multiply-accumulates of convolutions and matrix products, and 4 for each element of a BN, as `thop` counts it
     (docs/analysers.md); without BN it would be 7.3. Biases, activations and additions do not count.
     """
+    macs, normalised = macs_and_normalised(model, height, width, channels)
+    return 2 * macs + 4 * normalised
+
+
+def macs_and_normalised(model: nn.Module, height: int, width: int, channels: int = 3) -> tuple[int, int]:
+    """Multiply-accumulates of convolutions and matrix products for one image C×H×W, and the elements that BN writes.
+
+    Products with padding count, as they do in an audit of the exported file.
+    """
     counter = FlopCounterMode(display=False)
     twin = copy.deepcopy(model).to("meta").eval()
     elements = 0
@@ -56,4 +65,4 @@ def flops(model: nn.Module, height: int, width: int, channels: int = 3) -> int:
             module.register_forward_hook(count)
     with torch.no_grad(), counter:  # in inference mode a parametrised weight cannot be computed under the counter
         twin(torch.zeros(1, channels, height, width, device="meta"))
-    return int(counter.get_total_flops()) + 4 * elements
+    return int(counter.get_total_flops()) // 2, elements

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from edgeks.checkpoint import build_architecture
 from edgeks.errors import CheckpointError
 from edgeks.models import zoo
-from edgeks.models.counts import conv_weights, flops, parameters
+from edgeks.models.counts import conv_weights, macs_and_normalised, parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +36,15 @@ def network_cost(network: nn.Module, shape: tuple[int, int, int]) -> NetworkCost
     Raises:
         CheckpointError: the network does not take such images.
     """
-    counter = FlopCounterMode(display=False)
     channels, height, width = shape
-    network.eval()
     try:
-        with torch.no_grad(), counter:
-            network(torch.empty(1, *shape, device="meta"))
-        all_flops = flops(network, height, width, channels)
+        macs, normalised = macs_and_normalised(network, height, width, channels)
     except Exception as error:  # the network may be the user's own code
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"the network does not take images of {'×'.join(map(str, shape))} ({reason}); choose its config to match"
         ) from error
-    return NetworkCost(parameters(network), conv_weights(network), counter.get_total_flops() // 2, all_flops)
+    return NetworkCost(parameters(network), conv_weights(network), macs, 2 * macs + 4 * normalised)
 
 
 def meta_network(architecture: str, config: Mapping[str, Any], channels: int, classes: int) -> nn.Module:
