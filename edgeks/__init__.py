@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from edgeks.share import share as share_checkpoint
     from edgeks.sharing.plan import SharingGroup, SharingPlan
     from edgeks.sharing.torch import apply_plan, discover, plan_sharing, untied
+    from edgeks.study.run import run_study
+    from edgeks.study.settings import load_study
     from edgeks.target import load_target
 
 # ONNX Runtime uploads telemetry from 1.29 on, in a thread and with files in ~/.cache, unless told otherwise when it is
@@ -76,6 +78,7 @@ _PUBLIC = {
     "load_checkpoint": ("edgeks.checkpoint", "load_checkpoint"),
     "load_onnx": ("edgeks.graph.onnx_network", "load_onnx"),
     "load_recipe": ("edgeks.recipe", "load_recipe"),
+    "load_study": ("edgeks.study.settings", "load_study"),
     "load_target": ("edgeks.target", "load_target"),
     "measure_ram": ("edgeks.bench.memory", "measure_ram"),
     "plan_sharing": ("edgeks.sharing.torch", "plan_sharing"),
@@ -84,6 +87,7 @@ _PUBLIC = {
     "prepare_onnx": ("edgeks.prepare_onnx", "prepare_onnx"),
     "prove_exactly_once": ("edgeks.audit.onnx.proof", "prove_exactly_once"),
     "run_recipe": ("edgeks.pipeline", "run_recipe"),
+    "run_study": ("edgeks.study.run", "run_study"),
     "save_checkpoint": ("edgeks.checkpoint", "save_checkpoint"),
     "train_checkpoint": ("edgeks.pipeline", "train_checkpoint"),
     "share_checkpoint": ("edgeks.share", "share"),
@@ -116,6 +120,7 @@ __all__ = [
     "load_checkpoint",
     "load_onnx",
     "load_recipe",
+    "load_study",
     "load_target",
     "measure_latency",
     "measure_ram",
@@ -125,6 +130,7 @@ __all__ = [
     "prepare_qat",
     "prove_exactly_once",
     "run_recipe",
+    "run_study",
     "save_checkpoint",
     "share_checkpoint",
     "train_checkpoint",
