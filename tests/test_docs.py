@@ -4,11 +4,13 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tflite_runtime_env import PYTHON as TFLITE_RUNTIME
+from warm_edgeks import warm_edgeks
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -26,6 +28,12 @@ def commands(block: str) -> Iterator[tuple[str, list[str]]]:
         yield command, shown
 
 
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder, warm_edgeks(Path(folder)) as binaries:
+        yield binaries
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "least"),
@@ -40,9 +48,9 @@ def commands(block: str) -> Iterator[tuple[str, list[str]]]:
         ("where_did_my_ram_go", 15),
     ],
 )
-def test_every_command_and_program_of_a_page(page: str, least: int, tmp_path: Path) -> None:
-    binaries = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+def test_every_command_and_program_of_a_page(page: str, least: int, tmp_path: Path, warm: Path) -> None:
+    path = f"{warm}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     ran = 0
     for kind, block in BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")):
         if kind == "python":
