@@ -4,13 +4,11 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tflite_runtime_env import PYTHON as TFLITE_RUNTIME
-from warm_edgeks import warm_edgeks
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -26,12 +24,6 @@ def commands(block: str) -> Iterator[tuple[str, list[str]]]:
     for part in block.split("$ ")[1:]:
         command, *shown = part.strip().splitlines()
         yield command, shown
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder, warm_edgeks(Path(folder)) as binaries:
-        yield binaries
 
 
 @pytest.mark.slow

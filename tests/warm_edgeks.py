@@ -49,6 +49,7 @@ def warm_edgeks(folder: Path) -> Iterator[Path]:
 
 def serve(address: str) -> None:
     """Run commands until standard input is closed."""
+    del sys.path[0]  # this folder: its tflite_runtime is not the package
     import numpy as np
     import torch
 
