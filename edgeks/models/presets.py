@@ -44,11 +44,11 @@ def _shard_vggs() -> dict[str, Preset]:
     kinds: dict[str, tuple[bool, str, str]] = {
         "e_vggnet": (False, "none", "E-VGGNet({n}): 13 convolutions, unshared"),
         "s_vggnet": (True, "none", "S-VGGNet({n}): one kernel for 13 convolutions"),
-        "sl_vggnet": (True, "every", "SL-VGGNet({n}): one kernel, a blending layer behind each of 13 uses"),
+        "sl_vggnet": (True, "every", "SL-VGGNet({n}): one kernel, 13 blending layers"),
         "sl_stage_vggnet": (
             True,
             "stage",
-            "SLℓ-VGGNet({n}) as edgeks reads it: blending ahead of each pool",
+            "SLℓ-VGGNet({n}) as edgeks reads it: a blending layer per pool",
         ),
     }
     return {
@@ -61,31 +61,31 @@ def _shard_vggs() -> dict[str, Preset]:
 def _shard_resnets() -> dict[str, Preset]:
     """ShardNet's residual networks for CIFAR (three stages), Tiny ImageNet (four) and ImageNet (four, and a stem)."""
     made: dict[str, Preset] = {}
+    unshared = {"shared": False, "blending": "none"}
     for n, blocks in ((128, 3), (128, 5), (128, 7)):
         config = {"channels": n, "blocks": [blocks] * 3}
+        e, sl = f"E{blocks}-ResNet({n})", f"SL{blocks}-ResNet({n})"
+        uses = 6 * blocks
         made[f"e{blocks}_resnet_{n}"] = Preset(
-            "shard_resnet",
-            f"E{blocks}-ResNet({n}) for CIFAR: {6 * blocks} convolutions, unshared",
-            {**config, "shared": False, "blending": "none"},
+            "shard_resnet", f"{e}, CIFAR: {uses} convolutions, unshared", {**config, **unshared}
         )
         made[f"sl{blocks}_resnet_{n}"] = Preset(
-            "shard_resnet",
-            f"SL{blocks}-ResNet({n}) for CIFAR: one kernel for {6 * blocks} convolutions, each blended",
-            {**config, "blending": "every"},
+            "shard_resnet", f"{sl}, CIFAR: one kernel, {uses} blending layers", {**config, "blending": "every"}
         )
-    for suffix, n, stem, images in (("", 256, "none", "Tiny ImageNet"), ("_imagenet", 512, "7x7", "ImageNet")):
-        for layers, block, blending in ((34, "basic", "every"), (50, "bottleneck", "block")):
-            config = {"channels": n, "blocks": [3, 4, 6, 3], "block": block, "stem": stem}
+    for suffix, n, stem, images, classes in (
+        ("", 256, "none", "Tiny ImageNet", 200),
+        ("_imagenet", 512, "7x7", "ImageNet", 1000),
+    ):
+        for layers, block, shared in (
+            (34, "basic", "one kernel, 32 blending layers"),
+            (50, "bottleneck", "one bottleneck, 16 blending layers"),
+        ):
+            config = {"channels": n, "blocks": [3, 4, 6, 3], "block": block, "stem": stem, "classes": classes}
             made[f"e_resnet{layers}_{n}{suffix}"] = Preset(
-                "shard_resnet",
-                f"E-ResNet-{layers}({n}) for {images}, unshared",
-                {**config, "shared": False, "blending": "none"},
+                "shard_resnet", f"E-ResNet-{layers}({n}), {images}: unshared", {**config, **unshared}
             )
-            shared = "one kernel for 32 convolutions, each blended" if block == "basic" else "16 bottlenecks as one"
             made[f"sl_resnet{layers}_{n}{suffix}"] = Preset(
-                "shard_resnet",
-                f"SL-ResNet-{layers}({n}) for {images}: {shared}{'' if block == 'basic' else ', each blended'}",
-                {**config, "blending": blending},
+                "shard_resnet", f"SL-ResNet-{layers}({n}), {images}: {shared}", {**config, "blending": "every"}
             )
     return made
 

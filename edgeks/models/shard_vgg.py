@@ -54,7 +54,7 @@ class ShardVGG(nn.Module):
         kernels = 9 * channels * (channels if shared else in_channels + (layers - 1) * channels)
         rest = channels * (channels * len(with_blending) + 2 * layers + classes) + classes
         affordable("shard_vgg", kernels + rest)
-        self.pad = PadChannels(channels) if shared else nn.Identity()
+        self.pad = PadChannels(in_channels, channels) if shared else nn.Identity()
         self.stages = nn.ModuleList()
         kernel: Tensor | None = None
         number, width_in = 0, channels if shared else in_channels
