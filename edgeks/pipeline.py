@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -46,6 +47,7 @@ from edgeks.train.settings import TrainSettings
 
 MODEL, MODEL_QAT, SUMMARY_JSON, SUMMARY_MD = "model.pt", "model_qat.pt", "summary.json", "summary.md"
 CALIBRATION_IMAGES = 128
+PORTION_BYTES = 1 << 28  # of the test images as float32, that are in memory together
 
 
 StageState = Literal["running", "reused", "done"]
@@ -141,7 +143,7 @@ def calibration_images(dataset: Dataset, seed: int) -> np.typing.NDArray[np.uint
     """A seeded sample of training images (uint8 N×C×H×W) that travels in the checkpoint."""
     count = min(CALIBRATION_IMAGES, len(dataset.train_images))
     chosen = np.random.default_rng(seed).choice(len(dataset.train_images), count, replace=False)
-    return dataset.train_images[np.sort(chosen)]
+    return dataset.sample(np.sort(chosen))
 
 
 def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Summary:
@@ -269,8 +271,11 @@ class _Run:
 def _accuracy(artefact: Path, target: Target, dataset: Dataset) -> dict[str, Any]:
     """Share of the test images that the artefact classifies right, run with the target's session options."""
     takes_pixels = input_type(artefact) == "uint8"
-    images = dataset.test_images
-    samples = images if takes_pixels else dataset.preprocessing.normalise(images)
-    logits = run_artefact(artefact, target.session, samples)[0]
-    right = int((logits.argmax(1) == dataset.test_labels).sum())
-    return {"images": len(dataset.test_labels), "right": right, "accuracy": right / len(dataset.test_labels)}
+    right, count = 0, len(dataset.test_labels)
+    portion = max(1, PORTION_BYTES // (4 * math.prod(dataset.preprocessing.shape)))
+    for start in range(0, count, portion):
+        images = dataset.test_images[start : start + portion]
+        samples = images if takes_pixels else dataset.preprocessing.normalise(images)
+        logits = run_artefact(artefact, target.session, samples)[0]
+        right += int((logits.argmax(1) == dataset.test_labels[start : start + portion]).sum())
+    return {"images": count, "right": right, "accuracy": right / count}
