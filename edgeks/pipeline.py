@@ -29,7 +29,7 @@ from edgeks.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from edgeks.errors import CheckpointError, DataError
+from edgeks.errors import CheckpointError
 from edgeks.exporter import export
 from edgeks.models import zoo
 from edgeks.quant import is_prepared, observe_ranges, prepare_qat
@@ -43,6 +43,7 @@ from edgeks.target import Int8Scheme, Target
 from edgeks.train.data import load_dataset
 from edgeks.train.dataset import Dataset
 from edgeks.train.fit import fit
+from edgeks.train.loading import told_seldom
 from edgeks.train.progress import TrainingProgress
 from edgeks.train.settings import TrainSettings
 
@@ -127,18 +128,9 @@ def _trained_network(job: TrainJob, start: Checkpoint) -> Checkpoint:
         raise CheckpointError("the checkpoint to go on from names no architecture; pass --arch package.module:callable")
     if job.config:
         raise CheckpointError(f"a trained checkpoint has its config; {job.config} has no place to go")
-    mine, given = start.preprocessing, job.dataset.preprocessing
-    if mine is not None and (mine.shape, mine.classes) != (given.shape, given.classes):
-        raise DataError(
-            f"{job.dataset.name}: images of {_dims(given.shape)} in {len(given.classes)} classes; the checkpoint was "
-            f"trained on {_dims(mine.shape)} in {len(mine.classes)} classes; give it images of that size, and classes "
-            "of those names"
-        )
+    if start.preprocessing is not None:
+        job.dataset.check_fits(start.preprocessing)
     return replace(start, model=copy.deepcopy(start.model))
-
-
-def _dims(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
 
 
 def calibration_images(dataset: Dataset, seed: int) -> np.typing.NDArray[np.uint8]:
@@ -156,7 +148,8 @@ def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Summary:
     """
     runs = RunFolder(folder)
     with runs.locked():
-        return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size), progress).all_stages()
+        told = told_seldom(lambda text: progress.stage("data", "running", text))
+        return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size, told=told), progress).all_stages()
 
 
 class _Run:

@@ -22,11 +22,10 @@ from edgeks.train.dataset import (
 )
 from edgeks.train.image_files import ImageFiles, Images, file_names
 from edgeks.train.image_tree import ImageTree, LabelledFiles, Told, read_image_folder
-from edgeks.train.layouts import check_folder, misfit, recognise
+from edgeks.train.layouts import check_folder, misfit, other_layouts_named
 
 LEGAL = "digits, cifar10:DIR, cifar100:DIR, tiny_imagenet:DIR, imagenet:DIR, folder:DIR"
 IN_MEMORY_BYTES = 4 << 30
-IMAGENET_SIZE = 224
 FRAMED = 8 / 7  # a side with its frame: 256 for 224, 64 for 56
 
 
@@ -60,12 +59,13 @@ def load_dataset(spec: str, size: int | None = None, *, lazy: bool | None = None
     folder = Path(name).expanduser()
     try:
         check_folder(spec, folder)
-        if kind in ("cifar10", "cifar100"):
-            return _cifar(spec, folder, int(kind.removeprefix("cifar")), size)
-        tree, form = _tree(spec, kind, folder, size, told or _nobody)
+        with other_layouts_named(kind, folder):
+            if kind in ("cifar10", "cifar100"):
+                return _cifar(folder, int(kind.removeprefix("cifar")), size)
+            tree, form, size = _tree(kind, folder, size, told or _nobody)
     except OSError as error:
         raise DataError(f"{spec}: {error.filename} cannot be read ({error.strerror})") from error
-    return _of_files(f"{kind.replace('_', ' ')} {folder.name}", tree, form, size or form.height, lazy, told or _nobody)
+    return _of_files(f"{kind.replace('_', ' ')} {folder.name}", tree, form, size, lazy, told or _nobody)
 
 
 def _digits(size: int | None) -> Dataset:
@@ -76,40 +76,35 @@ def _digits(size: int | None) -> Dataset:
     return _split("digits", _at_size(images, size), bunch.target.astype(np.int64), tuple("0123456789"))
 
 
-def _cifar(spec: str, folder: Path, classes: int, size: int | None) -> Dataset:
+def _cifar(folder: Path, classes: int, size: int | None) -> Dataset:
     if not is_cifar(folder, classes):
-        raise misfit(spec, folder, layout_text(classes))
+        raise misfit(folder, f"CIFAR-{classes}", layout_text(classes))
     cifar = read_cifar(folder, classes)
     train_images, test_images = _at_size(cifar.train_images, size), _at_size(cifar.test_images, size)
     preprocessing = measured_preprocessing(train_images, cifar.classes)
     return Dataset(f"cifar{classes}", train_images, cifar.train_labels, test_images, cifar.test_labels, preprocessing)
 
 
-def _tree(spec: str, kind: str, folder: Path, size: int | None, told: Told) -> tuple[ImageTree, ImageForm]:
-    """The files of a data set, and how large they are decoded."""
+def _tree(kind: str, folder: Path, size: int | None, told: Told) -> tuple[ImageTree, ImageForm, int]:
+    """The files of a data set, how large they are decoded, and how large the network's images are."""
     if kind == "tiny_imagenet":
-        here = folder / tiny_imagenet.FOLDER if (folder / tiny_imagenet.FOLDER).is_dir() else folder
-        if not tiny_imagenet.is_tiny_imagenet(here):
-            raise misfit(spec, folder, tiny_imagenet.LAYOUT)
-        native = tiny_imagenet.SIDE
-        side = max(size or native, min(native, round((size or native) * FRAMED)))
-        return tiny_imagenet.read_tiny_imagenet(here, told), ImageForm(3, side, side, keep_aspect=True)
+        here = tiny_imagenet.tiny_imagenet_folder(folder)
+        if here is None:
+            raise misfit(folder, "Tiny ImageNet", tiny_imagenet.LAYOUT)
+        size = size or tiny_imagenet.SIDE
+        side = max(size, min(tiny_imagenet.SIDE, round(size * FRAMED)))
+        return tiny_imagenet.read_tiny_imagenet(here, told), ImageForm(3, side, side, keep_aspect=True), size
     if kind == "imagenet":
         if not imagenet.is_imagenet(folder):
-            raise misfit(spec, folder, imagenet.LAYOUT)
-        side = round((size or IMAGENET_SIZE) * FRAMED)
-        return imagenet.read_imagenet(folder, told), ImageForm(3, side, side, keep_aspect=True)
+            raise misfit(folder, "ImageNet", imagenet.LAYOUT)
+        size = size or imagenet.SIDE
+        side = round(size * FRAMED)
+        return imagenet.read_imagenet(folder, told), ImageForm(3, side, side, keep_aspect=True), size
     if size is None:
         raise DataError(
             f"folder:{folder}: an image folder needs a size to resize to: --size 64, or size = 64 below [data]"
         )
-    try:
-        return read_image_folder(folder, told), ImageForm(3, size, size)
-    except DataError as error:
-        look = recognise(folder)
-        if look is None or look.startswith("folder:"):
-            raise
-        raise DataError(f"{error}; this looks like {look}") from error
+    return read_image_folder(folder, told), ImageForm(3, size, size), size
 
 
 def _of_files(name: str, tree: ImageTree, form: ImageForm, size: int, lazy: bool | None, told: Told) -> Dataset:

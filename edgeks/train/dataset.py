@@ -83,6 +83,30 @@ class Dataset:
         """Some of the training images in memory, as a test image would be shown."""
         return self.held_out(rows)[0][:]
 
+    def check_fits(self, trained: Preprocessing) -> None:
+        """A network that was `trained` on such images and classes can go on with these, or be judged by them.
+
+        Raises:
+            DataError: their size or their classes differ; the first class that does is named.
+        """
+        mine = self.preprocessing
+        if mine.shape != trained.shape:
+            raise DataError(
+                f"{self.name}: images of {_dims(mine.shape)}; the checkpoint was trained on {_dims(trained.shape)}; "
+                "give it images of that size"
+            )
+        if len(mine.classes) != len(trained.classes):
+            raise DataError(
+                f"{self.name}: {len(mine.classes)} classes; the checkpoint was trained on {len(trained.classes)}; "
+                "give it data with those classes"
+            )
+        for label, (name, known) in enumerate(zip(mine.classes, trained.classes, strict=True)):
+            if name != known:
+                raise DataError(
+                    f"{self.name}: class {label} is {name!r}; the checkpoint was trained with {known!r} there; "
+                    "give it data with the same classes, in the same order"
+                )
+
     def fingerprint(self) -> str:
         """SHA-256, hexadecimal: equal for equal data.
 
@@ -134,3 +158,7 @@ def stratified_split(labels: Labels, share: float, seed: int) -> tuple[NDArray[n
 
 def _rows(images: ImageStore, rows: NDArray[np.int64]) -> ImageStore:
     return images.subset(rows) if isinstance(images, ImageFiles) else images[rows]
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))

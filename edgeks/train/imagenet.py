@@ -16,6 +16,7 @@ from edgeks.errors import DataError
 from edgeks.images import folder_names, image_names
 from edgeks.train.image_tree import ImageTree, LabelledFiles, Told, check_known, class_files, read_text
 
+SIDE = 224
 KAGGLE_FOLDER = "ILSVRC/Data/CLS-LOC"
 KAGGLE_TABLE = "LOC_val_solution.csv"
 SYNSET_LIST = "imagenet_2012_validation_synset_labels.txt"

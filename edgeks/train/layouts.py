@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edgeks.errors import DataError
 from edgeks.images import image_names
 from edgeks.train.cifar import is_cifar
 from edgeks.train.imagenet import is_imagenet
-from edgeks.train.tiny_imagenet import is_tiny_imagenet
+from edgeks.train.tiny_imagenet import tiny_imagenet_folder
 
 SHOWN = 6
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip")
@@ -35,11 +36,25 @@ def check_folder(spec: str, folder: Path) -> None:
         raise DataError(f"{spec}: {folder} cannot be read ({error.strerror})") from error
 
 
-def misfit(spec: str, folder: Path, legal: str) -> DataError:
-    """The error for a folder whose layout is another one: what it holds, what is legal, what it looks like."""
-    look = recognise(folder)
-    hint = f"; this looks like {look}" if look and look != spec else ""
-    return DataError(f"{spec}: {folder} {_holds(folder)}; legal: {legal}{hint}")
+def misfit(folder: Path, what: str, legal: str) -> DataError:
+    """The error for a folder that does not have the layout of `what`: what it holds, and what is legal."""
+    return DataError(f"{folder}: is no {what}, it {_holds(folder)}; legal: {legal}")
+
+
+@contextmanager
+def other_layouts_named(kind: str, folder: Path) -> Iterator[None]:
+    """An error in reading `folder` as `kind` also says what else the folder looks like.
+
+    Raises:
+        DataError: that error.
+    """
+    try:
+        yield
+    except DataError as error:
+        look = recognise(folder)
+        if look is None or look == f"{kind}:{folder}":
+            raise
+        raise DataError(f"{error}; this looks like {look}") from error
 
 
 def recognise(folder: Path) -> str | None:
@@ -85,7 +100,7 @@ def _names(folder: Path) -> list[str]:
 _KINDS: tuple[tuple[str, Callable[[Path], bool]], ...] = (
     ("cifar10", lambda folder: is_cifar(folder, 10)),
     ("cifar100", lambda folder: is_cifar(folder, 100)),
-    ("tiny_imagenet", is_tiny_imagenet),
+    ("tiny_imagenet", lambda folder: tiny_imagenet_folder(folder) is not None),
     ("imagenet", is_imagenet),
     ("folder", _is_class_folder),
 )

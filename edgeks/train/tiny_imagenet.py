@@ -19,9 +19,12 @@ SIDE = 64
 LAYOUT = f"{WNIDS}, train/WNID/images/*.JPEG, {VAL_IMAGES}/*.JPEG, {ANNOTATIONS}"
 
 
-def is_tiny_imagenet(folder: Path) -> bool:
-    """Whether a folder has the files by which the data set is known."""
-    return (folder / WNIDS).is_file() and (folder / "train").is_dir()
+def tiny_imagenet_folder(folder: Path) -> Path | None:
+    """`folder`, or its official sub-folder, where it has the files by which the data set is known."""
+    for where in (folder, folder / FOLDER):
+        if (where / WNIDS).is_file() and (where / "train").is_dir():
+            return where
+    return None
 
 
 def read_tiny_imagenet(folder: Path, told: Told) -> ImageTree:

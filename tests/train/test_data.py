@@ -81,9 +81,7 @@ def test_folders_that_do_not_fit(tmp_path):
 
 @pytest.mark.parametrize("spec", ["mnist", "", "cifar10", "cifar10:", "digits:x", "folder:", "cifar1:x"])
 def test_unknown_specification(spec):
-    with pytest.raises(
-        DataError, match=r"unknown data set .*; legal: digits, .*, imagenet:DIR, folder:DIR"
-    ):
+    with pytest.raises(DataError, match=r"unknown data set .*; legal: digits, .*, imagenet:DIR, folder:DIR"):
         load_dataset(spec, size=8)
 
 
