@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 import edgeks
 from edgeks.artefact import input_type, run_artefact
@@ -66,7 +67,7 @@ class TrainJob:
     """What `edgeks train` and the train stages do: an architecture and its config, data and settings.
 
     `start`: a trained checkpoint to go on from; its own architecture and config are taken. `scheme` is what
-    quantisation-aware training is for.
+    quantisation-aware training is for. `teacher`: whose logits are learned too, by `settings.distillation`.
     """
 
     architecture: str
@@ -75,6 +76,7 @@ class TrainJob:
     settings: TrainSettings
     start: Checkpoint | None = None
     scheme: Int8Scheme = DEFAULT_SCHEME
+    teacher: nn.Module | None = None
 
 
 def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: TrainingProgress) -> Checkpoint:
@@ -94,7 +96,7 @@ def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: Traini
         model = prepare_qat(model, inputs, job.scheme, ranges=job.settings.qat)
         if job.start is not None:  # an untrained network shows nothing; there the first batch decides
             observe_ranges(model, inputs)
-    result = fit(model, dataset, job.settings, last=last, resume=resume, progress=progress)
+    result = fit(model, dataset, job.settings, last=last, resume=resume, progress=progress, teacher=job.teacher)
     metrics = {key: float(value) for key, value in result.metrics().items() if value is not None}
     checkpoint = replace(begun, model=model, preprocessing=dataset.preprocessing, metrics=metrics, calibration=images)
     save_checkpoint(out, checkpoint)

@@ -18,7 +18,9 @@ from edgeks.cli.doctor import doctor
 from edgeks.cli.export import export
 from edgeks.cli.options import err
 from edgeks.cli.prepare import prepare
-from edgeks.cli.train import run, share, train
+from edgeks.cli.run import run
+from edgeks.cli.share import share
+from edgeks.cli.train import train
 from edgeks.errors import EdgeksError
 
 INTERRUPTED = 130

@@ -1,19 +1,15 @@
-"""`edgeks train`, `share` and `run`: from nothing, or from a checkpoint, to a checkpoint and further."""
+"""`edgeks train`: from nothing, or from a checkpoint, to a checkpoint."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from edgeks.cli.options import ArchOption, JsonOption, TargetOption, TrustOption, err, out, print_json, say
+from edgeks.cli.options import ArchOption, TargetOption, err, say
 from edgeks.errors import ConfigError, OutputError
-
-if TYPE_CHECKING:
-    from edgeks.pipeline import StageState
-    from edgeks.train.progress import TrainingProgress
 
 
 def train(
@@ -100,85 +96,6 @@ def train(
     checkpoint = train_checkpoint(job, output, resume=resume, progress=progress_for(err, quiet=quiet))
     accuracy = 100 * checkpoint.metrics["test_accuracy"]
     say(f"{output}: test accuracy {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")
-
-
-def share(
-    model: Annotated[Path, typer.Argument(help="Checkpoint: .pt or .safetensors.", metavar="MODEL.pt")],
-    groups: Annotated[
-        str | None, typer.Option(help="Tie layers: all, stage, a number of groups, or a plan (.json).")
-    ] = None,
-    init: Annotated[str, typer.Option(help="Start the shared kernel from the first layer, or the mean.")] = "first",
-    tie_bias: Annotated[bool, typer.Option("--tie-bias", help="Tie the layers' biases too.")] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The shared checkpoint to write.")] = None,
-    arch: ArchOption = None,
-    input_shape: Annotated[str | None, typer.Option("--input", help="For stage: CxHxW.", metavar="CxHxW")] = None,
-    trust: TrustOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show which layers share a kernel, or tie layers of an unshared network by a plan (and then fine-tune it)."""
-    from edgeks.checkpoint import load_checkpoint
-    from edgeks.samples import parse_input_shape
-    from edgeks.share import share as tie
-    from edgeks.sharing.report import plan_json, plan_table
-    from edgeks.sharing.torch import discover
-
-    checkpoint = load_checkpoint(model, arch, trust=trust)
-    if groups is not None:
-        shape = parse_input_shape(input_shape) if input_shape else None
-        checkpoint = tie(checkpoint, groups, init=init, tie_bias=tie_bias, input_shape=shape, out=output)
-    elif output is not None:
-        raise ConfigError("-o without --groups would write nothing new; add --groups all, stage, a number or a plan")
-    plan = discover(checkpoint.model)
-    if as_json:
-        print_json(plan_json(plan))
-    else:
-        out.print(plan_table(plan))
-        if output:
-            say(f"{output}: written; its accuracy is lost until it is fine-tuned")
-
-
-def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe's TOML file, or a shipped one: quickstart.")],
-    folder: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder. Default: runs/RECIPE.")] = None,
-    data: Annotated[str | None, typer.Option(help="Instead of the recipe's data: cifar10:DIR …")] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(help="Instead of the recipe's target, form and activations: tflite, rpi-4 …"),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Run a recipe: train → export → footprint → accuracy → bench. Finished stages are not run again."""
-    from dataclasses import replace
-
-    from edgeks.pipeline import run_recipe
-    from edgeks.recipe import load_recipe
-    from edgeks.summary import render as render_summary
-    from edgeks.target import load_target
-
-    chosen = load_recipe(recipe)
-    if data:
-        chosen = replace(chosen, data=data)
-    if target:
-        chosen = replace(chosen, target=load_target(target), form=None, activations=None)
-    folder = folder or Path("runs") / chosen.name
-    summary = run_recipe(chosen, folder, _RunLines())
-    if as_json:
-        print_json(summary.to_json())
-    else:
-        render_summary(summary, folder, out)
-
-
-class _RunLines:
-    """A line when a stage of a recipe starts, and one when it is finished."""
-
-    def stage(self, name: str, state: StageState, detail: str) -> None:
-        mark = "[dim]…[/]" if state == "running" else "[green]✓[/]"
-        err.print(f"{mark} {name}{' (reused)' if state == 'reused' else ''}[dim]{'  ' + detail if detail else ''}[/]")
-
-    def training(self) -> TrainingProgress:
-        from edgeks.train.progress import progress_for
-
-        return progress_for(err)
 
 
 def _config(pairs: list[str]) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.metrics import Accuracy, Loss
-from ignite.metrics.metric import MetricUsage
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,6 +20,7 @@ from edgeks.models.positive_scales import positive_scales
 from edgeks.preprocessing import Preprocessing
 from edgeks.train.batches import Batches, Normalise, epoch_seed
 from edgeks.train.dataset import Dataset, Images, Labels, stratified_split
+from edgeks.train.loss import right, training_loss
 from edgeks.train.progress import EpochRecord, NoProgress, TrainingProgress
 from edgeks.train.resume import Fingerprint, TrainState, read_state, write_state
 from edgeks.train.settings import TrainSettings
@@ -62,8 +61,12 @@ def fit(
     last: Path,
     resume: bool = False,
     progress: TrainingProgress | None = None,
+    teacher: nn.Module | None = None,
 ) -> FitResult:
     """Train `model` in place; it ends with the weights of the best epoch, in evaluation mode, on the CPU.
+
+    `teacher` takes the same images and gives the same logits; `settings.distillation` is its weight beside the labels.
+    It is not trained, and ends in evaluation mode on the CPU.
 
     After every epoch the state is written to `last`, whole or not at all. With `resume` and such a file, training goes
     on after the epoch that it holds and ends with the same bits as a training that was never interrupted (on the same
@@ -82,15 +85,21 @@ def fit(
     scales = positive_scales(model) if settings.positive_scales else nullcontext()
     with _threads(settings.threads), torch.random.fork_rng(devices=[]), scales:
         _check_fits(model, dataset)
+        teacher = teacher if settings.distillation > 0 else None
+        if teacher is not None:
+            _check_fits(teacher, dataset, who="teacher", trains=False)
+            teacher.to(device).eval()
         try:
             # Half the time of a depthwise network on a CPU is saved by this layout.
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            training = _Training(model, dataset, settings, last, progress)
+            training = _Training(model, dataset, settings, last, progress, teacher)
             if resume and last.exists():
                 training.go_on_from(read_state(last, training.fingerprint))
             training.run()
         finally:
             progress.stop()
+            if teacher is not None:
+                teacher.to("cpu")
             model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         best = training.best()
         model.load_state_dict(best.best)
@@ -120,9 +129,16 @@ class _Training:
     """The engine with its optimiser, schedule, metrics and handlers."""
 
     def __init__(
-        self, model: nn.Module, dataset: Dataset, settings: TrainSettings, last: Path, progress: TrainingProgress
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        settings: TrainSettings,
+        last: Path,
+        progress: TrainingProgress,
+        teacher: nn.Module | None,
     ) -> None:
-        self.fingerprint = Fingerprint.of(model, dataset, settings)
+        self.fingerprint = Fingerprint.of(model, dataset, settings, teacher)
+        self._teacher = teacher
         self._model, self._settings, self._last, self._progress = model, settings, last, progress
         self._preprocessing = dataset.preprocessing
         train, held_out = np.arange(len(dataset.train_labels)), np.arange(0)
@@ -140,7 +156,7 @@ class _Training:
         )
         self._optimizer = _optimizer(model, settings)
         self._scheduler = _scheduler(self._optimizer, settings, len(self._batches))
-        self._loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+        self._seen, self._loss, self._right = 0, 0.0, 0.0  # of the epoch so far
         self._state: TrainState | None = None
         self._engine = self._make_engine()
 
@@ -176,31 +192,39 @@ class _Training:
         engine.logger = logging.getLogger("edgeks.train")
         engine.logger.addHandler(logging.NullHandler())  # errors reach the user as exceptions, not as log lines as well
         engine.logger.propagate = False
-        running = MetricUsage(Events.EPOCH_STARTED, Events.ITERATION_COMPLETED, Events.ITERATION_COMPLETED)
-        Loss(self._loss).attach(engine, "loss", running)
-        Accuracy().attach(engine, "accuracy", running)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._report)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
         return engine
 
-    def _step(self, engine: Engine, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _step(self, engine: Engine, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
         self._optimizer.zero_grad(set_to_none=True)
         logits = self._model(images)
-        loss = self._loss(logits, labels)
+        loss = training_loss(logits, labels, self._settings, self._taught(images))
         value = loss.item()
         if not math.isfinite(value):
             raise CheckFailed(
                 f"training diverged in epoch {engine.state.epoch}: the loss is {value}; lower lr "
                 f"(now {self._settings.lr:g}), or look for broken images or labels"
             )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._scheduler.step()
-        return logits.detach(), labels
+        self._seen += len(images)
+        self._loss += value * len(images)
+        self._right += float(right(logits.detach(), labels))
+
+    def _taught(self, images: Tensor) -> Tensor | None:
+        """The teacher's logits."""
+        if self._teacher is None:
+            return None
+        with torch.no_grad():
+            logits: Tensor = self._teacher(images)
+        return logits
 
     def _start_epoch(self, engine: Engine) -> None:
+        self._seen, self._loss, self._right = 0, 0.0, 0.0
         self._model.train()
         if engine.state.epoch > self._settings.epochs - self._settings.frozen_norm_epochs:
             for module in self._model.modules():
@@ -210,16 +234,16 @@ class _Training:
         torch.manual_seed(epoch_seed(self._settings.seed, engine.state.epoch))  # for a network with dropout
 
     def _report(self, engine: Engine) -> None:
-        metrics = engine.state.metrics
-        self._progress.iteration(engine.state.epoch, engine.state.iteration, metrics["loss"], metrics["accuracy"])
+        loss, accuracy = self._loss / self._seen, self._right / self._seen
+        self._progress.iteration(engine.state.epoch, engine.state.iteration, loss, accuracy)
 
     def _end_epoch(self, engine: Engine) -> None:
         """Validate, keep the best weights, write the state, and only then report."""
-        epoch, metrics = engine.state.epoch, engine.state.metrics
+        epoch = engine.state.epoch
         accuracy = None
         if len(self._validation[0]):
             accuracy = evaluate(self._model, *self._validation, self._preprocessing)
-        record = EpochRecord(epoch, metrics["loss"], metrics["accuracy"], accuracy)
+        record = EpochRecord(epoch, self._loss / self._seen, self._right / self._seen, accuracy)
         before = self._state
         weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._model.state_dict().items()}
         is_best = before is None or accuracy is None or accuracy >= _best_accuracy(before)
@@ -262,14 +286,14 @@ def _scheduler(
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, stones, gamma=settings.gamma)
 
 
-def _check_fits(model: nn.Module, dataset: Dataset) -> None:
+def _check_fits(model: nn.Module, dataset: Dataset, *, who: str = "network", trains: bool = True) -> None:
     """One training image through the network.
 
     Raises:
         DataError: the network does not take the images, or has not one logit for each class.
     """
     p = dataset.preprocessing
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    if trains and not any(parameter.requires_grad for parameter in model.parameters()):
         raise DataError("the network has no parameters that could be trained")
     was_training = model.training
     model.eval()
@@ -279,7 +303,7 @@ def _check_fits(model: nn.Module, dataset: Dataset) -> None:
     except Exception as error:  # the network may be the user's own code
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(
-            f"{dataset.name}: the network does not take images of {p.channels}×{p.height}×{p.width} ({reason}); "
+            f"{dataset.name}: the {who} does not take images of {p.channels}×{p.height}×{p.width} ({reason}); "
             "choose in_channels, patch_size and image size to match"
         ) from error
     finally:
@@ -287,8 +311,8 @@ def _check_fits(model: nn.Module, dataset: Dataset) -> None:
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != (1, len(p.classes)):
         raise DataError(
-            f"{dataset.name}: the network gives {shape} for one image; legal: (1, {len(p.classes)}), a logit for each "
-            f"of the {len(p.classes)} classes; set the network's classes to match"
+            f"{dataset.name}: the {who} gives {shape} for one image; legal: (1, {len(p.classes)}), a logit for each "
+            f"of the {len(p.classes)} classes; set the {who}'s classes to match"
         )
 
 

@@ -23,17 +23,20 @@ SPEED_ONLY = ("threads", "device")
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What must be equal for a training to be continued: settings (without those of speed), data, network."""
+    """What must be equal for a training to be continued: settings (without those of speed), data, network, teacher."""
 
     settings: dict[str, Any]
     data: str
     network: str
+    teacher: str = ""
 
     @classmethod
-    def of(cls, model: nn.Module, dataset: Dataset, settings: TrainSettings) -> Fingerprint:
+    def of(
+        cls, model: nn.Module, dataset: Dataset, settings: TrainSettings, teacher: nn.Module | None = None
+    ) -> Fingerprint:
         """Fingerprint of a training that is about to start."""
         plain = {key: value for key, value in settings.to_dict().items() if key not in SPEED_ONLY}
-        return cls(plain, dataset.fingerprint(), _network_fingerprint(model))
+        return cls(plain, dataset.fingerprint(), _network_fingerprint(model), _weights_fingerprint(teacher))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,8 @@ def _difference(written: Fingerprint, now: Fingerprint) -> str:
         return f"other settings: {found}"
     if written.network != now.network:
         return "another network"
+    if written.teacher != now.teacher:
+        return "another teacher"
     return "other data" if written.data != now.data else ""
 
 
@@ -125,3 +130,14 @@ def _network_fingerprint(model: nn.Module) -> str:
         alias_of = first_name.setdefault(id(tensor), name)
         rows.append([name, list(tensor.shape), str(tensor.dtype), alias_of])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _weights_fingerprint(model: nn.Module | None) -> str:
+    """SHA-256 over all weights and buffers with their names; empty without a network."""
+    if model is None:
+        return ""
+    digest = hashlib.sha256()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -230,6 +230,22 @@ def test_network_and_data_that_do_not_fit(digits, tmp_path):
         fit(network(), digits, replace(SETTINGS, epochs=1), last=tmp_path / "nowhere" / "last.pt")
 
 
+def test_a_teacher_is_copied_and_belongs_to_the_training(digits, straight, tmp_path):
+    teacher, last = straight[0], tmp_path / "last.pt"
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    teacher.train()
+    settings = replace(SETTINGS, distillation=1.0, validation=0)
+    shuffled = replace(digits, train_labels=digits.train_labels[::-1].copy())  # the teacher alone can tell
+    model = network(1)
+    assert fit(model, shuffled, settings, last=last, teacher=teacher).test_accuracy > 0.3  # a guess: 0.1
+    assert not teacher.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    with pytest.raises(CheckpointError, match="by a training with another teacher"):
+        fit(network(1), shuffled, settings, last=last, resume=True, teacher=network(2))
+    with pytest.raises(DataError, match=r"the teacher gives \(1, 7\) for one image"):
+        fit(network(), digits, settings, last=last, teacher=build("convmixer", {**CONFIG, "classes": 7}))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there(digits, tmp_path):
     with pytest.raises(ConfigError, match="device is 'cuda', and torch finds no CUDA device; legal here: auto, cpu"):
