@@ -125,14 +125,23 @@ def _trained_network(job: TrainJob, start: Checkpoint) -> Checkpoint:
         raise CheckpointError("the checkpoint to go on from names no architecture; pass --arch package.module:callable")
     if job.config:
         raise CheckpointError(f"a trained checkpoint has its config; {job.config} has no place to go")
-    mine, given = start.preprocessing, job.dataset.preprocessing
+    require_same_task(start, job.dataset)
+    return replace(start, model=copy.deepcopy(start.model))
+
+
+def require_same_task(start: Checkpoint, dataset: Dataset) -> None:
+    """Nothing, where the data are of the size and the classes that the checkpoint was trained on.
+
+    Raises:
+        DataError: they are not.
+    """
+    mine, given = start.preprocessing, dataset.preprocessing
     if mine is not None and (mine.shape, mine.classes) != (given.shape, given.classes):
         raise DataError(
-            f"{job.dataset.name}: images of {_dims(given.shape)} in {len(given.classes)} classes; the checkpoint was "
+            f"{dataset.name}: images of {_dims(given.shape)} in {len(given.classes)} classes; the checkpoint was "
             f"trained on {_dims(mine.shape)} in {len(mine.classes)} classes; give it images of that size, and classes "
             "of those names"
         )
-    return replace(start, model=copy.deepcopy(start.model))
 
 
 def _dims(shape: tuple[int, ...]) -> str:

@@ -17,12 +17,15 @@ def shared_kernel(kernels: Sequence[Tensor], *, positive: bool) -> tuple[Tensor,
     Output channel by output channel, the L rows are a matrix M of rank one at best: s is the first eigenvector of
     M·Mᵀ and W = Mᵀ·s, up to a factor that gives s a mean square of 1 (Eckart and Young), and a positive sum. With
     `positive` no scale is below 0: where the eigenvector has one, s is the best fixed point of the power iteration
-    projected onto s ≥ 0, from each layer alone and from the eigenvector. A channel in which all kernels are 0 has s = 1.
+    projected onto s ≥ 0, from each layer alone and from the eigenvector. A channel in which all kernels are 0
+    has s = 1.
     """
     shape = kernels[0].shape
     found = [
-        _rank_one(torch.stack([kernel[rows].reshape(len(kernel[rows]), -1).double() for kernel in kernels], 1), positive)
-        for rows in torch.arange(shape[0]).split(CHANNELS_AT_ONCE)
+        _rank_one(
+            torch.stack([kernel[rows].reshape(len(kernel[rows]), -1).double() for kernel in kernels], 1), positive
+        )
+        for rows in torch.split(torch.arange(shape[0]), CHANNELS_AT_ONCE)
     ]
     return torch.cat([w for w, _ in found]).reshape(shape), torch.cat([s for _, s in found]).T.contiguous()
 

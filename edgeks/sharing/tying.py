@@ -131,7 +131,7 @@ def _nearest(kernels: Sequence[Tensor], factors: Tensor, mean: Tensor, positive:
 
 
 def _rescale(norm: _BatchNorm, factor: Tensor, old_bias: Tensor, new_bias: Tensor) -> None:
-    """Let BN's factor be `factor`, and its output otherwise what it was, if the convolution ahead of it is now 1/s of it.
+    """Give BN the factor `factor`, and its old output where the convolution ahead of it is now 1/s of what it was.
 
     With s = factor/a, the convolution's mean and variance are those of before over s and s². γ and β are then what
     makes γ/√(σ²+ε) equal to `factor` and leaves the constant term as it was: γ changes by ε's part only, β not at all,
