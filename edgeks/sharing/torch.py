@@ -98,8 +98,22 @@ def apply_plan(model: nn.Module, plan: SharingPlan, init: Init = "first") -> nn.
     """
     if init not in ("first", "mean"):
         raise PlanError(f"unknown initialisation {init!r}; legal: first, mean")
+    resolved = checked_layers(model, plan)  # all of it, before anything is changed
+    for group, layers in resolved:
+        _tie(layers, "weight", init)
+        if group.bias == "shared":
+            _tie(layers, "bias", init)
+    return model
+
+
+def checked_layers(model: nn.Module, plan: SharingPlan) -> list[tuple[SharingGroup, list[Layer]]]:
+    """The plan's groups, each with its layers in `model`, which the plan fits.
+
+    Raises:
+        PlanError: a layer is unknown, not isomorphic to its group, or has a computed weight; shapes or biases differ.
+    """
     resolved = [(group, [_layer(model, name) for name in group.layers]) for group in plan.groups]
-    for group, layers in resolved:  # everything is checked before anything is changed
+    for group, layers in resolved:
         _check_isomorphic(group.layers, layers)
         for name, layer in zip(group.layers, layers, strict=True):
             if not _holds_weight(layer):
@@ -114,11 +128,7 @@ def apply_plan(model: nn.Module, plan: SharingPlan, init: Init = "first") -> nn.
             )
         if group.bias == "shared" and any(layer.bias is None for layer in layers):
             raise PlanError(f"group {group.name!r} ties biases, but not every one of its layers has a bias")
-    for group, layers in resolved:
-        _tie(layers, "weight", init)
-        if group.bias == "shared":
-            _tie(layers, "bias", init)
-    return model
+    return resolved
 
 
 def untied(model: nn.Module) -> nn.Module:
