@@ -134,7 +134,7 @@ def _draw(report: PruneReport, path: Path, name: str) -> None:
     lines: dict[str, list[tuple[float, float]]] = {}
     for point in report.points:
         lines.setdefault(words[point.criterion], []).append((point.share, point.accuracy))
-    whose = f"{report.weights / report.parameters:.0%} of its {report.parameters:,} parameters"
+    whose = f"{100 * report.weights / report.parameters:.0f} % of its {report.parameters:,} parameters"
     title = f"{name} on {report.data}: pruned without retraining\n{len(report.kernels)} kernels, {whose}"
     write_figure(pruned_share(lines, report.accuracy, title=title, chance=report.chance), path)
 

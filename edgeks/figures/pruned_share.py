@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from edgeks.figures.style import GRID, INK, MUTED, SERIES, new_figure
+from edgeks.figures.style import INK, MUTED, SERIES, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ def pruned_share(
     )  # fmt: skip
     lowest = min([baseline, *(accuracy for points in lines.values() for _, accuracy in points)])
     if chance is not None and lowest < 2 * chance:
-        axes.axhline(100 * chance, color=GRID, linewidth=1.5, zorder=1)
+        axes.axhline(100 * chance, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         axes.annotate(
             f"guessing: {100 * chance:g} %", (0, 100 * chance), (2, 3), textcoords="offset points",
             color=MUTED, fontsize=8.5,
@@ -46,5 +46,8 @@ def pruned_share(
     axes.set_xlabel("pruned weights, % of the chosen layers' kernels")
     axes.set_ylabel("test accuracy, %")
     axes.set_title(title, loc="left", fontsize=10, color=INK)
-    axes.legend(loc="lower left", title="smallest magnitudes", title_fontsize=8.5, alignment="left", fontsize=8.5)
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(0, 0.62), title="smallest magnitudes go first,", title_fontsize=8.5,
+        alignment="left", fontsize=8.5, frameon=False,
+    )  # fmt: skip
     return figure
