@@ -14,10 +14,14 @@ from edgeks.errors import CheckpointError
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.presets import PRESETS, Config
 from edgeks.models.se_resnet import SEResNet
+from edgeks.models.shard_resnet import ShardResNet
+from edgeks.models.shard_vgg import ShardVGG
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
     "convmixer": ConvMixer,
     "se_resnet": SEResNet,
+    "shard_vgg": ShardVGG,
+    "shard_resnet": ShardResNet,
 }
 
 
