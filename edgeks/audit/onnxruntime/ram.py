@@ -23,7 +23,8 @@ from edgeks.audit.onnxruntime.graph import BLOCK, Lowering, RuntimeStep
 from edgeks.audit.onnxruntime.kernels import Packing, Weight, pack, scratch
 from edgeks.audit.onnxruntime.loading import Loading, Pack
 from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
-from edgeks.onnx_file import BITS, KINDS, Constant, ModelFile, all_graphs, first_output
+from edgeks.onnx_file import BITS, KINDS, Constant, ModelFile, SparseConstant, all_graphs, first_output
+from edgeks.onnx_sparse import FOLDED_COPIES, FOLDING_BYTES
 from edgeks.target import Session
 
 # Measured with ONNX Runtime 1.31.1, Python 3.11, numpy 2: bytes. Anonymous memory of a session, and of each
@@ -208,8 +209,9 @@ class _Weights:
             for index, (name, packing, is_copy) in enumerate(self._packs)
         ]
         loading.whole_file_bytes = self._file_bytes if self._path.suffix == ".ort" else 0
+        made_dense = sum(_made_dense(constant) for constant in self._constants if isinstance(constant, SparseConstant))
         kept = {_named(constant, key) for constant in self._constants for key in self._held_of(constant)}
-        return loading.peak_bytes(kept)
+        return loading.peak_bytes(kept) + made_dense
 
     def _held_of(self, constant: Constant) -> dict[tuple[str, ...], int]:
         return self._held.get(constant, {("original",): _bytes(constant)})
@@ -279,6 +281,11 @@ def _named(constant: Constant, key: tuple[str, ...]) -> str:
 def _bytes(constant: Constant) -> int:
     """Bytes of a constant in memory."""
     return -(-math.prod(constant.shape) * BITS.get(KINDS[constant.tensor.data_type], 64) // 8)
+
+
+def _made_dense(constant: Constant) -> int:
+    """Bytes of what a sparse kernel goes through until it is dense: they stay until all kernels are."""
+    return math.prod(constant.shape) * FOLDING_BYTES + FOLDED_COPIES * _bytes(constant)
 
 
 def _blocked_bytes(shape: tuple[int, ...]) -> int:
