@@ -2,7 +2,8 @@
 
 The axes but the last make the rows; of every row the file holds the columns of the weights that are kept (1 byte each
 up to 256 columns, else 2) and where it ends. No convolution reads that: DENSIFY makes the dense kernel of it once, and
-that stays in RAM as long as the interpreter. A CONV_2D that reads a sparse tensor itself takes its bytes for a dense one.
+that stays in RAM as long as the interpreter. A CONV_2D that reads a sparse tensor itself would take its bytes for a
+dense one.
 """
 
 from __future__ import annotations

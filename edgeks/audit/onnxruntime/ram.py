@@ -36,6 +36,7 @@ NODE = 5_300
 CODE: dict[Machine, int] = {"x86-64": 7_550_000, "arm64": 7_150_000}
 CODE_OF_OP_TYPE = 55_000
 FIRST_RUN, RUN_CODE, RUN_CODE_OF_OP_TYPE = 570_000, 550_000, 20_000
+FOLDING_CODE = 750_000  # of what makes sparse kernels dense
 LOAD_PEAK_NOTE = "the peak while loading is that with the memory allocator of glibc (± 20 %)"
 LATER_RUNS = 2  # after the first, which plans
 MMAP_THRESHOLD_MAX = 32 << 20
@@ -76,6 +77,7 @@ def predict_onnxruntime(
     nodes = list(_nodes(model.proto.graph))
     op_types = {node.op_type for node in nodes}
     library = SESSION[machine] + NODE * len(nodes) + CODE[machine] + CODE_OF_OP_TYPE * len(op_types)
+    library += FOLDING_CODE * any(isinstance(constant, SparseConstant) for constant in model.all_constants())
     at_run = library + FIRST_RUN + RUN_CODE + RUN_CODE_OF_OP_TYPE * len(op_types)
     loaded = RamParts(0, heap, packed, max(0, arena.touched_bytes() - private), library)
     plan = frame.run(arena)
