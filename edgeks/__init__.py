@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edgeks.models.positive_scales import positive_scales
     from edgeks.pipeline import run_recipe, train_checkpoint
     from edgeks.prepare_onnx import prepare_onnx
+    from edgeks.pruning import prune, pruned
     from edgeks.quant import prepare_qat
     from edgeks.quant.options import Int8Options
     from edgeks.recipe import load_recipe
@@ -83,6 +84,8 @@ _PUBLIC = {
     "prepare_qat": ("edgeks.quant", "prepare_qat"),
     "prepare_onnx": ("edgeks.prepare_onnx", "prepare_onnx"),
     "prove_exactly_once": ("edgeks.audit.onnx.proof", "prove_exactly_once"),
+    "prune": ("edgeks.pruning", "prune"),
+    "pruned": ("edgeks.pruning", "pruned"),
     "run_recipe": ("edgeks.pipeline", "run_recipe"),
     "save_checkpoint": ("edgeks.checkpoint", "save_checkpoint"),
     "train_checkpoint": ("edgeks.pipeline", "train_checkpoint"),
@@ -124,6 +127,8 @@ __all__ = [
     "prepare_onnx",
     "prepare_qat",
     "prove_exactly_once",
+    "prune",
+    "pruned",
     "run_recipe",
     "save_checkpoint",
     "share_checkpoint",
