@@ -53,6 +53,8 @@ def render(report: ExportReport, console: Console) -> None:
         f"exactly once  {proof.kernels_stored} kernels for {rows[-1].layers} layers "
         f"({groups} + {len(proof.unshared)} unshared), proven on the file"
     )
+    for bank in report.banks:
+        say(f"template bank {escape(str(bank))}")
     say(f"parity        {report.parity}, against {escape(report.reference)}")
     if report.parity_here != report.parity:
         say(f"on this CPU   {report.parity_here}")

@@ -29,6 +29,7 @@ from edgeks.export_source import (
     Source,
     capture_source,
     carrier,
+    has_banks,
     reference_name,
     resolved,
     samples_for,
@@ -59,11 +60,13 @@ from edgeks.quant.quantise import quantise
 from edgeks.quant.sensitivity import Sensitivity, sensitivity
 from edgeks.quant.trained import NOTHING_TRAINED
 from edgeks.sample_inputs import keep, samples_beside
+from edgeks.sharing.resolve import BankForm, ResolvedBank
 from edgeks.target import Format, Layers, LiteRtSession, Precision, Target
 
 PARITY_SAMPLES = 64
 LAYER_PARITY_SAMPLES = 16
 DELEGATION_SECONDS = 0.3
+WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 NOTHING_TO_CACHE = "no two layers share a kernel: --form cached saves nothing here"
 
 
@@ -92,6 +95,7 @@ class ExportReport:
     layers: LayerParity | None = None
     sensitivity: Sensitivity | None = None
     zeros: KernelZeros | None = None
+    banks: tuple[ResolvedBank, ...] = ()
 
 
 def export(
@@ -104,6 +108,7 @@ def export(
     nhwc: bool = True,
     options: Int8Options = Int8Options(),
     layers: Layers | None = None,
+    banks: BankForm | None = None,
     io: Io = "float",
     calib: Path | None = None,
     input_shape: tuple[int, int, int] | None = None,
@@ -130,6 +135,9 @@ def export(
 
     `layers` instead of the target's: how layers that repeat are written (`edgeks.target.Target`).
 
+    `banks`: template banks (soft sharing) become the kernels that take the fewest bytes ("smallest", the default), or
+    one convolution per layer ("fastest").
+
     `io` "uint8": the file takes raw pixels, and an int8 one gives uint8 codes. "int8": it takes and gives int8 codes.
 
     `sparse`: kernels with many zeros (`edgeks.prune`) are stored in fewer bytes, where the format has a form for them
@@ -154,6 +162,8 @@ def export(
     target = target.with_layers(layers or target.layers)
     if float16 and int8:
         raise ConfigError("int8 and float16 exclude each other: choose one")
+    if banks is not None and not has_banks(source):
+        raise ConfigError(f"banks {banks}: {carrier(source)} has no template banks (soft sharing); leave it out")
     precision: Precision = "int8" if int8 else "fp16" if float16 else "fp32"
     require_io(io, source.preprocessing, int8=int8)
     if int8:
@@ -183,8 +193,9 @@ def export(
     samples_file = atomic_write(samples_beside(out)) if keep_samples else nullcontext(None)
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger, samples_file as kept:
         captured = capture(
-            source, samples, PARITY_SAMPLES, target, int8=int8, parity_report=parity_report, on_step=on_step
-        )
+            source, samples, PARITY_SAMPLES, target, int8=int8, parity_report=parity_report,
+            banks=banks or "smallest", weight_bytes=WEIGHT_BYTES[precision], on_step=on_step,
+        )  # fmt: skip
         model, ledger, reference, decided = captured.graph, captured.ledger, captured.reference, captured.decided
         if run_simplifier:
             model = _simplified(model, ledger)
@@ -278,6 +289,7 @@ def export(
             layers=by_layer,
             sensitivity=costs,
             zeros=zeros,
+            banks=captured.banks,
         )
         temporary_ledger.write_text(_ledger_json(report, target, temporary), encoding="utf-8")
         if kept is not None:
@@ -357,6 +369,7 @@ def _ledger_json(report: ExportReport, target: Target, file: Path) -> str:
         parity_here=asdict(report.parity_here),
         kernels_stored=report.proof.kernels_stored,
         **({"delegation": asdict(report.delegation)} if report.delegation else {}),
+        **({"template_banks": [bank.to_dict() for bank in report.banks]} if report.banks else {}),
         layer_parity=report.layers.to_dict() if report.layers else None,
         warnings=list(report.warnings),
         **({"sensitivity": asdict(report.sensitivity)} if report.sensitivity else {}),

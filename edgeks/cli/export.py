@@ -40,6 +40,10 @@ def export(
             "Or of static int8 in ONNX: qdq, qoperator. Default: the target's."
         ),
     ] = None,
+    banks: Annotated[
+        str | None,
+        typer.Option(help="Template banks (soft sharing): smallest in bytes (the default), or fastest to compute."),
+    ] = None,
     activations: Annotated[
         str | None,
         typer.Option(help="int8: static, dynamic (quantised on the fly), float, auto (TFLite). Default: the target's."),
@@ -166,6 +170,7 @@ def export(
                 f"--io {io}": io != "float",
             }
             about_edgeks |= {f"--layout {layout}": layout == "nchw", f"--form {layers}": layers}
+            about_edgeks |= {f"--banks {banks}": banks}
             _convert(source, path, chosen, about_edgeks, int8=int8, activations=activations, calib=calib,
                      input_shape=shape, min_sqnr_db=min_sqnr, on_step=status.update, as_json=as_json)  # fmt: skip
             return
@@ -180,6 +185,7 @@ def export(
             nhwc=layout != "nchw",
             options=options,
             layers=layers,
+            banks=banks,  # type: ignore[arg-type]  # export checks it
             io=io,  # type: ignore[arg-type]  # export checks it
             calib=calib,
             input_shape=shape,

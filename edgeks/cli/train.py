@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from edgeks.cli.options import ArchOption, TargetOption, err, say
+from edgeks.cli.options import ArchOption, TargetOption, err, key_values, say
 from edgeks.errors import ConfigError, OutputError
 
 
@@ -104,24 +103,10 @@ def train(
     scheme = load_target(target).int8
     with loading_progress(err, quiet=quiet) as told:
         dataset = load_dataset(data, size, lazy=lazy, told=told)
-    job = TrainJob(model, _config(config or []), dataset, settings, start, scheme)
+    job = TrainJob(model, key_values("--set", config or []), dataset, settings, start, scheme)
     checkpoint = train_checkpoint(job, output, resume=resume, progress=progress_for(err, quiet=quiet))
     accuracy = 100 * checkpoint.metrics["test_accuracy"]
     say(f"{output}: test accuracy {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")
-
-
-def _config(pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs → config; a value is JSON where it can be read as JSON, else text."""
-    config: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"--set {pair}: legal: KEY=VALUE, such as dim=64")
-        try:
-            config[key] = json.loads(value)
-        except json.JSONDecodeError:
-            config[key] = value
-    return config
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:

@@ -16,14 +16,19 @@ from edgeks.models.convmixer import ConvMixer
 from edgeks.models.counts import conv_weights, parameters
 from edgeks.models.presets import PRESETS, Config
 from edgeks.models.se_resnet import SEResNet
+from edgeks.models.sha_resnet import ShaResNet, ShaResNetImageNet
 from edgeks.models.shard_resnet import ShardResNet
 from edgeks.models.shard_vgg import ShardVGG
+from edgeks.models.soft_resnet import SoftWideResNet
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
     "convmixer": ConvMixer,
     "se_resnet": SEResNet,
     "shard_vgg": ShardVGG,
     "shard_resnet": ShardResNet,
+    "sha_resnet": ShaResNet,
+    "sha_resnet_imagenet": ShaResNetImageNet,
+    "swrn": SoftWideResNet,
 }
 
 
