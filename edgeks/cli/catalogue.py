@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Annotated
+
+import typer
 
 from edgeks.cli.options import JsonOption, out, print_json, say
 from edgeks.terminal import table
-
-if TYPE_CHECKING:
-    pass
 
 
 def targets(as_json: JsonOption = False) -> None:
@@ -35,17 +34,27 @@ def targets(as_json: JsonOption = False) -> None:
     say(f"from {catalogue('export')}; copy one, change it, and pass its path to --target")
 
 
-def models(as_json: JsonOption = False) -> None:
+def models(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PART OF A NAME]", help="List those whose name has it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the networks of the zoo, with their parameters (each shared kernel counted once)."""
     from dataclasses import asdict
+    from itertools import groupby
 
-    from edgeks.models.zoo import describe
+    from edgeks.models.zoo import describe, unknown
 
-    found = describe()
+    found = [row for row in describe() if name is None or name in row.name]
+    if not found:
+        raise unknown(name or "")
     if as_json:
         print_json({"schema": "edgeks.models/1", "models": [asdict(row) for row in found]})
         return
-    rows = table("models", left=("name",), right=("parameters",), last="description")
-    for row in found:
-        rows.add_row(row.name, f"{row.parameters:,}", row.description)
-    out.print(rows)
+    for architecture, rows in groupby(found, key=lambda row: row.architecture):
+        listed = table(architecture, left=("name",), right=("parameters",), last="description")
+        for row in rows:
+            listed.add_row(row.name, f"{row.parameters:,}", row.description)
+        out.print(listed, "")
+    say("`edgeks models sl_` lists those with `sl_` in their names; `--json` has their configs and |W_conv|")
