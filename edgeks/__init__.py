@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from edgeks.quant.options import Int8Options
     from edgeks.recipe import load_recipe
     from edgeks.share import share as share_checkpoint
-    from edgeks.sharing.plan import SharingGroup, SharingPlan
-    from edgeks.sharing.torch import apply_plan, discover, plan_sharing, untied
+    from edgeks.sharing.plan import SharingGroup, SharingPlan, SoftGroup
+    from edgeks.sharing.resolve import resolve_soft_sharing
+    from edgeks.sharing.template_bank import TemplateBank
+    from edgeks.sharing.torch import apply_plan, discover, plan_sharing, soft_share, untied
     from edgeks.target import load_target
 
 # ONNX Runtime uploads telemetry from 1.29 on, in a thread and with files in ~/.cache, unless told otherwise when it is
@@ -57,6 +59,8 @@ _PUBLIC = {
     "OnnxNetwork": ("edgeks.graph.onnx_network", "OnnxNetwork"),
     "SharingGroup": ("edgeks.sharing.plan", "SharingGroup"),
     "SharingPlan": ("edgeks.sharing.plan", "SharingPlan"),
+    "SoftGroup": ("edgeks.sharing.plan", "SoftGroup"),
+    "TemplateBank": ("edgeks.sharing.template_bank", "TemplateBank"),
     "advise": ("edgeks.advice.advise", "advise"),
     "apply_plan": ("edgeks.sharing.torch", "apply_plan"),
     "bench_file": ("edgeks.bench.local", "bench"),
@@ -86,8 +90,10 @@ _PUBLIC = {
     "prove_exactly_once": ("edgeks.audit.onnx.proof", "prove_exactly_once"),
     "prune": ("edgeks.pruning", "prune"),
     "pruned": ("edgeks.pruning", "pruned"),
+    "resolve_soft_sharing": ("edgeks.sharing.resolve", "resolve_soft_sharing"),
     "run_recipe": ("edgeks.pipeline", "run_recipe"),
     "save_checkpoint": ("edgeks.checkpoint", "save_checkpoint"),
+    "soft_share": ("edgeks.sharing.torch", "soft_share"),
     "train_checkpoint": ("edgeks.pipeline", "train_checkpoint"),
     "share_checkpoint": ("edgeks.share", "share"),
     "with_measurements": ("edgeks.measured_footprint", "with_measurements"),
@@ -105,6 +111,8 @@ __all__ = [
     "OnnxNetwork",
     "SharingGroup",
     "SharingPlan",
+    "SoftGroup",
+    "TemplateBank",
     "advise",
     "apply_plan",
     "bench_file",
@@ -129,9 +137,11 @@ __all__ = [
     "prove_exactly_once",
     "prune",
     "pruned",
+    "resolve_soft_sharing",
     "run_recipe",
     "save_checkpoint",
     "share_checkpoint",
+    "soft_share",
     "train_checkpoint",
     "untied",
     "with_measurements",

@@ -67,6 +67,10 @@ PARITY_SAMPLES = 64
 LAYER_PARITY_SAMPLES = 16
 DELEGATION_SECONDS = 0.3
 WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+NEGATIVE_MIX = (
+    "a mixing coefficient below 0 makes negative weight scales too, whatever γ is; --banks fastest has none of those "
+    "where no two layers' kernels are multiples of each other"
+)
 NOTHING_TO_CACHE = "no two layers share a kernel: --form cached saves nothing here"
 
 
@@ -279,6 +283,7 @@ def export(
                 *captured.warnings,
                 *([clipped] if clipped else []),
                 *([str(negative)] if negative else []),
+                *([NEGATIVE_MIX] if negative and captured.banks else []),
                 *not_trained(untrained),
                 *([NOTHING_TO_CACHE] if target.layers == "cached" and not ledger.plan.groups else []),
                 *outside,
