@@ -14,8 +14,9 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,12 @@ DYNAMIC = Int8Options(activations="dynamic")
 PREAMBLE = """# Every preset, exported
 
 `python benchmarks/export_matrix.py > docs/results/export_matrix.md`: random weights, batch statistics of random images.
-Every row is a file that was read back and proven to hold each kernel exactly once, and that was run
-beside torch. "rolled": layers that repeat are one loop (int8: dynamic in TFLite, where a loop cannot change scales).
+Every figure is of a file that was read back and proven to hold each kernel exactly once, and that was run beside torch.
+Rolled: layers that repeat are one loop (int8: dynamic in TFLite, where a loop cannot change scales); "–" where no block
+of shared kernels repeats. In a .tflite, depthwise kernels above 25 taps are split into tiles, each stored once.
 On random weights every quantiser is at its worst: what int8 costs is in int8_peers.md and cifar10.md.
 
-| preset | image | format | precision | form | bytes | kernels for layers | SQNR dB |
+| preset | image | file | kernels for layers | bytes | SQNR dB | rolled, bytes | SQNR dB |
 |---|---|---|---|---|---|---|---|
 """
 
@@ -129,14 +131,17 @@ def image_size(name: str) -> int:
     return IMAGENET_SIZE if ", ImageNet" in described else TINY_SIZE if "Tiny ImageNet" in described else CIFAR_SIZE
 
 
-def line(row: Row) -> str:
-    """A row of the table."""
-    cells = [row.preset, f"{row.size}×{row.size}", row.format, row.precision, row.form]
-    if row.kernels:
-        cells += [f"{row.file_bytes:,}", f"{row.kernels} for {row.layers}", f"{row.sqnr_db:.1f}"]
-    else:
-        cells += ["–", row.reason, "–"]
-    return f"| {' | '.join(cells)} |"
+def lines(rows: Iterable[Row]) -> Iterator[str]:
+    """Rows of one preset → lines of the table, both forms of a file in one."""
+    for (file_format, precision), pair in groupby(rows, key=lambda row: (row.format, row.precision)):
+        forms = {row.form: row for row in pair}
+        first = next(iter(forms.values()))
+        cells = [first.preset, f"{first.size}×{first.size}", f"{file_format} {precision}".strip() or first.reason]
+        cells += [f"{first.kernels} for {first.layers}" if first.kernels else "–"]
+        for form in ("unrolled", "rolled"):
+            row = forms.get(form)
+            cells += [f"{row.file_bytes:,}", f"{row.sqnr_db:.1f}"] if row and row.kernels else ["–", "–"]
+        yield f"| {' | '.join(cells)} |"
 
 
 def print_one(name: str) -> None:
@@ -176,8 +181,8 @@ def main() -> None:
     print(PREAMBLE, end="")
     for name in PRESETS:
         if not asked.only or any(part in name for part in asked.only):
-            for row in rows_of(name, asked.timeout):
-                print(line(row), flush=True)
+            for text in lines(rows_of(name, asked.timeout)):
+                print(text, flush=True)
 
 
 if __name__ == "__main__":
