@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeks.checkpoint import Checkpoint, save_checkpoint
 from edgeks.errors import CheckpointError, ConfigError, PlanError
-from edgeks.models.positive_scales import has_negative_scale
 from edgeks.pipeline import TrainJob, train_checkpoint
 from edgeks.quant import is_prepared
 from edgeks.sharing.plan import SharingPlan
@@ -100,11 +99,10 @@ def share(
         if checkpoint.preprocessing is not None:
             dataset.check_fits(checkpoint.preprocessing)
         dataset = replace(dataset, preprocessing=checkpoint.preprocessing or dataset.preprocessing)
-    positive = settings.positive_scales if settings else not has_negative_scale(checkpoint.model)
     plan = _plan(checkpoint, groups, tie_bias, input_shape or (dataset.preprocessing.shape if dataset else None))
     before = discover(checkpoint.model)
     model = copy.deepcopy(checkpoint.model)
-    fits = tie(model, plan, init, positive=positive)  # type: ignore[arg-type]  # tie checks it
+    fits = tie(model, plan, init)  # type: ignore[arg-type]  # tie checks it
     shared = replace(checkpoint, model=model, plan=discover(model), metrics={})
     accuracies = None
     if dataset is not None:

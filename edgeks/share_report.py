@@ -26,10 +26,10 @@ def render(result: ShareResult, console: Console) -> None:
     rows = table(
         f"kernels by {result.init}",
         left=("group",),
-        right=("layers", "relative error"),
+        right=("layers", "relative error", "if unrelated"),
     )
     for fit in result.fits:
-        rows.add_row(escape(fit.name), str(fit.layers), f"{fit.relative_error:.1%}")
+        rows.add_row(escape(fit.name), str(fit.layers), f"{fit.relative_error:.1%}", f"{fit.unrelated_error:.1%}")
     console.print(rows)
     unscaled = [fit for fit in result.fits if fit.unscaled is not None]
     if unscaled:
@@ -55,7 +55,7 @@ def to_json(result: ShareResult) -> dict[str, Any]:
         **plan_json(discover(result.checkpoint.model)),
         "conversion": {
             "init": result.init,
-            "groups": [asdict(fit) for fit in result.fits],
+            "groups": [{**asdict(fit), "unrelated_error": fit.unrelated_error} for fit in result.fits],
             "fp32_bytes": dict(zip(keys, result.fp32_bytes, strict=True)),
             "int8_bytes": dict(zip(keys, result.int8_bytes, strict=True)),
             "accuracy": None if result.accuracies is None else asdict(result.accuracies),

@@ -31,8 +31,11 @@ def following_norms(model: nn.Module) -> dict[int, _BatchNorm | str]:
     holders = Counter(id(p) for m in model.modules() for p in (*m._parameters.values(), *m._buffers.values()))
     read_directly = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     found: dict[int, _BatchNorm | str] = {}
-    for identity in layers:
+    for identity, layer in layers.items():
         nodes = calls.get(identity, [])
+        if any(modules[name] is layer for name in read_directly if name in modules):
+            found[identity] = "has a kernel or bias that forward reads by itself"
+            continue
         if len(nodes) != 1:
             found[identity] = "is called several times" if nodes else "is not called as a module"
             continue
