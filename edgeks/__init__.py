@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgeks.exporter import export
     from edgeks.graph.onnx_network import OnnxNetwork, load_onnx
     from edgeks.measured_footprint import with_measurements
+    from edgeks.models.counts import compression, conv_weights, flops
     from edgeks.models.positive_scales import positive_scales
     from edgeks.pipeline import run_recipe, train_checkpoint
     from edgeks.prepare_onnx import prepare_onnx
@@ -70,6 +71,9 @@ _PUBLIC = {
     "Here": ("edgeks.bench.place", "Here"),
     "Host": ("edgeks.board.host", "Host"),
     "Job": ("edgeks.bench.measurement", "Job"),
+    "compression": ("edgeks.models.counts", "compression"),
+    "conv_weights": ("edgeks.models.counts", "conv_weights"),
+    "flops": ("edgeks.models.counts", "flops"),
     "compare_latency": ("edgeks.bench.compare", "compare"),
     "device_parity": ("edgeks.device_parity", "device_parity"),
     "doctor": ("edgeks.board.examine", "examine"),
@@ -118,10 +122,13 @@ __all__ = [
     "bench_file",
     "checkpoint_footprint",
     "compare_latency",
+    "compression",
+    "conv_weights",
     "device_parity",
     "discover",
     "doctor",
     "export",
+    "flops",
     "footprint",
     "footprint_diff",
     "load_checkpoint",

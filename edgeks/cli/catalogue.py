@@ -35,9 +35,7 @@ def targets(as_json: JsonOption = False) -> None:
 
 
 def models(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[PART OF A NAME]", help="List those whose name has it.")
-    ] = None,
+    part: Annotated[str, typer.Argument(metavar="[PART]", help="List those that have this in their names.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """List the networks of the zoo, with their parameters (each shared kernel counted once)."""
@@ -46,9 +44,9 @@ def models(
 
     from edgeks.models.zoo import describe, unknown
 
-    found = [row for row in describe() if name is None or name in row.name]
+    found = describe(part)
     if not found:
-        raise unknown(name or "")
+        raise unknown(part)
     if as_json:
         print_json({"schema": "edgeks.models/1", "models": [asdict(row) for row in found]})
         return

@@ -49,15 +49,15 @@ class BlendedConv(nn.Module):
             he_normal(self.conv.weight)
         else:
             self.conv.weight = kernel
-        self.blend: nn.Module = nn.Identity()
-        if blend:
-            self.blend = nn.Conv2d(width, width, 1, bias=False)
+        self.blend = nn.Conv2d(width, width, 1, bias=False) if blend else None
+        if self.blend is not None:
             he_normal(self.blend.weight)
         self.norm = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """N×Cin×H×W → N×C×H/stride×W/stride."""
-        normalised: Tensor = self.norm(self.blend(self.conv(x)))
+        y = self.conv(x)
+        normalised: Tensor = self.norm(y if self.blend is None else self.blend(y))
         return normalised
 
 

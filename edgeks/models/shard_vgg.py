@@ -75,7 +75,7 @@ class ShardVGG(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """N×C×H×W → N×classes logits."""
         smallest = 2 ** len(self.stages)
-        if min(x.shape[2:]) < smallest:
+        if isinstance(x, Tensor) and min(x.shape[2:]) < smallest:  # torch.fx traces with a stand-in
             raise DataError(
                 f"shard_vgg: {len(self.stages)} max pools take images of {smallest}×{smallest} or more, found "
                 f"{x.shape[2]}×{x.shape[3]}; give `convolutions` fewer stages"

@@ -80,10 +80,12 @@ class ModelRow:
     description: str
 
 
-def describe() -> list[ModelRow]:
-    """A row for every preset, with its full config."""
+def describe(part: str = "") -> list[ModelRow]:
+    """A row for every preset whose name has `part`, with its full config."""
     rows = []
     for name, preset in PRESETS.items():
+        if part not in name:
+            continue
         arch, config = architecture(name)
         with torch.device("meta"):  # counts without allocating anything
             model = build(arch, config)

@@ -9,8 +9,12 @@ from edgeks.errors import CheckpointError
 from edgeks.models.zoo import PRESETS, ZOO, architecture, build, describe
 
 
-def test_every_preset_builds_and_is_described():
-    rows = describe()
+@pytest.fixture(scope="module")
+def rows():
+    return describe()
+
+
+def test_every_preset_builds_and_is_described(rows):
     assert [row.name for row in rows] == list(PRESETS)
     for row in rows:
         assert row.architecture in ZOO
@@ -22,8 +26,8 @@ def test_every_preset_builds_and_is_described():
     assert next(row for row in rows if row.name == "s_vggnet_256").conv_weights == 9 * 256**2
 
 
-def test_describe_counts_what_build_makes():
-    row = next(row for row in describe() if row.name == "convmixer_283_4_2k")
+def test_describe_counts_what_build_makes(rows):
+    row = next(row for row in rows if row.name == "convmixer_283_4_2k")
     model = build(row.architecture, row.config)
     assert sum(p.numel() for p in model.parameters()) == row.parameters
     assert {p.device.type for p in model.parameters()} == {"cpu"}
