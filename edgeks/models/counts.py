@@ -23,10 +23,14 @@ def parameters(model: nn.Module) -> int:
 def conv_weights(model: nn.Module) -> int:
     """|W_conv|: elements of the kernels of all convolutions, blending layers and stem among them, a shared one once.
 
+    Of layers that mix their kernels from a template bank, the templates once.
+
     Biases, BN and Linear layers do not count. Zeros that an image is padded with are no elements of a kernel, but the
     weights that are multiplied with them are.
     """
-    return sum(math.prod(k.kernel_shape) for k in discover(model).kernels if len(k.kernel_shape) >= CONV1D_RANK)
+    plan = discover(model)
+    kernels = sum(math.prod(k.kernel_shape) for k in plan.kernels if len(k.kernel_shape) >= CONV1D_RANK)
+    return kernels + sum(bank.templates * math.prod(bank.kernel_shape) for bank in plan.banks)
 
 
 def compression(model: nn.Module, baseline: nn.Module) -> float:

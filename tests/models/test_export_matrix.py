@@ -4,6 +4,7 @@ import pytest
 from export_matrix import matrix, untrained
 
 from edgeks.models.zoo import ZOO
+from edgeks.sharing.resolve import resolve_soft_sharing
 from edgeks.sharing.torch import discover
 
 VGG = {"channels": 8, "convolutions": [2, 2, 1]}
@@ -32,6 +33,9 @@ SMALL = {
         {**RESNET, "channels": 16, "block": "bottleneck", "stem": "7x7"},
         True,
     ),
+    "ShaResNet, bottlenecks": ("sha_resnet", {"depth": 29, "bottleneck": True}, True),
+    "ShaResNet-18": ("sha_resnet_imagenet", {"depth": 18, "width": 8, "classes": 10}, True),
+    "SWRN, 1 template": ("swrn", {"depth": 16, "width": 1, "templates": 1}, True),
 }
 
 
@@ -42,8 +46,8 @@ def test_every_architecture_is_in_the_matrix():
 @pytest.mark.parametrize("name", SMALL)
 def test_it_exports_with_every_kernel_once(name, tmp_path):
     arch, config, rolls = SMALL[name]
-    checkpoint = untrained(arch, config, 16)
-    kernels = discover(checkpoint.model).kernels
+    checkpoint = untrained(arch, config, 32 if arch == "sha_resnet_imagenet" else 16)  # its stem has stride 4
+    kernels = discover(resolve_soft_sharing(checkpoint.model)[0]).kernels
     rows = list(matrix(name, checkpoint, tmp_path))
     assert len(rows) == 8
     for row in rows:
