@@ -27,7 +27,7 @@ class TemplateBank(nn.Module):
         super().__init__()
         self.count = templates
         self.stacked = nn.Parameter(torch.empty(templates * kernel_shape[0], *kernel_shape[1:]))
-        for template in self.templates.detach():
+        for template in self.templates.detach() if not self.stacked.is_meta else ():
             nn.init.kaiming_normal_(template)
 
     @property
@@ -50,9 +50,9 @@ class Mix(nn.Module):
     def right_inverse(self, kernel: Tensor) -> Tensor:
         """O×I×kh×kw → K: the mix that is nearest to the kernel, by least squares."""
         templates = self.bank.templates.detach().flatten(1)
-        products: Tensor = templates @ kernel.detach().flatten()
-        if kernel.device.type == "meta":
-            return products
+        if templates.is_meta:
+            return templates.new_empty(len(templates))
+        products = templates @ kernel.detach().flatten()
         nearest: Tensor = torch.linalg.pinv(templates @ templates.T, hermitian=True) @ products
         return nearest
 

@@ -10,6 +10,7 @@ from plain_tflite import PlainTflite, require_exactly_once
 
 from edgeks.exporter import export
 from edgeks.models.zoo import ZOO
+from edgeks.sharing.resolve import resolve_soft_sharing
 from edgeks.sharing.torch import discover
 from edgeks.target import load_target
 
@@ -39,6 +40,9 @@ SMALL = {
         {**RESNET, "channels": 16, "block": "bottleneck", "stem": "7x7"},
         True,
     ),
+    "ShaResNet, bottlenecks": ("sha_resnet", {"depth": 29, "bottleneck": True}, True),
+    "ShaResNet-18": ("sha_resnet_imagenet", {"depth": 18, "width": 8, "classes": 10}, True),
+    "SWRN, 1 template": ("swrn", {"depth": 16, "width": 1, "templates": 1}, True),
 }
 
 
@@ -49,8 +53,8 @@ def test_every_architecture_is_in_the_matrix():
 @pytest.mark.parametrize("name", SMALL)
 def test_it_exports_with_every_kernel_once(name, tmp_path):
     arch, config, rolls = SMALL[name]
-    checkpoint = untrained(arch, config, 16)
-    plan = discover(checkpoint.model)
+    checkpoint = untrained(arch, config, 32 if arch == "sha_resnet_imagenet" else 16)  # its stem has stride 4
+    plan = discover(resolve_soft_sharing(checkpoint.model)[0])
     rows = list(matrix(name, checkpoint, tmp_path))
     assert len(rows) == 8
     for row in rows:
