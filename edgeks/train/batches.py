@@ -21,9 +21,10 @@ def epoch_seed(seed: int, epoch: int) -> int:
 class Batches:
     """An iterable over one epoch of (images float32 B×C×H×W, labels int64 B); set `epoch` before each pass.
 
-    `images` is uint8 N×C×H×W and `labels` int64 N, both on the device that trains. Random numbers are always drawn on
+    `images` is uint8 N×C×H×W and `labels` int64 N; on a GPU they lie there, where the images take at most half of its
+    free memory, and else they are moved batch by batch. Random numbers are always drawn on
     the CPU, so that every device sees the same batches. A last batch of one image is left out (BN cannot take it where
-    the feature map is 1×1), unless it is the only one.
+    the feature map is 1×1), unless it is the only one. `rows`: which images of each batch this process computes.
     """
 
     def __init__(
@@ -35,28 +36,44 @@ class Batches:
         batch_size: int,
         augment: tuple[Augmentation, ...],
         seed: int,
+        rows: slice = slice(None),
+        device: torch.device | None = None,
     ) -> None:
         self.epoch = 1
-        self._images, self._labels = images, labels
-        self._normalise = Normalise(preprocessing, images.device)
-        self._batch_size, self._augment, self._seed = batch_size, augment, seed
+        device = device or images.device
+        self._images, self._labels = images.to(_room(images, device)), labels.to(device)
+        self._normalise = Normalise(preprocessing, device)
+        self._batch_size, self._augment, self._seed, self._rows = batch_size, augment, seed, rows
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         full, rest = divmod(len(self._images), self._batch_size)
         return full + (rest > 1 or full == 0)
 
+    def size(self, place: int) -> int:
+        """Images of the batch at a place 0…len − 1, whoever computes them."""
+        return min(self._batch_size, len(self._images) - place * self._batch_size)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(epoch_seed(self._seed, self.epoch))
         order = torch.randperm(len(self._images), generator=generator)
         for chosen in torch.split(order, self._batch_size)[: len(self)]:
-            index = chosen.to(self._images.device)
-            images = self._images[index]
+            images = self._images[chosen.to(self._images.device)]
             if "crop" in self._augment:
                 images = shift(images, max(1, images.shape[-1] // 8), generator)
             if "flip" in self._augment:
                 images = flip(images, generator)
-            yield self._normalise(images), self._labels[index]
+            images = images[self._rows]
+            if self._labels.is_cuda and not images.is_cuda:
+                images = images.pin_memory().to(self._labels.device, non_blocking=True)
+            yield self._normalise(images), self._labels[chosen[self._rows].to(self._labels.device)]
+
+
+def _room(images: Tensor, device: torch.device) -> torch.device:
+    """Where all the images are to lie."""
+    if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return torch.device("cpu")
+    return device
 
 
 class Normalise:
