@@ -15,7 +15,7 @@ from edgeks.train.settings import TrainSettings
 
 PRECISIONS = ("fp32", "int8")
 # What [qat] does not say it takes from [train], but for these.
-QAT_DEFAULTS: dict[str, Any] = {"qat": "learned", "schedule": "cosine", "milestones": []}
+QAT_DEFAULTS: dict[str, Any] = {"qat": "learned", "schedule": "cosine", "milestones": [], "precision": "fp32"}
 
 
 @dataclass(frozen=True, slots=True)
