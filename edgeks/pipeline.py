@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -40,11 +41,12 @@ from edgeks.run_folder import RunFolder, Stage
 from edgeks.sharing.torch import discover, untied
 from edgeks.summary import Summary, summarise
 from edgeks.target import Int8Scheme, Target
+from edgeks.train import processes
 from edgeks.train.data import load_dataset
 from edgeks.train.dataset import Dataset
 from edgeks.train.fit import fit
 from edgeks.train.loading import told_seldom
-from edgeks.train.progress import TrainingProgress
+from edgeks.train.progress import NoProgress, TrainingProgress
 from edgeks.train.settings import TrainSettings
 
 MODEL, MODEL_QAT, SUMMARY_JSON, SUMMARY_MD = "model.pt", "model_qat.pt", "summary.json", "summary.md"
@@ -85,10 +87,28 @@ class TrainJob:
 def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: TrainingProgress) -> Checkpoint:
     """Train and write the checkpoint `out`; the state after each epoch lies in `out`.resume until then.
 
+    `job.settings.processes` are started here, unless torchrun has started this one (docs/training.md).
+
     Raises:
         InputError: architecture, data, settings or paths do not fit.
         CheckFailed: the training diverged.
     """
+    if job.settings.processes > 1 and not processes.started_by_torchrun():
+        from edgeks.train.launch import launch  # torch's launcher, which few need
+
+        launch(job.settings.processes, partial(_train, job, out, resume), progress)
+        name = (job.architecture if job.start is None else job.start.architecture) or ""
+        return load_checkpoint(out, arch=name if ":" in name else None)
+    return _train(job, out, resume, progress)
+
+
+def _train(job: TrainJob, out: Path, resume: bool, progress: TrainingProgress) -> Checkpoint:
+    """In this process, alone or as one of those that torchrun started; only the first writes and reports."""
+    with processes.joined(job.settings.device):
+        return _train_together(job, out, resume, progress if processes.rank() == 0 else NoProgress())
+
+
+def _train_together(job: TrainJob, out: Path, resume: bool, progress: TrainingProgress) -> Checkpoint:
     last = out.with_name(out.name + ".resume")
     begun = _new_network(job) if job.start is None else _trained_network(job, job.start)
     dataset = replace(job.dataset, preprocessing=begun.preprocessing or job.dataset.preprocessing)
@@ -102,8 +122,9 @@ def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: Traini
     result = fit(model, dataset, job.settings, last=last, resume=resume, progress=progress, teacher=job.teacher)
     metrics = {key: float(value) for key, value in result.metrics().items() if value is not None}
     checkpoint = replace(begun, model=model, preprocessing=dataset.preprocessing, metrics=metrics, calibration=images)
-    save_checkpoint(out, checkpoint)
-    last.unlink(missing_ok=True)
+    if processes.rank() == 0:
+        save_checkpoint(out, checkpoint)
+        last.unlink(missing_ok=True)
     return checkpoint
 
 

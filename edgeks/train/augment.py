@@ -68,19 +68,24 @@ class Augmenter:
     """uint8 images as they are stored → float32 as the network is trained on them, with their labels.
 
     Order, ranges and defaults are those of timm's training transforms: window or shift, mirror, resized crop,
-    RandAugment; normalise; random erasing, cutout; mixup or cutmix.
+    RandAugment; normalise; random erasing, cutout; mixup or cutmix. What is done before images are normalised is done
+    where they lie, the rest on `device`. `draws_pixels`: whether Pillow has a part in it, which works on the CPU.
     """
 
     def __init__(
-        self, settings: TrainSettings, preprocessing: Preprocessing, normalise: Callable[[Tensor], Tensor]
+        self,
+        settings: TrainSettings,
+        preprocessing: Preprocessing,
+        normalise: Callable[[Tensor], Tensor],
+        device: torch.device,
     ) -> None:
-        self._settings, self._normalise = settings, normalise
+        self._settings, self._normalise, self._device = settings, normalise, device
         self._height, self._width = preprocessing.height, preprocessing.width
         self._classes = len(preprocessing.classes)
         fill = tuple(round(255 * mean) for mean in preprocessing.mean)
         self._fill = fill if len(fill) > 1 else fill[0]
-        self._draws_pixels = settings.randaugment > 0 or "resized_crop" in settings.augment
-        if self._draws_pixels and preprocessing.channels not in (1, 3):
+        self.draws_pixels = settings.randaugment > 0 or "resized_crop" in settings.augment
+        if self.draws_pixels and preprocessing.channels not in (1, 3):
             raise DataError(
                 f"randaugment and resized_crop take grey or RGB images, not {preprocessing.channels} channels; "
                 "leave them out"
@@ -95,7 +100,7 @@ class Augmenter:
             moves = torch.randint(0, reach + 1, (2, count, 1), generator=generator)
         if "flip" in settings.augment:
             mirrored = torch.rand(count, generator=generator) < 0.5
-        if self._draws_pixels or settings.erasing or settings.cutout:
+        if self.draws_pixels or settings.erasing or settings.cutout:
             seeds = torch.randint(0, LARGEST_SEED, (count,), generator=generator)
         if settings.mixup or settings.cutmix:
             seed = int(torch.randint(0, LARGEST_SEED, (1,), generator=generator))
@@ -118,8 +123,10 @@ class Augmenter:
         images = self._placed(images, draws.moves)
         if draws.mirrored is not None:
             images = torch.where(draws.mirrored.to(images.device)[:, None, None, None], images.flip(-1), images)
-        if self._draws_pixels:
+        if self.draws_pixels:
             images = self._redrawn(images, chances)
+        if images.device != self._device:
+            images = images.pin_memory().to(self._device, non_blocking=True)
         inputs = self._normalise(images)
         if self._settings.erasing:
             erase(inputs, self._settings.erasing, chances)
@@ -156,7 +163,7 @@ class Augmenter:
             if self._settings.randaugment:
                 image = rand_augment(image, self._settings.randaugment, self._fill, rng)
             drawn[row] = np.asarray(image).reshape(drawn.shape[1:])
-        return torch.from_numpy(drawn).to(images.device).permute(0, 3, 1, 2)
+        return torch.from_numpy(drawn).permute(0, 3, 1, 2)
 
 
 def centre(images: Tensor, height: int, width: int) -> Tensor:

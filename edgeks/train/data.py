@@ -20,7 +20,7 @@ from edgeks.train.dataset import (
     measured_preprocessing,
     stratified_split,
 )
-from edgeks.train.image_files import ImageFiles, Images, file_names
+from edgeks.train.image_files import ImageFiles, Images
 from edgeks.train.image_tree import ImageTree, LabelledFiles, Told, read_image_folder
 from edgeks.train.layouts import check_folder, misfit, other_layouts_named
 
@@ -127,7 +127,7 @@ def _of_files(name: str, tree: ImageTree, form: ImageForm, size: int, lazy: bool
 
 
 def _files(folder: Path, files: LabelledFiles, form: ImageForm) -> ImageFiles:
-    return ImageFiles(folder, file_names(files.names), form, form.height, form.width)
+    return ImageFiles(folder, files.names, form, form.height, form.width)
 
 
 def _decoded(files: ImageFiles, split: str, told: Told) -> Images:

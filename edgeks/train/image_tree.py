@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeks.errors import DataError
 from edgeks.images import folder_names, image_names
 from edgeks.train.dataset import Labels
+from edgeks.train.image_files import file_names
 
 Told = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 SHOWN_CLASSES = 8
@@ -19,9 +21,9 @@ MAX_TEXT_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class LabelledFiles:
-    """Paths relative to the tree's folder, and int64 labels, as many."""
+    """Paths relative to the tree's folder (as `file_names` makes them), and int64 labels, as many."""
 
-    names: list[str]
+    names: NDArray[np.bytes_]
     labels: Labels
 
 
@@ -86,15 +88,13 @@ def class_files(folder: Path, split: str, classes: Sequence[str], told: Told) ->
         DataError: a folder cannot be read or is empty.
     """
     prefix = f"{split}/" if split else ""
-    names: list[str] = []
-    counts = []
+    names = []
     for label, name in enumerate(classes):
         told(f"listing {prefix or folder.name}", label, len(classes))
         here = folder / f"{prefix}{name}"
-        found = [f"{prefix}{name}/{image}" for image in image_names(here)] if here.is_dir() else []
-        names += found
-        counts.append(len(found))
-    return LabelledFiles(names, np.repeat(np.arange(len(classes)), counts))
+        found = image_names(here) if here.is_dir() else []
+        names.append(file_names([f"{prefix}{name}/{image}" for image in found]))
+    return LabelledFiles(np.concatenate(names), np.repeat(np.arange(len(classes)), [len(files) for files in names]))
 
 
 def read_text(path: Path) -> str:

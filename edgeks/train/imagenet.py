@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeks.errors import DataError
 from edgeks.images import folder_names, image_names
+from edgeks.train.image_files import file_names
 from edgeks.train.image_tree import ImageTree, LabelledFiles, Told, check_known, class_files, read_text
 
 SIDE = 224
@@ -77,7 +78,8 @@ def _flat_validation(folder: Path, root: Path, train: Path, classes: Sequence[st
         )
     check_known(path, wnids, train, classes)
     label_of = {wnid: label for label, wnid in enumerate(classes)}
-    return LabelledFiles([f"val/{name}" for name in images], np.array([label_of[wnid] for wnid in wnids], np.int64))
+    names = file_names([f"val/{name}" for name in images])
+    return LabelledFiles(names, np.array([label_of[wnid] for wnid in wnids], np.int64))
 
 
 def _kaggle_table(path: Path, images: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ _WHOLE = {
     "cutout": (0, 4096),
     "seed": (0, 2**31 - 1),
     "threads": (1, 1024),
+    "processes": (1, 1024),
 }
 _NUMBERS = {
     "lr": (1e-9, 1e3),
@@ -57,8 +58,8 @@ class TrainSettings:
 
     `schedule` "cosine" lowers `lr` to 0 over all iterations; "milestones" multiplies it by `gamma` after each of the
     epochs in `milestones`; "plateau" multiplies it by `gamma` when the accuracy held out (without validation: the
-    training loss) has not improved for `patience` epochs. `momentum` is SGD's (AdamW has torch's default betas).
-    Weight decay spares biases and BN. `clip_norm` bounds the norm of all gradients; 0: unbounded.
+    training loss) has not improved for more than `patience` epochs. `momentum` is SGD's (AdamW has torch's default
+    betas). Weight decay spares biases and BN. `clip_norm` bounds the norm of all gradients; 0: unbounded.
 
     `batch_size` images make a step, however many processes share them; with `accumulation` k they are computed in k
     parts, whose BN statistics are each part's own. `precision` is what the network computes in; its weights are fp32.
@@ -82,8 +83,8 @@ class TrainSettings:
     `qat` trains with fake quantisation (docs/qat.md), step sizes "learned" or by "moving_average". In the last
     `frozen_norm_epochs` epochs every BN uses its running statistics, as the exported network does.
 
-    `threads` (None: torch's own choice) and `device` decide about speed; on another device or with another number of
-    threads sums are rounded differently.
+    `threads` (of each process; None: torch's own choice), `processes` (on this machine, docs/training.md) and `device`
+    ("auto": a GPU if there is one) decide about speed: with others, sums are rounded differently.
 
     Raises:
         ConfigError: a value of the wrong type or out of bounds.
@@ -119,7 +120,8 @@ class TrainSettings:
     frozen_norm_epochs: int = 0
     seed: int = 0
     threads: int | None = None
-    device: str = "cpu"
+    device: str = "auto"
+    processes: int = 1
 
     def __post_init__(self) -> None:
         for key, (low, high) in _WHOLE.items():
@@ -141,6 +143,11 @@ class TrainSettings:
             )
         if not isinstance(self.positive_scales, bool):
             raise ConfigError(f"training: positive_scales is {self.positive_scales!r}; legal: true, false")
+        if self.qat != "off" and self.precision != "fp32":
+            raise ConfigError(
+                f"training: precision is {self.precision!r} with fake quantisation; legal: 'fp32', for the steps "
+                "between int8 values are below what 16 bits tell apart"
+            )
         self._check_lists()
 
     def _check_lists(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeks.errors import DataError
 from edgeks.images import image_names
+from edgeks.train.image_files import file_names
 from edgeks.train.image_tree import ImageTree, LabelledFiles, Told, class_files, read_text
 
 FOLDER = "tiny-imagenet-200"
@@ -58,4 +59,4 @@ def _validation(folder: Path, classes: tuple[str, ...]) -> LabelledFiles:
             raise DataError(f"{path}, line {number}: {VAL_IMAGES} holds no {name!r}; get the data set again")
         names.append(f"{VAL_IMAGES}/{name}")
         labels.append(label_of[wnid])
-    return LabelledFiles(names, np.array(labels, np.int64))
+    return LabelledFiles(file_names(names), np.array(labels, np.int64))

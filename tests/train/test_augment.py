@@ -13,12 +13,14 @@ from edgeks.train.settings import TrainSettings
 PREPROCESSING = Preprocessing(3, 16, 16, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), tuple("abcd"))
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (200, 3, 16, 16), np.uint8))
 LABELS = torch.arange(200) % 4
-NORMALISE = Normalise(PREPROCESSING, torch.device("cpu"))
+CPU = torch.device("cpu")
+NORMALISE = Normalise(PREPROCESSING, CPU)
 PLAIN = NORMALISE(IMAGES)
 
 
 def augmented(images=IMAGES, preprocessing=PREPROCESSING, seed=0, **settings):
-    augmenter = Augmenter(TrainSettings(epochs=1, **settings), preprocessing, Normalise(preprocessing, images.device))
+    normalise = Normalise(preprocessing, CPU)
+    augmenter = Augmenter(TrainSettings(epochs=1, **settings), preprocessing, normalise, CPU)
     draws = augmenter.draw(len(images), images.shape[2], torch.Generator().manual_seed(seed))
     return augmenter(images.clone(), LABELS[: len(images)], draws)
 
@@ -149,7 +151,7 @@ def test_randaugment_takes_grey_and_rgb_only():
     assert augmented(IMAGES[:, :1], grey, randaugment=9, augment=("resized_crop",))[0].shape == (200, 1, 16, 16)
     four = Preprocessing(4, 16, 16, (0.5,) * 4, (0.2,) * 4, ("a", "b", "c", "d"))
     with pytest.raises(DataError, match="randaugment and resized_crop take grey or RGB images, not 4 channels"):
-        Augmenter(TrainSettings(epochs=1, randaugment=9), four, NORMALISE)
+        Augmenter(TrainSettings(epochs=1, randaugment=9), four, NORMALISE, CPU)
 
 
 def test_one_kind_of_crop_at_a_time():

@@ -194,7 +194,7 @@ def test_a_damaged_state_is_refused(digits, straight, tmp_path, monkeypatch, con
     last = tmp_path / "last.pt"
     whole = straight[2].read_bytes()
     other = io.BytesIO()
-    torch.save({"version": 1}, other)
+    torch.save({"version": 2}, other)
     last.write_bytes(
         {
             "truncated": whole[: len(whole) // 2],
