@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from edgeks.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from edgeks.errors import CheckpointError, DataError
+from edgeks.errors import CheckpointError
 from edgeks.exporter import export
 from edgeks.models import zoo
 from edgeks.quant import is_prepared, observe_ranges, prepare_qat
@@ -42,11 +43,13 @@ from edgeks.target import Int8Scheme, Target
 from edgeks.train.data import load_dataset
 from edgeks.train.dataset import Dataset
 from edgeks.train.fit import fit
+from edgeks.train.loading import told_seldom
 from edgeks.train.progress import TrainingProgress
 from edgeks.train.settings import TrainSettings
 
 MODEL, MODEL_QAT, SUMMARY_JSON, SUMMARY_MD = "model.pt", "model_qat.pt", "summary.json", "summary.md"
 CALIBRATION_IMAGES = 128
+PORTION_BYTES = 1 << 28  # of the test images as float32, that are in memory together
 
 
 StageState = Literal["running", "reused", "done"]
@@ -125,34 +128,16 @@ def _trained_network(job: TrainJob, start: Checkpoint) -> Checkpoint:
         raise CheckpointError("the checkpoint to go on from names no architecture; pass --arch package.module:callable")
     if job.config:
         raise CheckpointError(f"a trained checkpoint has its config; {job.config} has no place to go")
-    require_same_task(start, job.dataset)
+    if start.preprocessing is not None:
+        job.dataset.check_fits(start.preprocessing)
     return replace(start, model=copy.deepcopy(start.model))
-
-
-def require_same_task(start: Checkpoint, dataset: Dataset) -> None:
-    """Nothing, where the data are of the size and the classes that the checkpoint was trained on.
-
-    Raises:
-        DataError: they are not.
-    """
-    mine, given = start.preprocessing, dataset.preprocessing
-    if mine is not None and (mine.shape, mine.classes) != (given.shape, given.classes):
-        raise DataError(
-            f"{dataset.name}: images of {_dims(given.shape)} in {len(given.classes)} classes; the checkpoint was "
-            f"trained on {_dims(mine.shape)} in {len(mine.classes)} classes; give it images of that size, and classes "
-            "of those names"
-        )
-
-
-def _dims(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
 
 
 def calibration_images(dataset: Dataset, seed: int) -> np.typing.NDArray[np.uint8]:
     """A seeded sample of training images (uint8 N×C×H×W) that travels in the checkpoint."""
     count = min(CALIBRATION_IMAGES, len(dataset.train_images))
     chosen = np.random.default_rng(seed).choice(len(dataset.train_images), count, replace=False)
-    return dataset.train_images[np.sort(chosen)]
+    return dataset.sample(np.sort(chosen))
 
 
 def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Summary:
@@ -163,7 +148,8 @@ def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Summary:
     """
     runs = RunFolder(folder)
     with runs.locked():
-        return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size), progress).all_stages()
+        told = told_seldom(lambda text: progress.stage("data", "running", text))
+        return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size, told=told), progress).all_stages()
 
 
 class _Run:
@@ -280,8 +266,11 @@ class _Run:
 def _accuracy(artefact: Path, target: Target, dataset: Dataset) -> dict[str, Any]:
     """Share of the test images that the artefact classifies right, run with the target's session options."""
     takes_pixels = input_type(artefact) == "uint8"
-    images = dataset.test_images
-    samples = images if takes_pixels else dataset.preprocessing.normalise(images)
-    logits = run_artefact(artefact, target.session, samples)[0]
-    right = int((logits.argmax(1) == dataset.test_labels).sum())
-    return {"images": len(dataset.test_labels), "right": right, "accuracy": right / len(dataset.test_labels)}
+    right, count = 0, len(dataset.test_labels)
+    portion = max(1, PORTION_BYTES // (4 * math.prod(dataset.preprocessing.shape)))
+    for start in range(0, count, portion):
+        images = dataset.test_images[start : start + portion]
+        samples = images if takes_pixels else dataset.preprocessing.normalise(images)
+        logits = run_artefact(artefact, target.session, samples)[0]
+        right += int((logits.argmax(1) == dataset.test_labels[start : start + portion]).sum())
+    return {"images": count, "right": right, "accuracy": right / count}

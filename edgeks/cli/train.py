@@ -21,8 +21,17 @@ def train(
         Path | None,
         typer.Option("-o", "--output", help="The checkpoint to write. Default: model.pt; with --qat model_qat.pt."),
     ] = None,
-    data: Annotated[str, typer.Option(help="digits, cifar10:DIR, cifar100:DIR or folder:DIR.")] = "digits",
-    size: Annotated[int | None, typer.Option(help="Resize every image to SIZE × SIZE.")] = None,
+    data: Annotated[
+        str,
+        typer.Option(help="digits, cifar10:, cifar100:, tiny_imagenet:, imagenet: or folder: and DIR; docs/data.md."),
+    ] = "digits",
+    size: Annotated[int | None, typer.Option(help="Images are SIZE × SIZE.")] = None,
+    lazy: Annotated[
+        bool | None,
+        typer.Option(
+            "--lazy/--in-memory", help="Decode image files batch by batch. Default: where all would take over 4 GiB."
+        ),
+    ] = None,
     config: Annotated[
         list[str] | None, typer.Option("--set", help="Config of the network, such as dim=64.", metavar="KEY=VALUE")
     ] = None,
@@ -38,7 +47,7 @@ def train(
     gamma: Annotated[float, typer.Option(help="Factor at a milestone.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="Of kernels and matrices.")] = 0.01,
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = 0.9,
-    augment: Annotated[list[str] | None, typer.Option(help="crop, flip; may be given several times.")] = None,
+    augment: Annotated[list[str] | None, typer.Option(help="crop, resized_crop, flip; one or more times.")] = None,
     frozen_norm_epochs: Annotated[int, typer.Option(help="Last epochs with the running BN statistics.")] = 0,
     positive_scales: Annotated[
         bool | None,
@@ -61,6 +70,7 @@ def train(
     from edgeks.pipeline import TrainJob, train_checkpoint
     from edgeks.target import load_target
     from edgeks.train.data import load_dataset
+    from edgeks.train.loading import loading_progress
     from edgeks.train.progress import progress_for
     from edgeks.train.settings import TrainSettings
 
@@ -92,7 +102,9 @@ def train(
     if start is not None and output.resolve() == Path(model).resolve():
         raise OutputError(f"-o {output}: is the checkpoint to go on from; name another file")
     scheme = load_target(target).int8
-    job = TrainJob(model, _config(config or []), load_dataset(data, size), settings, start, scheme)
+    with loading_progress(err, quiet=quiet) as told:
+        dataset = load_dataset(data, size, lazy=lazy, told=told)
+    job = TrainJob(model, _config(config or []), dataset, settings, start, scheme)
     checkpoint = train_checkpoint(job, output, resume=resume, progress=progress_for(err, quiet=quiet))
     accuracy = 100 * checkpoint.metrics["test_accuracy"]
     say(f"{output}: test accuracy {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")

@@ -19,7 +19,8 @@ from edgeks.errors import CheckFailed, CheckpointError, ConfigError, DataError
 from edgeks.models.positive_scales import positive_scales
 from edgeks.preprocessing import Preprocessing
 from edgeks.train.batches import Batches, Normalise, epoch_seed
-from edgeks.train.dataset import Dataset, Images, Labels, stratified_split
+from edgeks.train.dataset import Dataset, ImageStore, Labels, stratified_split
+from edgeks.train.image_files import ImageFiles
 from edgeks.train.loss import right, training_loss
 from edgeks.train.progress import EpochRecord, NoProgress, TrainingProgress
 from edgeks.train.resume import Fingerprint, TrainState, read_state, write_state
@@ -109,7 +110,7 @@ def fit(
     return FitResult(best.best_epoch, test_accuracy, kept.validation_accuracy, tuple(best.history))
 
 
-def evaluate(model: nn.Module, images: Images, labels: Labels, preprocessing: Preprocessing) -> float:
+def evaluate(model: nn.Module, images: ImageStore, labels: Labels, preprocessing: Preprocessing) -> float:
     """Share 0…1 of the images (uint8 N×C×H×W) whose highest logit is their label's. Leaves the mode as it was."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     normalise = Normalise(preprocessing, device)
@@ -144,15 +145,14 @@ class _Training:
         train, held_out = np.arange(len(dataset.train_labels)), np.arange(0)
         if settings.validation > 0:
             train, held_out = stratified_split(dataset.train_labels, settings.validation, settings.seed)
-        self._validation = (dataset.train_images[held_out], dataset.train_labels[held_out])
+        self._validation = dataset.held_out(held_out)
         device = next(model.parameters()).device
+        images, labels = dataset.training(train)
         self._batches = Batches(
-            torch.from_numpy(dataset.train_images[train]).to(device),
-            torch.from_numpy(dataset.train_labels[train]).to(device),
+            images if isinstance(images, ImageFiles) else torch.from_numpy(images).to(device),
+            torch.from_numpy(labels).to(device),
             dataset.preprocessing,
-            batch_size=settings.batch_size,
-            augment=settings.augment,
-            seed=settings.seed,
+            settings,
         )
         self._optimizer = _optimizer(model, settings)
         self._scheduler = _scheduler(self._optimizer, settings, len(self._batches))
@@ -299,7 +299,7 @@ def _check_fits(model: nn.Module, dataset: Dataset, *, who: str = "network", tra
     model.eval()
     try:
         with torch.inference_mode():
-            logits = model(Normalise(p, torch.device("cpu"))(torch.from_numpy(dataset.train_images[:1])))
+            logits = model(Normalise(p, torch.device("cpu"))(torch.from_numpy(dataset.sample(np.arange(1)))))
     except Exception as error:  # the network may be the user's own code
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(

@@ -64,11 +64,12 @@ class TrainSettings:
     parts, whose BN statistics are each part's own. `precision` is what the network computes in; its weights are fp32.
     `ema`: decay of the running mean of the weights that is evaluated and kept; 0: the weights themselves are.
 
-    `augment`: "crop" shifts each image by up to an eighth of its side (4 pixels of 32), black filling in;
-    "resized_crop" cuts out 8 to 100 % of it, resized; "flip" mirrors half of the images left to right. Beyond these,
-    each 0 for off: `randaugment`, a magnitude 0…10 (two operations an image); `mixup` and `cutmix`, the α of their
-    Beta distributions; `erasing`, the share of images in which a rectangle becomes noise; `cutout`, the side in pixels
-    of a black square.
+    `augment`: "crop" shifts each image by up to an eighth of its side (4 pixels of 32), black filling in, or, where
+    the data keep a frame around the network's size, cuts out any part of that size; "resized_crop" cuts out 8 to 100 %
+    of the area, resized; "flip" mirrors half of the images left to right. Beyond these, each 0 for off: `randaugment`,
+    a magnitude 0…10 (two operations an image); `mixup` and `cutmix`, the α of their Beta distributions; `erasing`, the
+    share of images in which a rectangle becomes noise; `cutout`, the side in pixels of a square that becomes the mean
+    colour. docs/data.md has the ranges and their sources.
 
     `distillation` is the weight of the teacher's softened logits (at `temperature`) beside the labels, where there is
     a teacher (arXiv 1503.02531).
@@ -145,6 +146,8 @@ class TrainSettings:
     def _check_lists(self) -> None:
         if not isinstance(self.augment, tuple) or not all(a in AUGMENTATIONS for a in self.augment):
             raise ConfigError(f"training: augment is {self.augment!r}; legal: a list of {', '.join(AUGMENTATIONS)}")
+        if {"crop", "resized_crop"} <= {*self.augment}:
+            raise ConfigError("training: augment has crop and resized_crop; legal: one of them")
         stones = self.milestones
         rising = isinstance(stones, tuple) and all(_is_whole(s, 1, self.epochs - 1) for s in stones)
         if not rising or list(stones) != sorted(set(stones)):
