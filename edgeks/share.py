@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeks.checkpoint import Checkpoint, save_checkpoint
 from edgeks.errors import CheckpointError, ConfigError, PlanError
-from edgeks.pipeline import TrainJob, require_same_task, train_checkpoint
+from edgeks.pipeline import TrainJob, train_checkpoint
 from edgeks.quant import is_prepared
 from edgeks.sharing.plan import SharingPlan
 from edgeks.sharing.torch import discover, plan_sharing
@@ -96,7 +96,8 @@ def share(
             "checkpoint, then train the shared one with --qat"
         )
     if dataset is not None:
-        require_same_task(checkpoint, dataset)
+        if checkpoint.preprocessing is not None:
+            dataset.check_fits(checkpoint.preprocessing)
         dataset = replace(dataset, preprocessing=checkpoint.preprocessing or dataset.preprocessing)
     plan = _plan(checkpoint, groups, tie_bias, input_shape or (dataset.preprocessing.shape if dataset else None))
     before = discover(checkpoint.model)
