@@ -30,6 +30,6 @@ def measure_norm_statistics(model: nn.Module, dataset: Dataset, seed: int = 0) -
 
     def images() -> Iterator[Tensor]:
         for indices in np.array_split(chosen, batches):
-            yield normalise(torch.from_numpy(dataset.train_images[indices]).to(device))
+            yield normalise(torch.from_numpy(dataset.sample(np.sort(indices))).to(device))
 
     update_bn(images(), model)
