@@ -49,7 +49,7 @@ def sparse_kernel(kernel: NDArray[Any]) -> SparseKernel:
     else:
         codes, counts = np.unique(flat, return_counts=True)
         rest = codes[counts.argmax()]
-    kept = (flat != rest) | np.signbit(flat) if flat.dtype.kind == "f" else flat != rest  # −0 stays −0
+    kept = flat != rest
     bits = np.packbits(kept, bitorder="little").reshape(-1, 1)
     return SparseKernel(bits, np.concatenate([[rest], flat[kept]]).astype(flat.dtype), kernel.shape)
 
