@@ -62,7 +62,9 @@ def test_tied_and_measured_anew(trained, digits, tmp_path, init):
     assert accuracies.original > 0.8 and accuracies.tuned is None
     assert accuracies.measured > accuracies.tied  # the statistics alone bring some of it back
     loaded = load_checkpoint(tmp_path / "shared.pt")
-    assert [len(group.layers) for group in discover(loaded.model).groups] == [fit.layers for fit in result.fits] == [4, 3]
+    assert (
+        [len(group.layers) for group in discover(loaded.model).groups] == [fit.layers for fit in result.fits] == [4, 3]
+    )
     found = evaluate(loaded.model, digits.test_images, digits.test_labels, loaded.preprocessing)
     assert found == accuracies.measured == loaded.metrics["test_accuracy"]
     assert all(fit.unscaled is None and 0 < fit.relative_error < 1.5 for fit in result.fits)

@@ -154,9 +154,7 @@ def test_speed_settings_may_change_on_resume(digits, straight):
 
 def test_a_state_of_another_version_is_named(digits, tmp_path):
     torch.save({"version": 1}, tmp_path / "last.pt")
-    with pytest.raises(
-        CheckpointError, match="training state of version 1, which another edgeks wrote; legal: 2; end"
-    ):
+    with pytest.raises(CheckpointError, match="training state of version 1, which another edgeks wrote; legal: 2; end"):
         fit(network(), digits, SETTINGS, last=tmp_path / "last.pt", resume=True)
 
 
