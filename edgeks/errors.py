@@ -15,6 +15,7 @@ EdgeksError
 └── CheckFailed               edgeks did its work, and the result is not good    exit code 1
     ├── SharingBroken         a shared kernel is not stored exactly once
     ├── ParityFailed          the artefact's outputs are too far from torch's
+    ├── ProcessLost           another process of a training has ended
     └── BudgetExceeded        the artefact does not fit the target
 
 A message is one line: what, where, the value found, the legal values, the next step.
@@ -95,6 +96,10 @@ class SharingBroken(CheckFailed):
 
 class ParityFailed(CheckFailed):
     """The artefact's outputs are too far from torch's."""
+
+
+class ProcessLost(CheckFailed):
+    """Another process of a training has ended."""
 
 
 class BudgetExceeded(CheckFailed):

@@ -58,6 +58,8 @@ def render(report: ExportReport, console: Console) -> None:
     say(f"parity        {report.parity}, against {escape(report.reference)}")
     if report.parity_here != report.parity:
         say(f"on this CPU   {report.parity_here}")
+    if report.zeros is not None:
+        say(f"zeros         {report.zeros.describe('tflite' if report.path.suffix == '.tflite' else 'onnx')}")
     if report.delegation is not None:
         say(f"delegate      {_delegate(report.delegation)}")
     if report.io != "float" or report.path.suffix == ".tflite":

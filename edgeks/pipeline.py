@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -28,7 +30,7 @@ from edgeks.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from edgeks.errors import CheckpointError, DataError
+from edgeks.errors import CheckpointError
 from edgeks.exporter import export
 from edgeks.models import zoo
 from edgeks.quant import is_prepared, observe_ranges, prepare_qat
@@ -39,14 +41,17 @@ from edgeks.run_folder import RunFolder, Stage
 from edgeks.sharing.torch import discover, untied
 from edgeks.summary import Summary, summarise
 from edgeks.target import Int8Scheme, Target
+from edgeks.train import processes
 from edgeks.train.data import load_dataset
 from edgeks.train.dataset import Dataset
 from edgeks.train.fit import fit
-from edgeks.train.progress import TrainingProgress
+from edgeks.train.loading import told_seldom
+from edgeks.train.progress import NoProgress, TrainingProgress
 from edgeks.train.settings import TrainSettings
 
 MODEL, MODEL_QAT, SUMMARY_JSON, SUMMARY_MD = "model.pt", "model_qat.pt", "summary.json", "summary.md"
 CALIBRATION_IMAGES = 128
+PORTION_BYTES = 1 << 28  # of the test images as float32, that are in memory together
 
 
 StageState = Literal["running", "reused", "done"]
@@ -82,10 +87,28 @@ class TrainJob:
 def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: TrainingProgress) -> Checkpoint:
     """Train and write the checkpoint `out`; the state after each epoch lies in `out`.resume until then.
 
+    `job.settings.processes` are started here, unless torchrun has started this one (docs/training.md).
+
     Raises:
         InputError: architecture, data, settings or paths do not fit.
         CheckFailed: the training diverged.
     """
+    if job.settings.processes > 1 and not processes.started_by_torchrun():
+        from edgeks.train.launch import launch  # torch's launcher, which few need
+
+        launch(job.settings.processes, partial(_train, job, out, resume), progress)
+        name = (job.architecture if job.start is None else job.start.architecture) or ""
+        return load_checkpoint(out, arch=name if ":" in name else None)
+    return _train(job, out, resume, progress)
+
+
+def _train(job: TrainJob, out: Path, resume: bool, progress: TrainingProgress) -> Checkpoint:
+    """In this process, alone or as one of those that torchrun started; only the first writes and reports."""
+    with processes.joined(job.settings.device):
+        return _train_together(job, out, resume, progress if processes.rank() == 0 else NoProgress())
+
+
+def _train_together(job: TrainJob, out: Path, resume: bool, progress: TrainingProgress) -> Checkpoint:
     last = out.with_name(out.name + ".resume")
     begun = _new_network(job) if job.start is None else _trained_network(job, job.start)
     dataset = replace(job.dataset, preprocessing=begun.preprocessing or job.dataset.preprocessing)
@@ -99,8 +122,9 @@ def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: Traini
     result = fit(model, dataset, job.settings, last=last, resume=resume, progress=progress, teacher=job.teacher)
     metrics = {key: float(value) for key, value in result.metrics().items() if value is not None}
     checkpoint = replace(begun, model=model, preprocessing=dataset.preprocessing, metrics=metrics, calibration=images)
-    save_checkpoint(out, checkpoint)
-    last.unlink(missing_ok=True)
+    if processes.rank() == 0:
+        save_checkpoint(out, checkpoint)
+        last.unlink(missing_ok=True)
     return checkpoint
 
 
@@ -125,25 +149,16 @@ def _trained_network(job: TrainJob, start: Checkpoint) -> Checkpoint:
         raise CheckpointError("the checkpoint to go on from names no architecture; pass --arch package.module:callable")
     if job.config:
         raise CheckpointError(f"a trained checkpoint has its config; {job.config} has no place to go")
-    mine, given = start.preprocessing, job.dataset.preprocessing
-    if mine is not None and (mine.shape, mine.classes) != (given.shape, given.classes):
-        raise DataError(
-            f"{job.dataset.name}: images of {_dims(given.shape)} in {len(given.classes)} classes; the checkpoint was "
-            f"trained on {_dims(mine.shape)} in {len(mine.classes)} classes; give it images of that size, and classes "
-            "of those names"
-        )
+    if start.preprocessing is not None:
+        job.dataset.check_fits(start.preprocessing)
     return replace(start, model=copy.deepcopy(start.model))
-
-
-def _dims(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
 
 
 def calibration_images(dataset: Dataset, seed: int) -> np.typing.NDArray[np.uint8]:
     """A seeded sample of training images (uint8 N×C×H×W) that travels in the checkpoint."""
     count = min(CALIBRATION_IMAGES, len(dataset.train_images))
     chosen = np.random.default_rng(seed).choice(len(dataset.train_images), count, replace=False)
-    return dataset.train_images[np.sort(chosen)]
+    return dataset.sample(np.sort(chosen))
 
 
 def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Summary:
@@ -154,7 +169,8 @@ def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Summary:
     """
     runs = RunFolder(folder)
     with runs.locked():
-        return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size), progress).all_stages()
+        told = told_seldom(lambda text: progress.stage("data", "running", text))
+        return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size, told=told), progress).all_stages()
 
 
 def train_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Checkpoint:
@@ -286,8 +302,11 @@ class _Run:
 def _accuracy(artefact: Path, target: Target, dataset: Dataset) -> dict[str, Any]:
     """Share of the test images that the artefact classifies right, run with the target's session options."""
     takes_pixels = input_type(artefact) == "uint8"
-    images = dataset.test_images
-    samples = images if takes_pixels else dataset.preprocessing.normalise(images)
-    logits = run_artefact(artefact, target.session, samples)[0]
-    right = int((logits.argmax(1) == dataset.test_labels).sum())
-    return {"images": len(dataset.test_labels), "right": right, "accuracy": right / len(dataset.test_labels)}
+    right, count = 0, len(dataset.test_labels)
+    portion = max(1, PORTION_BYTES // (4 * math.prod(dataset.preprocessing.shape)))
+    for start in range(0, count, portion):
+        images = dataset.test_images[start : start + portion]
+        samples = images if takes_pixels else dataset.preprocessing.normalise(images)
+        logits = run_artefact(artefact, target.session, samples)[0]
+        right += int((logits.argmax(1) == dataset.test_labels[start : start + portion]).sum())
+    return {"images": count, "right": right, "accuracy": right / count}

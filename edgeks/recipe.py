@@ -21,7 +21,7 @@ from edgeks.train.settings import TrainSettings
 PRECISIONS = ("fp32", "int8")
 NOT_RECIPES = ("protocols", "studies")  # folders of `pipelines/`: bases, and what runs many recipes
 # What [qat] does not say it takes from [train], but for these.
-QAT_DEFAULTS: dict[str, Any] = {"qat": "learned", "schedule": "cosine", "milestones": []}
+QAT_DEFAULTS: dict[str, Any] = {"qat": "learned", "schedule": "cosine", "milestones": [], "precision": "fp32"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from edgeks.cli.options import JsonOption, out, print_json, say
 from edgeks.terminal import table
 
@@ -30,20 +34,28 @@ def targets(as_json: JsonOption = False) -> None:
     say(f"from {catalogue('export')}; copy one, change it, and pass its path to --target")
 
 
-def models(as_json: JsonOption = False) -> None:
+def models(
+    part: Annotated[str, typer.Argument(metavar="[PART]", help="List those that have this in their names.")] = "",
+    as_json: JsonOption = False,
+) -> None:
     """List the networks of the zoo, with their parameters (each shared kernel counted once)."""
     from dataclasses import asdict
+    from itertools import groupby
 
-    from edgeks.models.zoo import describe
+    from edgeks.models.zoo import describe, unknown
 
-    found = describe()
+    found = describe(part)
+    if not found:
+        raise unknown(part)
     if as_json:
         print_json({"schema": "edgeks.models/1", "models": [asdict(row) for row in found]})
         return
-    rows = table("models", left=("name",), right=("parameters",), last="description")
-    for row in found:
-        rows.add_row(row.name, f"{row.parameters:,}", row.description)
-    out.print(rows)
+    for architecture, rows in groupby(found, key=lambda row: row.architecture):
+        listed = table(architecture, left=("name",), right=("parameters",), last="description")
+        for row in rows:
+            listed.add_row(row.name, f"{row.parameters:,}", row.description)
+        out.print(listed, "")
+    say("`edgeks models sl_` lists those with `sl_` in their names; `--json` has their configs and |W_conv|")
 
 
 def recipes(as_json: JsonOption = False) -> None:

@@ -18,6 +18,7 @@ from edgeks.cli.doctor import doctor
 from edgeks.cli.export import export
 from edgeks.cli.options import err
 from edgeks.cli.prepare import prepare
+from edgeks.cli.prune import blending, prune
 from edgeks.cli.run import run
 from edgeks.cli.share import share
 from edgeks.cli.study import study
@@ -25,7 +26,23 @@ from edgeks.cli.train import train
 from edgeks.errors import EdgeksError
 
 INTERRUPTED = 130
-COMMANDS = (export, prepare, footprint, bench, doctor, advise, train, share, run, study, recipes, targets, models)
+COMMANDS = (
+    export,
+    prepare,
+    footprint,
+    bench,
+    doctor,
+    advise,
+    train,
+    share,
+    prune,
+    blending,
+    run,
+    study,
+    recipes,
+    targets,
+    models,
+)
 
 app = typer.Typer(
     name="edgeks",

@@ -76,6 +76,10 @@ def export(
     input_shape: Annotated[
         str | None, typer.Option("--input", help="Input size CxHxW, where nothing else tells it.", metavar="CxHxW")
     ] = None,
+    sparse: Annotated[
+        bool,
+        typer.Option("--sparse", help="Store pruned kernels in fewer bytes where the format can: docs/pruning.md."),
+    ] = False,
     simplify: Annotated[bool, typer.Option("--simplify", help="Run onnxsim, told not to fold BN.")] = False,
     min_sqnr: Annotated[
         float | None, typer.Option(help="Accept this SQNR in dB instead of what the target asks.")
@@ -161,6 +165,7 @@ def export(
             about_edgeks |= {
                 "--simplify": simplify,
                 "--keep-samples": keep_samples,
+                "--sparse": sparse,
                 "--fp16": fp16,
                 f"--io {io}": io != "float",
             }
@@ -189,6 +194,7 @@ def export(
             parity_report=parity_report,
             run_sensitivity=sensitivity,
             keep_samples=keep_samples,
+            sparse=sparse,
             on_step=status.update,
         )
         prepared = None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from edgeks.errors import CheckpointError
+from edgeks.models.initialise import he_normal
 
 Blending = str | Sequence[int]
 NONE, EVERY, BLOCK, STAGE = "none", "every", "block", "stage"
@@ -15,13 +16,13 @@ NONE, EVERY, BLOCK, STAGE = "none", "every", "block", "stage"
 class PadChannels(nn.Module):
     """N×C×H×W → N×channels×H×W: zeros behind the image's own channels, so that a kernel of n inputs can read it."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.channels = channels
+        self.added = channels - in_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """N×C×H×W → N×channels×H×W."""
-        return nn.functional.pad(x, (0, 0, 0, 0, 0, self.channels - x.shape[1]))
+        return nn.functional.pad(x, (0, 0, 0, 0, 0, self.added))
 
 
 class BlendedConv(nn.Module):
@@ -45,18 +46,18 @@ class BlendedConv(nn.Module):
         device = None if kernel is None else "meta"  # a kernel that is replaced at once is never allocated
         self.conv = nn.Conv2d(width_in, width, size, stride=stride, padding=size // 2, bias=False, device=device)
         if kernel is None:
-            nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+            he_normal(self.conv.weight)
         else:
             self.conv.weight = kernel
-        self.blend: nn.Module = nn.Identity()
-        if blend:
-            self.blend = nn.Conv2d(width, width, 1, bias=False)
-            nn.init.kaiming_normal_(self.blend.weight, mode="fan_out", nonlinearity="relu")
+        self.blend = nn.Conv2d(width, width, 1, bias=False) if blend else None
+        if self.blend is not None:
+            he_normal(self.blend.weight)
         self.norm = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """N×Cin×H×W → N×C×H/stride×W/stride."""
-        normalised: Tensor = self.norm(self.blend(self.conv(x)))
+        y = self.conv(x)
+        normalised: Tensor = self.norm(y if self.blend is None else self.blend(y))
         return normalised
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgeks.errors import CheckpointError
 from edgeks.models.argument import MAX_CHANNELS, MAX_CLASSES, affordable, whole_number
+from edgeks.models.initialise import he_normal
 
 STEM_WIDTH = 16
 STAGES = 3
@@ -148,7 +149,7 @@ def _blocks(architecture: str, depth: int, width: int, bottleneck: bool, in_chan
 
 
 def _conv(width_in: int, width: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias, He-initialised by its fan-in."""
+    """A convolution without bias, He-initialised."""
     conv = nn.Conv2d(width_in, width, size, stride=stride, padding=size // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    he_normal(conv.weight)
     return conv

@@ -44,11 +44,11 @@ def _shard_vggs() -> dict[str, Preset]:
     kinds: dict[str, tuple[bool, str, str]] = {
         "e_vggnet": (False, "none", "E-VGGNet({n}): 13 convolutions, unshared"),
         "s_vggnet": (True, "none", "S-VGGNet({n}): one kernel for 13 convolutions"),
-        "sl_vggnet": (True, "every", "SL-VGGNet({n}): one kernel, a blending layer behind each of 13 uses"),
+        "sl_vggnet": (True, "every", "SL-VGGNet({n}): one kernel, 13 blending layers"),
         "sl_stage_vggnet": (
             True,
             "stage",
-            "SLℓ-VGGNet({n}) as edgeks reads it: blending ahead of each pool",
+            "SLℓ-VGGNet({n}) as edgeks reads it: a blending layer per pool",
         ),
     }
     return {
@@ -61,31 +61,31 @@ def _shard_vggs() -> dict[str, Preset]:
 def _shard_resnets() -> dict[str, Preset]:
     """ShardNet's residual networks for CIFAR (three stages), Tiny ImageNet (four) and ImageNet (four, and a stem)."""
     made: dict[str, Preset] = {}
+    unshared = {"shared": False, "blending": "none"}
     for n, blocks in ((128, 3), (128, 5), (128, 7)):
         config = {"channels": n, "blocks": [blocks] * 3}
+        e, sl = f"E{blocks}-ResNet({n})", f"SL{blocks}-ResNet({n})"
+        uses = 6 * blocks
         made[f"e{blocks}_resnet_{n}"] = Preset(
-            "shard_resnet",
-            f"E{blocks}-ResNet({n}) for CIFAR: {6 * blocks} convolutions, unshared",
-            {**config, "shared": False, "blending": "none"},
+            "shard_resnet", f"{e}, CIFAR: {uses} convolutions, unshared", {**config, **unshared}
         )
         made[f"sl{blocks}_resnet_{n}"] = Preset(
-            "shard_resnet",
-            f"SL{blocks}-ResNet({n}) for CIFAR: one kernel for {6 * blocks} convolutions, each blended",
-            {**config, "blending": "every"},
+            "shard_resnet", f"{sl}, CIFAR: one kernel, {uses} blending layers", {**config, "blending": "every"}
         )
-    for suffix, n, stem, images in (("", 256, "none", "Tiny ImageNet"), ("_imagenet", 512, "7x7", "ImageNet")):
-        for layers, block, blending in ((34, "basic", "every"), (50, "bottleneck", "block")):
-            config = {"channels": n, "blocks": [3, 4, 6, 3], "block": block, "stem": stem}
+    for suffix, n, stem, images, classes in (
+        ("", 256, "none", "Tiny ImageNet", 200),
+        ("_imagenet", 512, "7x7", "ImageNet", 1000),
+    ):
+        for layers, block, shared in (
+            (34, "basic", "one kernel, 32 blending layers"),
+            (50, "bottleneck", "one bottleneck, 16 blending layers"),
+        ):
+            config = {"channels": n, "blocks": [3, 4, 6, 3], "block": block, "stem": stem, "classes": classes}
             made[f"e_resnet{layers}_{n}{suffix}"] = Preset(
-                "shard_resnet",
-                f"E-ResNet-{layers}({n}) for {images}, unshared",
-                {**config, "shared": False, "blending": "none"},
+                "shard_resnet", f"E-ResNet-{layers}({n}), {images}: unshared", {**config, **unshared}
             )
-            shared = "one kernel for 32 convolutions, each blended" if block == "basic" else "16 bottlenecks as one"
             made[f"sl_resnet{layers}_{n}{suffix}"] = Preset(
-                "shard_resnet",
-                f"SL-ResNet-{layers}({n}) for {images}: {shared}{'' if block == 'basic' else ', each blended'}",
-                {**config, "blending": blending},
+                "shard_resnet", f"SL-ResNet-{layers}({n}), {images}: {shared}", {**config, "blending": "every"}
             )
     return made
 
@@ -116,35 +116,33 @@ def _sha_resnet(depth: int, width: int, classes: int, description: str, *, share
     return Preset("sha_resnet", description, config)
 
 
+def _sha_resnets_imagenet() -> dict[str, Preset]:
+    found = {}
+    for depth in (34, 50, 101, 152):
+        for name, how, shared in (("resnet", "unshared", False), ("sha_resnet", "3×3 kernels shared in a stage", True)):
+            description = f"{'Sha' if shared else ''}ResNet-{depth}, ImageNet, {how}"
+            found[f"{name}_{depth}"] = Preset("sha_resnet_imagenet", description, {"depth": depth, "shared": shared})
+    return found
+
+
+# Soft sharing (arXiv 1902.09701): swrn_DEPTH_WIDTH[_TEMPLATES]; without a number as many templates as layers.
 def _swrn(depth: int, width: int, templates: int, description: str) -> Preset:
     return Preset("swrn", description, {"depth": depth, "width": width, "templates": templates})
 
 
 PRESETS |= {
-    "resnet_164": _sha_resnet(164, 1, 10, "pre-activation ResNet-164 for CIFAR, unshared", shared=False),
-    "sha_resnet_164": _sha_resnet(164, 1, 10, "ShaResNet-164: one 3×3 kernel a stage", shared=True),
+    "resnet_164": _sha_resnet(164, 1, 10, "pre-activation ResNet-164, CIFAR, unshared", shared=False),
+    "sha_resnet_164": _sha_resnet(164, 1, 10, "ShaResNet-164, CIFAR, one 3×3 kernel a stage", shared=True),
     "wrn_40_4": _sha_resnet(40, 4, 10, "wide ResNet 40-4, unshared", shared=False),
-    "sha_wrn_40_4": _sha_resnet(40, 4, 10, "wide ShaResNet 40-4: blocks' second 3×3 shared in a stage", shared=True),
-    "wrn_28_10_c100": _sha_resnet(28, 10, 100, "wide ResNet 28-10 for 100 classes, unshared", shared=False),
-    "sha_wrn_28_10_c100": _sha_resnet(28, 10, 100, "wide ShaResNet 28-10 for 100 classes", shared=True),
-}
-for _depth in (34, 50, 101, 152):
-    PRESETS |= {
-        f"resnet_{_depth}": Preset(
-            "sha_resnet_imagenet", f"ResNet-{_depth} for ImageNet, unshared", {"depth": _depth, "shared": False}
-        ),
-        f"sha_resnet_{_depth}": Preset(
-            "sha_resnet_imagenet", f"ShaResNet-{_depth} for ImageNet: 3×3 kernels shared in a stage", {"depth": _depth}
-        ),
-    }
-
-# Soft sharing (arXiv 1902.09701): swrn_DEPTH_WIDTH[_TEMPLATES]; without a number as many templates as layers.
-PRESETS |= {
+    "sha_wrn_40_4": _sha_resnet(40, 4, 10, "wide ShaResNet 40-4, the blocks' second 3×3 shared", shared=True),
+    "wrn_28_10_c100": _sha_resnet(28, 10, 100, "wide ResNet 28-10, CIFAR-100, unshared", shared=False),
+    "sha_wrn_28_10_c100": _sha_resnet(28, 10, 100, "wide ShaResNet 28-10, CIFAR-100", shared=True),
+    **_sha_resnets_imagenet(),
     "wrn_28_10": _swrn(28, 10, 0, "wide ResNet 28-10, unshared"),
-    "swrn_28_10": _swrn(28, 10, 6, "soft sharing: 6 templates for the 6 layers of a stage"),
-    "swrn_28_10_1": _swrn(28, 10, 1, "soft sharing: 1 template for the 6 layers of a stage"),
+    "swrn_28_10": _swrn(28, 10, 6, "SWRN 28-10, soft sharing: 6 templates for the 6 layers of a stage"),
+    "swrn_28_10_1": _swrn(28, 10, 1, "SWRN 28-10, soft sharing: 1 template for the 6 layers of a stage"),
     "wrn_28_14": _swrn(28, 14, 0, "wide ResNet 28-14, unshared"),
-    "swrn_28_14": _swrn(28, 14, 6, "soft sharing: 6 templates for the 6 layers of a stage"),
-    "swrn_28_14_2": _swrn(28, 14, 2, "soft sharing: 2 templates for the 6 layers of a stage"),
-    "swrn_28_18_2": _swrn(28, 18, 2, "soft sharing: 2 templates for the 6 layers of a stage"),
+    "swrn_28_14": _swrn(28, 14, 6, "SWRN 28-14, soft sharing: 6 templates for the 6 layers of a stage"),
+    "swrn_28_14_2": _swrn(28, 14, 2, "SWRN 28-14, soft sharing: 2 templates for the 6 layers of a stage"),
+    "swrn_28_18_2": _swrn(28, 18, 2, "SWRN 28-18, soft sharing: 2 templates for the 6 layers of a stage"),
 }

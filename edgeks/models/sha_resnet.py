@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from edgeks.errors import CheckpointError
 from edgeks.models.argument import MAX_CHANNELS, MAX_CLASSES, affordable, whole_number
+from edgeks.models.initialise import he_normal
 from edgeks.models.preact_resnet import STAGES, PreactResNet
 
 # Depth → blocks of its four stages, and whether they are bottlenecks (arXiv 1512.03385 Table 1).
@@ -139,7 +140,7 @@ def _conv(width_in: int, width: int, size: int, stride: int = 1, kernel: Tensor 
     device = None if kernel is None else "meta"  # a kernel that is replaced at once is never allocated
     conv = nn.Conv2d(width_in, width, size, stride=stride, padding=size // 2, bias=False, device=device)
     if kernel is None:
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        he_normal(conv.weight)
     else:
         conv.weight = kernel
     return conv

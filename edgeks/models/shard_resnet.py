@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,38 +18,46 @@ MAX_STAGES = 5
 MAX_BLOCKS = 64
 BASIC, BOTTLENECK = "basic", "bottleneck"
 STEMS = ("none", "3x3", "7x7")
-NARROWING = 4  # a bottleneck's 3×3 convolution has a quarter of the channels
+MAX_NARROWING = 64
+
+
+class Shape(NamedTuple):
+    """A convolution of a block; those of one `kernel` number read one kernel where the block is shared."""
+
+    kernel: int
+    width_in: int
+    width: int
+    size: int
 
 
 class ShardBlock(nn.Module):
     """x + convolutions(x), ReLU; each convolution [– blending] – BN, with ReLU between them.
 
-    `shapes`: (inputs, outputs, size) of each convolution. The stride is that of the first 3×3 one; the identity is
-    averaged over stride×stride then, and has no parameters. With `kernels_of`, the block reads that block's kernels:
-    the same Parameter objects, each in its own place. BN and blending layers stay own.
+    The stride is that of the first 3×3 convolution; the identity is averaged over stride×stride then, and has no
+    parameters. With `kernels`, a convolution reads the one that is there for its place, or puts its own there. BN and
+    blending layers are own.
     """
 
     def __init__(
         self,
-        shapes: Sequence[tuple[int, int, int]],
+        shapes: Sequence[Shape],
         *,
         blends: Sequence[bool],
         stride: int = 1,
-        kernels_of: ShardBlock | None = None,
+        kernels: dict[int, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList()
-        strided = next(index for index, (*_, size) in enumerate(shapes) if size == 3)
-        for index, ((width_in, width, size), blend) in enumerate(zip(shapes, blends, strict=True)):
-            kernel = None if kernels_of is None else kernels_of.kernels()[index]
+        strided = next(index for index, shape in enumerate(shapes) if shape.size == 3)
+        for index, (shape, blend) in enumerate(zip(shapes, blends, strict=True)):
+            kernel = None if kernels is None else kernels.get(shape.kernel)
             step = stride if index == strided else 1
-            self.layers.append(BlendedConv(width_in, width, size, stride=step, blend=blend, kernel=kernel))
+            layer = BlendedConv(shape.width_in, shape.width, shape.size, stride=step, blend=blend, kernel=kernel)
+            if kernels is not None:
+                kernels[shape.kernel] = layer.conv.weight
+            self.layers.append(layer)
         self.identity = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True)
         self.activation = nn.ReLU()
-
-    def kernels(self) -> list[Tensor]:
-        """Kernels of the block's convolutions, OIHW, in order; without the blending layers'."""
-        return [layer.conv.weight for layer in self.layers if isinstance(layer, BlendedConv)]
 
     def forward(self, x: Tensor) -> Tensor:
         """N×C×H×W → N×C×H/stride×W/stride."""
@@ -63,7 +72,7 @@ class ShardResNet(nn.Module):
     """N×C×H×W float32 → N×classes logits.
 
     `blocks` per stage, each stage after the first at half the resolution, all n channels wide. `block` "basic": two
-    3×3 convolutions; "bottleneck": 1×1 to n/4 channels, 3×3, 1×1 to n.
+    3×3 convolutions; "bottleneck": 1×1 to n/`narrowing` channels, 3×3, 1×1 to n.
 
     `shared` True: the block is shared as one entity. The 3×3 convolutions of all basic blocks read one kernel; each of
     a bottleneck's three convolutions reads the kernel of its place, so there are three sharing groups. False: E-ResNet.
@@ -71,10 +80,11 @@ class ShardResNet(nn.Module):
     `stem` "none": the image is padded to n channels with zeros and goes to the first block; "3x3": a convolution of its
     own, BN, ReLU; "7x7": that of ImageNet's ResNets, stride 2, with a 3×3 max pool of stride 2 behind it.
 
-    `blending` says which convolutions a blending layer of their own follows (SL-ResNet): "every", "block": the last one
-    of each block, "stage": the last one of each stage, a list of their numbers from 1, or "none". The public record of
-    the paper has neither its tables nor its figures: the place of the blending layers, the shortcut without parameters
-    and the bottleneck's n/4 channels are readings of edgeks.
+    `blending` says which convolutions a blending layer of their own follows (SL-ResNet): "every": the 3×3 ones,
+    "block": the last one of each block, "stage": the last one of each stage, a list of their numbers from 1, or "none".
+    The public record of the paper has neither its tables nor its figures: the place of the blending layers (behind a
+    bottleneck's 3×3 convolution, since two 1×1 layers in a row are one), the shortcut without parameters, and that a
+    bottleneck narrows to a quarter, are readings of edgeks.
 
     Raises:
         CheckpointError: an argument out of bounds.
@@ -88,39 +98,40 @@ class ShardResNet(nn.Module):
         blending: Blending = EVERY,
         *,
         block: str = BASIC,
+        narrowing: int = 4,
         stem: str = "none",
         in_channels: int = 3,
         classes: int = 10,
     ) -> None:
         super().__init__()
         _check(channels, blocks, shared, block=block, stem=stem, in_channels=in_channels, classes=classes)
-        shapes = _shapes(channels, block)
+        shapes = _shapes(channels, block, narrowing)
         per_block = len(shapes)
         layers = sum(blocks) * per_block
         words = {
             NONE: frozenset[int](),
-            EVERY: frozenset(range(1, layers + 1)),
+            EVERY: frozenset(n for n in range(1, layers + 1) if shapes[(n - 1) % per_block].size == 3),
             BLOCK: frozenset(range(per_block, layers + 1, per_block)),
             STAGE: frozenset(per_block * last for last in accumulate(blocks)),
         }
         with_blending = blended("shard_resnet", blending, words, layers)
-        entity = sum(width_in * width * size**2 for width_in, width, size in shapes)
-        blends = sum(shapes[(number - 1) % per_block][1] ** 2 for number in with_blending)
-        norms = 2 * sum(blocks) * sum(width for _, width, _ in shapes)
+        weights = {s.kernel: s.width_in * s.width * s.size**2 for s in shapes}
+        convolutions = sum(weights[s.kernel] for s in shapes) * sum(blocks)
+        blends = sum(shapes[(number - 1) % per_block].width ** 2 for number in with_blending)
+        norms = 2 * sum(blocks) * sum(shape.width for shape in shapes)
         rest = channels * (49 * in_channels * (stem != "none") + classes) + classes
-        affordable("shard_resnet", entity * (1 if shared else sum(blocks)) + blends + norms + rest)
+        affordable("shard_resnet", (sum(weights.values()) if shared else convolutions) + blends + norms + rest)
 
         self.stem = _stem(stem, in_channels, channels)
         self.stages = nn.ModuleList()
-        first: ShardBlock | None = None
+        kernels: dict[int, Tensor] | None = {} if shared else None
         number = 0
         for stage, length in enumerate(blocks):
             made: list[ShardBlock] = []
             for index in range(length):
                 own = [number + place in with_blending for place in range(1, per_block + 1)]
                 stride = 2 if stage and not index else 1
-                made.append(ShardBlock(shapes, blends=own, stride=stride, kernels_of=first if shared else None))
-                first = first or made[0]
+                made.append(ShardBlock(shapes, blends=own, stride=stride, kernels=kernels))
                 number += per_block
             self.stages.append(nn.Sequential(*made))
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -135,17 +146,21 @@ class ShardResNet(nn.Module):
         return logits
 
 
-def _shapes(channels: int, block: str) -> tuple[tuple[int, int, int], ...]:
-    """(inputs, outputs, size) of the convolutions of a block."""
+def _shapes(channels: int, block: str, narrowing: int) -> tuple[Shape, ...]:
     if block == BASIC:
-        return ((channels, channels, 3),) * 2
-    narrow = channels // NARROWING
-    return (channels, narrow, 1), (narrow, narrow, 3), (narrow, channels, 1)
+        return (Shape(0, channels, channels, 3),) * 2
+    whole_number("shard_resnet", "narrowing", narrowing, 1, MAX_NARROWING)
+    if channels % narrowing:
+        raise CheckpointError(
+            f"shard_resnet: channels is {channels}; legal for bottlenecks: a multiple of narrowing, {narrowing}"
+        )
+    narrow = channels // narrowing
+    return Shape(0, channels, narrow, 1), Shape(1, narrow, narrow, 3), Shape(2, narrow, channels, 1)
 
 
 def _stem(stem: str, in_channels: int, channels: int) -> nn.Module:
     if stem == "none":
-        return PadChannels(channels)
+        return PadChannels(in_channels, channels)
     if stem == "3x3":
         return nn.Sequential(BlendedConv(in_channels, channels, 3), nn.ReLU())
     pool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -165,7 +180,3 @@ def _check(
         raise CheckpointError(f"shard_resnet: block is {block!r}; legal: {BASIC}, {BOTTLENECK}")
     if stem not in STEMS:
         raise CheckpointError(f"shard_resnet: stem is {stem!r}; legal: {', '.join(STEMS)}")
-    if block == BOTTLENECK and channels % NARROWING:
-        raise CheckpointError(
-            f"shard_resnet: channels is {channels}; legal for bottleneck blocks: a multiple of {NARROWING}"
-        )

@@ -54,7 +54,7 @@ class ShardVGG(nn.Module):
         kernels = 9 * channels * (channels if shared else in_channels + (layers - 1) * channels)
         rest = channels * (channels * len(with_blending) + 2 * layers + classes) + classes
         affordable("shard_vgg", kernels + rest)
-        self.pad = PadChannels(channels) if shared else nn.Identity()
+        self.pad = PadChannels(in_channels, channels) if shared else nn.Identity()
         self.stages = nn.ModuleList()
         kernel: Tensor | None = None
         number, width_in = 0, channels if shared else in_channels
@@ -75,7 +75,7 @@ class ShardVGG(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """N×C×H×W → N×classes logits."""
         smallest = 2 ** len(self.stages)
-        if min(x.shape[2:]) < smallest:
+        if isinstance(x, Tensor) and min(x.shape[2:]) < smallest:  # torch.fx traces with a stand-in
             raise DataError(
                 f"shard_vgg: {len(self.stages)} max pools take images of {smallest}×{smallest} or more, found "
                 f"{x.shape[2]}×{x.shape[3]}; give `convolutions` fewer stages"

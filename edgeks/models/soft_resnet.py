@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from edgeks.models.argument import whole_number
 from edgeks.models.preact_resnet import STAGES, PreactResNet
 from edgeks.sharing.template_bank import share_bank
@@ -21,5 +23,11 @@ class SoftWideResNet(PreactResNet):
         super().__init__("swrn", depth, width, bottleneck=False, in_channels=in_channels, classes=classes)
         layers = 2 * ((depth - 4) // 6 - 1)
         whole_number("swrn", "templates", templates, 0, layers)
+        for module in (
+            self.modules() if not self.stem.weight.is_meta else ()
+        ):  # by the fan-in, as the published code has
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+        nn.init.zeros_(self.head.bias)
         for number in range(1, STAGES + 1) if templates else ():
             share_bank([conv for convolutions in self.spatial(number) for conv in convolutions], templates)

@@ -7,6 +7,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -27,6 +28,9 @@ class ActivationFakeQuantize(nn.Module):
     The first training batch, unless `set_range` came before, gives the range: then s is learned by gradient
     ("learned"; z stays), or s and z follow a moving average of what training batches show ("moving_average").
     In evaluation mode nothing changes.
+
+    Under data parallel training the range is that of all processes' images, and `batch_share` is this one's part of
+    them, so that the gradient of s does not depend on the number of processes.
     """
 
     log_scale: Tensor
@@ -41,7 +45,8 @@ class ActivationFakeQuantize(nn.Module):
         self.register_buffer("zero_point", torch.zeros(()))
         self.register_buffer("low", torch.tensor(1.0))  # above `high`: nothing was seen yet
         self.register_buffer("high", torch.tensor(-1.0))
-        self.observing = False
+        self.observing = self.passing = False
+        self.batch_share = 1.0
 
     @property
     def scale(self) -> Tensor:
@@ -58,6 +63,8 @@ class ActivationFakeQuantize(nn.Module):
         if self.observing:
             self._see(x.detach(), old_share=None)
             return x
+        if self.passing:
+            return x
         if self.training and (self.ranges == "moving_average" or not self.has_range):
             self._see(x.detach(), old_share=OLD_SHARE)
             self.take_range()
@@ -66,7 +73,7 @@ class ActivationFakeQuantize(nn.Module):
                 "a fake quantiser has no range yet: train on a batch first, or call edgeks.quant.observe_ranges"
             )
         q_min, q_max = LIMITS[self.integer_type]
-        return _fake_quantize(x, self.scale, self.zero_point, q_min, q_max)
+        return _fake_quantize(x, self.scale, self.zero_point, q_min, q_max, self.batch_share)
 
     def set_range(self, seen: Range) -> None:
         """Scale and zero point for `seen`."""
@@ -82,7 +89,7 @@ class ActivationFakeQuantize(nn.Module):
 
     def _see(self, x: Tensor, old_share: float | None) -> None:
         """Widen the range to hold `x` (`old_share` None), or move it towards that of `x`."""
-        low, high = torch.aminmax(x)
+        low, high = _smallest_and_largest(x, everywhere=old_share is not None)
         if not self.has_range:
             self.low.copy_(low)
             self.high.copy_(high)
@@ -217,21 +224,41 @@ def _largest_step(kernel: Tensor) -> Tensor:
     return torch.from_numpy(scale).to(kernel.device)
 
 
-def _fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, q_min: int, q_max: int) -> Tensor:
-    y: Tensor = _FakeQuantize.apply(x, scale, zero_point, q_min, q_max)  # type: ignore[no-untyped-call]
+def _smallest_and_largest(x: Tensor, everywhere: bool) -> tuple[Tensor, Tensor]:
+    """Of the values of `x`, or with `everywhere` of what all processes that train together have."""
+    if not (everywhere and dist.is_available() and dist.is_initialized()):
+        low, high = torch.aminmax(x)
+        return low, high
+    ends = x.new_full((2,), -math.inf)
+    if x.numel():  # a process may be without images
+        low, high = torch.aminmax(x)
+        ends = torch.stack([-low, high])
+    dist.all_reduce(ends, dist.ReduceOp.MAX)
+    return -ends[0], ends[1]
+
+
+def _fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor, q_min: int, q_max: int, batch_share: float = 1.0
+) -> Tensor:
+    y: Tensor = _FakeQuantize.apply(x, scale, zero_point, q_min, q_max, batch_share)  # type: ignore[no-untyped-call]
     return y
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Straight-through for x inside the range; LSQ's gradient for the scale, scaled by 1/√(count·q_max)."""
+    """Straight-through for x inside the range; LSQ's gradient for the scale, scaled by 1/√(count·q_max).
+
+    count: the values that one scale is for; x holds `batch_share` of them.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, q_min: int, q_max: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, q_min: int, q_max: int, batch_share: float
+    ) -> Tensor:
         position = x / scale
         # As ONNX says: rounded before the zero point is added, half to even. It matters where pixels hit the middle.
         code = position.round().add_(zero_point).clamp_(q_min, q_max)
         ctx.save_for_backward(position, code, scale, zero_point)
-        ctx.limits = (q_min, q_max)
+        ctx.limits, ctx.batch_share = (q_min, q_max), batch_share
         return (code - zero_point).mul_(scale)
 
     @staticmethod
@@ -246,5 +273,6 @@ class _FakeQuantize(torch.autograd.Function):
             slope = torch.where(inside, code - zero_point - position, code - zero_point).mul_(gradient)
             axes = [axis for axis in range(slope.dim()) if scale.dim() == 0 or scale.shape[axis] == 1]
             total = slope.sum() if scale.dim() == 0 else slope.sum(axes, keepdim=True)
-            of_scale = total / math.sqrt(slope.numel() / scale.numel() * q_max)
-        return of_x, of_scale, None, None, None
+            count = slope.numel() / scale.numel() / (ctx.batch_share or 1.0)
+            of_scale = total / math.sqrt(max(count, 1.0) * q_max)
+        return of_x, of_scale, None, None, None, None

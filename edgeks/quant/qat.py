@@ -123,6 +123,21 @@ def observing(model: nn.Module) -> Iterator[None]:
                 quantiser.take_range()
 
 
+@contextmanager
+def without_ranges(model: nn.Module) -> Iterator[None]:
+    """Within, activations pass unchanged where a fake-quantiser has no range yet: to look at a network's outputs."""
+    waiting = [
+        module for module in model.modules() if isinstance(module, ActivationFakeQuantize) and not module.has_range
+    ]
+    for quantiser in waiting:
+        quantiser.passing = True
+    try:
+        yield
+    finally:
+        for quantiser in waiting:
+            quantiser.passing = False
+
+
 def observe_ranges(model: nn.Module, inputs: Tensor, batch_size: int = 64) -> None:
     """Start the ranges of a prepared network at what it shows on `inputs`, N×C×H×W: smallest to largest value.
 

@@ -87,7 +87,7 @@ def _resolve(model: nn.Module, group: SoftGroup, form: BankForm, weight_bytes: i
     term_bytes = GAIN_VECTORS * FLOAT32_BYTES * group.kernel_shape[0]
     basis, terms = stored_kernels(alpha, gram, kernel_bytes, term_bytes)
     stored = torch.from_numpy(basis).to(templates) @ templates
-    kernels = [nn.Parameter(kernel.reshape(group.kernel_shape).to(bank.templates)) for kernel in stored]
+    kernels = [nn.Parameter(kernel.reshape(group.kernel_shape).to(bank.stacked)) for kernel in stored]
     convolutions = _replace(model, layers, kernels, terms)
     return ResolvedBank(group.name, len(templates), len(layers), len(kernels), convolutions)
 

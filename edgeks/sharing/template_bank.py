@@ -18,13 +18,22 @@ BankInit = Literal["orthogonal", "svd"]
 
 
 class TemplateBank(nn.Module):
-    """K templates of one kernel shape: Parameter `templates`, K×O×I×kh×kw, each He-initialised by its fan-in."""
+    """K templates of one kernel shape, each He-initialised by its fan-in.
+
+    Parameter `stacked` is K·O×I×kh×kw, one template above the other: of the rank that channels-last training takes.
+    """
 
     def __init__(self, templates: int, kernel_shape: Sequence[int]) -> None:
         super().__init__()
-        self.templates = nn.Parameter(torch.empty(templates, *kernel_shape))
-        for template in self.templates.detach():
+        self.count = templates
+        self.stacked = nn.Parameter(torch.empty(templates * kernel_shape[0], *kernel_shape[1:]))
+        for template in self.templates.detach() if not self.stacked.is_meta else ():
             nn.init.kaiming_normal_(template)
+
+    @property
+    def templates(self) -> Tensor:
+        """K×O×I×kh×kw: `stacked` as K kernels, the same memory."""
+        return self.stacked.view(self.count, -1, *self.stacked.shape[1:])
 
 
 class Mix(nn.Module):
@@ -36,16 +45,14 @@ class Mix(nn.Module):
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """K → O×I×kh×kw. A sum of products, not a matrix product: autocast leaves it in float32."""
-        templates = self.bank.templates
-        along = (-1, *[1] * (templates.dim() - 1))
-        return (coefficients.reshape(along) * templates).sum(0)
+        return (coefficients.reshape(-1, 1, 1, 1, 1) * self.bank.templates).sum(0)
 
     def right_inverse(self, kernel: Tensor) -> Tensor:
         """O×I×kh×kw → K: the mix that is nearest to the kernel, by least squares."""
         templates = self.bank.templates.detach().flatten(1)
-        products: Tensor = templates @ kernel.detach().flatten()
-        if kernel.device.type == "meta":
-            return products
+        if templates.is_meta:
+            return templates.new_empty(len(templates))
+        products = templates @ kernel.detach().flatten()
         nearest: Tensor = torch.linalg.pinv(templates @ templates.T, hermitian=True) @ products
         return nearest
 

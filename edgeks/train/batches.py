@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from edgeks.preprocessing import Preprocessing
-from edgeks.train.settings import Augmentation
+from edgeks.train.augment import Augmenter
+from edgeks.train.image_files import ImageFiles
+from edgeks.train.settings import TrainSettings
+
+Batch = TypeVar("Batch")
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -21,42 +27,77 @@ def epoch_seed(seed: int, epoch: int) -> int:
 class Batches:
     """An iterable over one epoch of (images float32 B×C×H×W, labels int64 B); set `epoch` before each pass.
 
-    `images` is uint8 N×C×H×W and `labels` int64 N, both on the device that trains. Random numbers are always drawn on
-    the CPU, so that every device sees the same batches. A last batch of one image is left out (BN cannot take it where
-    the feature map is 1×1), unless it is the only one.
+    Where images are mixed, labels are float32 B×classes. `images` is uint8 N×C×H×W, in memory or decoded batch by
+    batch, and `labels` int64 N. On a GPU they lie there, where the images take at most half of its free memory and
+    Pillow has no part in augmenting them; else they are moved batch by batch. Random numbers are always drawn on the
+    CPU, so that every device sees the same batches. A last batch of one image is left out (BN cannot take it where the
+    feature map is 1×1), unless it is the only one. `rows`: which images of each batch this process computes; of the
+    others no more is computed than mixing needs.
     """
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | ImageFiles,
         labels: Tensor,
         preprocessing: Preprocessing,
+        settings: TrainSettings,
         *,
-        batch_size: int,
-        augment: tuple[Augmentation, ...],
-        seed: int,
+        rows: slice = slice(None),
+        device: torch.device | None = None,
     ) -> None:
-        self.epoch = 1
-        self._images, self._labels = images, labels
-        self._normalise = Normalise(preprocessing, images.device)
-        self._batch_size, self._augment, self._seed = batch_size, augment, seed
+        self.epoch, self._rows = 1, rows
+        device = device or labels.device
+        self._augmenter = Augmenter(settings, preprocessing, Normalise(preprocessing, device), device)
+        self._images, self._labels = images, labels.to(device)
+        if isinstance(images, Tensor) and not self._augmenter.draws_pixels:
+            self._images = images.to(_room(images, device))
+        self._batch_size, self._seed = settings.batch_size, settings.seed
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         full, rest = divmod(len(self._images), self._batch_size)
         return full + (rest > 1 or full == 0)
 
+    def size(self, place: int) -> int:
+        """Images of the batch at a place 0…len − 1, whoever computes them."""
+        return min(self._batch_size, len(self._images) - place * self._batch_size)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ahead(self._in_order())
+
+    def _in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(epoch_seed(self._seed, self.epoch))
         order = torch.randperm(len(self._images), generator=generator)
         for chosen in torch.split(order, self._batch_size)[: len(self)]:
-            index = chosen.to(self._images.device)
-            images = self._images[index]
-            if "crop" in self._augment:
-                images = shift(images, max(1, images.shape[-1] // 8), generator)
-            if "flip" in self._augment:
-                images = flip(images, generator)
-            yield self._normalise(images), self._labels[index]
+            draws = self._augmenter.draw(len(chosen), self._images.shape[2], generator)
+            wanted = torch.arange(len(chosen))[self._rows].contiguous()
+            needed = self._augmenter.needed(len(chosen), wanted)
+            index = chosen[needed]
+            labels = self._labels[index.to(self._labels.device)]
+            images, labels = self._augmenter(self._pixels(index), labels, draws.of(needed))
+            kept = torch.searchsorted(needed, wanted).to(labels.device)
+            yield (images, labels) if len(kept) == len(needed) else (images[kept], labels[kept])
+
+    def _pixels(self, index: Tensor) -> Tensor:
+        if isinstance(self._images, Tensor):
+            return self._images[index.to(self._images.device)]
+        return torch.from_numpy(self._images[index.numpy()])
+
+
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches in the same order; the next one is made while one is used. What goes wrong is raised here."""
+    with ThreadPoolExecutor(1) as maker:
+        coming = maker.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = maker.submit(next, batches, None)
+            yield batch
+
+
+def _room(images: Tensor, device: torch.device) -> torch.device:
+    """Where all the images are to lie."""
+    if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return torch.device("cpu")
+    return device
 
 
 class Normalise:
@@ -69,21 +110,3 @@ class Normalise:
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise a batch."""
         return (images.float() / 255 - self._mean) / self._std
-
-
-def shift(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
-    """Each image of N×C×H×W moved by −reach…reach pixels in both directions, 0 filling in."""
-    count, channels, height, width = images.shape
-    padded = torch.nn.functional.pad(images, (reach, reach, reach, reach))
-    moves = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator).to(images.device)
-    rows = moves[0] + torch.arange(height, device=images.device)
-    columns = moves[1] + torch.arange(width, device=images.device)
-    image = torch.arange(count, device=images.device)[:, None, None, None]
-    channel = torch.arange(channels, device=images.device)[None, :, None, None]
-    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the images of N×C×H×W, by chance, mirrored left to right."""
-    chosen = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(-1), images)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from edgeks.errors import DataError
-from edgeks.train.dataset import Images, Labels
+from edgeks.train.dataset import Labels
+from edgeks.train.image_files import Images
 
 PIXEL_BYTES = 3 * 32 * 32
 MAX_FILE_BYTES = 1 << 30
@@ -81,18 +82,35 @@ def read_cifar(folder: Path, classes: int) -> Cifar:
     )  # a copy: files are read-only views
 
 
+def is_cifar(folder: Path, classes: int) -> bool:
+    """Whether a folder, or its official sub-folder, has the test file of CIFAR-10 or CIFAR-100."""
+    return _where(folder, classes) is not None
+
+
+def layout_text(classes: int) -> str:
+    """The legal layouts, for messages."""
+    python, binary = _LAYOUTS[classes]
+    return (
+        f"the folder {python.folder} (with {python.test}) or {binary.folder} (with {binary.test}), "
+        "or the folder that one of them is in"
+    )
+
+
 def _find(folder: Path, classes: int) -> tuple[Path, _Layout]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; name the one that holds the official CIFAR-{classes} files")
+    found = _where(folder, classes)
+    if found is None:
+        raise DataError(f"{folder}: holds no CIFAR-{classes}; legal: {layout_text(classes)}")
+    return found
+
+
+def _where(folder: Path, classes: int) -> tuple[Path, _Layout] | None:
     for layout in _LAYOUTS[classes]:
         for where in (folder, folder / layout.folder):
             if (where / layout.test).is_file():
                 return where, layout
-    python, binary = _LAYOUTS[classes]
-    raise DataError(
-        f"{folder}: holds no CIFAR-{classes}; legal: the folder {python.folder} (with {python.test}) or "
-        f"{binary.folder} (with {binary.test}), or the folder that one of them is in"
-    )
+    return None
 
 
 def _read_batch(path: Path, layout: _Layout, classes: int) -> tuple[Images, Labels]:

@@ -15,15 +15,19 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgeks.errors import CheckFailed, CheckpointError, ConfigError, DataError
+from edgeks.errors import CheckFailed, CheckpointError, DataError
 from edgeks.models.positive_scales import positive_scales
 from edgeks.preprocessing import Preprocessing
+from edgeks.quant.qat import without_ranges
+from edgeks.train import processes
 from edgeks.train.batches import Batches, Normalise, epoch_seed
-from edgeks.train.dataset import Dataset, Images, Labels, stratified_split
-from edgeks.train.loss import right, training_loss
+from edgeks.train.dataset import Dataset, ImageStore, Labels, stratified_split
+from edgeks.train.image_files import ImageFiles
 from edgeks.train.progress import EpochRecord, NoProgress, TrainingProgress
 from edgeks.train.resume import Fingerprint, TrainState, read_state, write_state
 from edgeks.train.settings import TrainSettings
+from edgeks.train.step import TrainingStep
+from edgeks.train.sync_batch_norm import synchronised
 
 EVALUATION_BATCH = 256
 
@@ -81,9 +85,9 @@ def fit(
         CheckFailed: the training diverged.
     """
     progress = progress or NoProgress()
-    device = _device(settings.device)
+    device = processes.chosen_device(settings.device)
     scales = positive_scales(model) if settings.positive_scales else nullcontext()
-    with _threads(settings.threads), torch.random.fork_rng(devices=[]), scales:
+    with _threads(settings.threads), torch.random.fork_rng(devices=[]), scales, synchronised(model):
         _check_fits(model, dataset)
         teacher = teacher if settings.distillation > 0 else None
         if teacher is not None:
@@ -93,8 +97,8 @@ def fit(
             # Half the time of a depthwise network on a CPU is saved by this layout.
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             training = _Training(model, dataset, settings, last, progress, teacher)
-            if resume and last.exists():
-                training.go_on_from(read_state(last, training.fingerprint))
+            if resume:
+                training.resume()
             training.run()
         finally:
             progress.stop()
@@ -103,30 +107,44 @@ def fit(
             model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
         best = training.best()
         model.load_state_dict(best.best)
-        test_accuracy = evaluate(model.to(device), dataset.test_images, dataset.test_labels, dataset.preprocessing)
+        test_accuracy = _accuracy(model.to(device), dataset.test_images, dataset.test_labels, dataset.preprocessing)
         model.to("cpu")
     kept = best.history[best.best_epoch - 1]
     return FitResult(best.best_epoch, test_accuracy, kept.validation_accuracy, tuple(best.history))
 
 
-def evaluate(model: nn.Module, images: Images, labels: Labels, preprocessing: Preprocessing) -> float:
+def evaluate(model: nn.Module, images: ImageStore, labels: Labels, preprocessing: Preprocessing) -> float:
     """Share 0…1 of the images (uint8 N×C×H×W) whose highest logit is their label's. Leaves the mode as it was."""
+    return _right(model, images, labels, preprocessing, 0, 1) / len(images)
+
+
+def _accuracy(model: nn.Module, images: ImageStore, labels: Labels, preprocessing: Preprocessing) -> float:
+    """As `evaluate`; each process looks at its share of the images."""
+    found = _right(model, images, labels, preprocessing, processes.rank(), processes.count())
+    device = next(model.parameters()).device
+    return int(processes.summed(torch.tensor(found, device=device))) / len(images)
+
+
+def _right(
+    model: nn.Module, images: ImageStore, labels: Labels, preprocessing: Preprocessing, first: int, step: int
+) -> int:
+    """How many are classified right, of every step-th batch."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     normalise = Normalise(preprocessing, device)
     was_training = model.training
     model.eval()
     right = 0
     with torch.inference_mode():
-        for start in range(0, len(images), EVALUATION_BATCH):
+        for start in range(first * EVALUATION_BATCH, len(images), step * EVALUATION_BATCH):
             batch = slice(start, start + EVALUATION_BATCH)
             logits = model(normalise(torch.from_numpy(images[batch]).to(device)))
             right += int((logits.argmax(1).cpu() == torch.from_numpy(labels[batch])).sum())
     model.train(was_training)
-    return right / len(images)
+    return right
 
 
 class _Training:
-    """The engine with its optimiser, schedule, metrics and handlers."""
+    """The engine, with what happens in each step and around each epoch. Only process 0 writes and reports."""
 
     def __init__(
         self,
@@ -137,35 +155,40 @@ class _Training:
         progress: TrainingProgress,
         teacher: nn.Module | None,
     ) -> None:
-        self.fingerprint = Fingerprint.of(model, dataset, settings, teacher)
-        self._teacher = teacher
+        self._device = next(model.parameters()).device
+        self._fingerprint = _agreed(Fingerprint.of(model, dataset, settings, teacher), self._device)
         self._model, self._settings, self._last, self._progress = model, settings, last, progress
         self._preprocessing = dataset.preprocessing
         train, held_out = np.arange(len(dataset.train_labels)), np.arange(0)
         if settings.validation > 0:
             train, held_out = stratified_split(dataset.train_labels, settings.validation, settings.seed)
-        self._validation = (dataset.train_images[held_out], dataset.train_labels[held_out])
-        device = next(model.parameters()).device
+        self._validation = dataset.held_out(held_out)
+        images, labels = dataset.training(train)
         self._batches = Batches(
-            torch.from_numpy(dataset.train_images[train]).to(device),
-            torch.from_numpy(dataset.train_labels[train]).to(device),
+            images if isinstance(images, ImageFiles) else torch.from_numpy(images),
+            torch.from_numpy(labels),
             dataset.preprocessing,
-            batch_size=settings.batch_size,
-            augment=settings.augment,
-            seed=settings.seed,
+            settings,
+            rows=slice(processes.rank(), None, processes.count()),
+            device=self._device,
         )
-        self._optimizer = _optimizer(model, settings)
-        self._scheduler = _scheduler(self._optimizer, settings, len(self._batches))
+        example = Normalise(dataset.preprocessing, self._device)(torch.from_numpy(dataset.sample(np.arange(1))))
+        self._step = TrainingStep(model, settings, teacher, len(self._batches), example)
         self._seen, self._loss, self._right = 0, 0.0, 0.0  # of the epoch so far
         self._state: TrainState | None = None
         self._engine = self._make_engine()
 
-    def go_on_from(self, state: TrainState) -> None:
-        """Take over a state that was read from disk."""
+    def resume(self) -> None:
+        """Go on after the epoch that the state on disk is of, if there is one."""
+        found = None
+        if processes.rank() == 0 and self._last.exists():
+            found = read_state(self._last, self._fingerprint)
+        state = processes.from_first(found, self._device)
+        if state is None:
+            return
         try:
             self._model.load_state_dict(state.model)
-            self._optimizer.load_state_dict(state.optimizer)
-            self._scheduler.load_state_dict(state.scheduler)
+            self._step.load_state_dict(state.step)
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"{self._last}: the state does not fit the network; train without resuming"
@@ -188,40 +211,27 @@ class _Training:
         return self._state
 
     def _make_engine(self) -> Engine:
-        engine = Engine(self._step)
+        engine = Engine(self._take)
         engine.logger = logging.getLogger("edgeks.train")
         engine.logger.addHandler(logging.NullHandler())  # errors reach the user as exceptions, not as log lines as well
         engine.logger.propagate = False
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._report)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
         return engine
 
-    def _step(self, engine: Engine, batch: tuple[Tensor, Tensor]) -> None:
-        images, labels = batch
-        self._optimizer.zero_grad(set_to_none=True)
-        logits = self._model(images)
-        loss = training_loss(logits, labels, self._settings, self._taught(images))
-        value = loss.item()
-        if not math.isfinite(value):
+    def _take(self, engine: Engine, batch: tuple[Tensor, Tensor]) -> None:
+        epoch, done = engine.state.epoch, engine.state.iteration
+        size = self._batches.size((done - 1) % len(self._batches))
+        tally = self._step(*batch, size)
+        if not math.isfinite(tally.loss):
             raise CheckFailed(
-                f"training diverged in epoch {engine.state.epoch}: the loss is {value}; lower lr "
+                f"training diverged in epoch {epoch}: the loss is {tally.loss}; lower lr "
                 f"(now {self._settings.lr:g}), or look for broken images or labels"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        self._scheduler.step()
-        self._seen += len(images)
-        self._loss += value * len(images)
-        self._right += float(right(logits.detach(), labels))
-
-    def _taught(self, images: Tensor) -> Tensor | None:
-        """The teacher's logits."""
-        if self._teacher is None:
-            return None
-        with torch.no_grad():
-            logits: Tensor = self._teacher(images)
-        return logits
+        self._seen += size
+        self._loss += tally.loss * size
+        self._right += tally.accuracy * size
+        self._progress.iteration(epoch, done, self._loss / self._seen, self._right / self._seen)
 
     def _start_epoch(self, engine: Engine) -> None:
         self._seen, self._loss, self._right = 0, 0.0, 0.0
@@ -231,59 +241,55 @@ class _Training:
                 if isinstance(module, _BatchNorm):
                     module.eval()
         self._batches.epoch = engine.state.epoch
-        torch.manual_seed(epoch_seed(self._settings.seed, engine.state.epoch))  # for a network with dropout
-
-    def _report(self, engine: Engine) -> None:
-        loss, accuracy = self._loss / self._seen, self._right / self._seen
-        self._progress.iteration(engine.state.epoch, engine.state.iteration, loss, accuracy)
+        # For a network with dropout: each process drops its own.
+        torch.manual_seed(epoch_seed(self._settings.seed, engine.state.epoch) + processes.rank())
 
     def _end_epoch(self, engine: Engine) -> None:
         """Validate, keep the best weights, write the state, and only then report."""
-        epoch = engine.state.epoch
+        epoch, kept = engine.state.epoch, self._step.weights
         accuracy = None
         if len(self._validation[0]):
-            accuracy = evaluate(self._model, *self._validation, self._preprocessing)
+            accuracy = _accuracy(kept, *self._validation, self._preprocessing)
         record = EpochRecord(epoch, self._loss / self._seen, self._right / self._seen, accuracy)
+        self._step.end_epoch(accuracy, record.train_loss)
         before = self._state
-        weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._model.state_dict().items()}
         is_best = before is None or accuracy is None or accuracy >= _best_accuracy(before)
+        model = _on_cpu(self._model)
         self._state = TrainState(
             epoch=epoch,
-            model=weights,
-            optimizer=self._optimizer.state_dict(),
-            scheduler=self._scheduler.state_dict(),
+            model=model,
+            step=self._step.state_dict(),
             history=[*(before.history if before else []), record],
             best_epoch=epoch if before is None or is_best else before.best_epoch,
-            best=weights if before is None or is_best else before.best,
+            best=(model if kept is self._model else _on_cpu(kept)) if before is None or is_best else before.best,
         )
-        write_state(self._last, self._state, self.fingerprint)
+        if processes.rank() == 0:
+            write_state(self._last, self._state, self._fingerprint)
         self._progress.epoch(record)
+
+
+def _on_cpu(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+
+
+def _agreed(mine: Fingerprint, device: torch.device) -> Fingerprint:
+    """The fingerprint of process 0, where it is this one's too.
+
+    Raises:
+        DataError: processes have other data, or another network.
+    """
+    first = processes.from_first(mine, device)
+    if first != mine:
+        what = "data" if first.data != mine.data else "settings, network or teacher"
+        raise DataError(
+            f"training: process {processes.rank()} has other {what} than process 0; give all the same command, and all "
+            "machines the same files"
+        )
+    return first
 
 
 def _best_accuracy(state: TrainState) -> float:
     return state.history[state.best_epoch - 1].validation_accuracy or 0.0
-
-
-def _optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """AdamW or SGD; weight decay on kernels and matrices only. A shared kernel is one parameter: it is stepped once."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr)
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
-
-
-def _scheduler(
-    optimizer: torch.optim.Optimizer, settings: TrainSettings, iterations: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """The schedule, stepped after every iteration; `iterations` is the length of an epoch."""
-    if settings.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * iterations)
-    stones = [stone * iterations for stone in settings.milestones]
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, stones, gamma=settings.gamma)
 
 
 def _check_fits(model: nn.Module, dataset: Dataset, *, who: str = "network", trains: bool = True) -> None:
@@ -298,8 +304,8 @@ def _check_fits(model: nn.Module, dataset: Dataset, *, who: str = "network", tra
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
-            logits = model(Normalise(p, torch.device("cpu"))(torch.from_numpy(dataset.train_images[:1])))
+        with torch.inference_mode(), without_ranges(model):
+            logits = model(Normalise(p, torch.device("cpu"))(torch.from_numpy(dataset.sample(np.arange(1)))))
     except Exception as error:  # the network may be the user's own code
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(
@@ -314,14 +320,6 @@ def _check_fits(model: nn.Module, dataset: Dataset, *, who: str = "network", tra
             f"{dataset.name}: the {who} gives {shape} for one image; legal: (1, {len(p.classes)}), a logit for each "
             f"of the {len(p.classes)} classes; set the {who}'s classes to match"
         )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("training: device is 'cuda', and torch finds no CUDA device; legal here: auto, cpu")
-    return torch.device(name)
 
 
 @contextmanager

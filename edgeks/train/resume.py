@@ -17,8 +17,8 @@ from edgeks.train.dataset import Dataset
 from edgeks.train.progress import EpochRecord
 from edgeks.train.settings import TrainSettings
 
-VERSION = 1
-SPEED_ONLY = ("threads", "device")
+VERSION = 2
+SPEED_ONLY = ("threads", "device", "processes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,14 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class TrainState:
-    """After `epoch` finished epochs. `best` is the state dict of epoch `best_epoch`, on the CPU."""
+    """After `epoch` finished epochs. `best` is the state dict of epoch `best_epoch`, on the CPU.
+
+    `step` is what the optimiser, the schedule, the loss scaler and the average of the weights remember.
+    """
 
     epoch: int
     model: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    scheduler: dict[str, Any]
+    step: dict[str, Any]
     history: list[EpochRecord]
     best_epoch: int
     best: dict[str, Tensor]
@@ -59,8 +61,7 @@ def write_state(path: Path, state: TrainState, fingerprint: Fingerprint) -> None
         "fingerprint": asdict(fingerprint),
         "epoch": state.epoch,
         "model": state.model,
-        "optimizer": state.optimizer,
-        "scheduler": state.scheduler,
+        "step": state.step,
         "history": [asdict(record) for record in state.history],
         "best_epoch": state.best_epoch,
         "best": state.best,
@@ -83,13 +84,15 @@ def read_state(path: Path, fingerprint: Fingerprint) -> TrainState:
         with opened:
             content = torch.load(opened, map_location="cpu", weights_only=True)
         if content["version"] != VERSION:
-            raise CheckpointError(f"{path}: training state of version {content['version']!r}; legal: {VERSION}")
+            raise CheckpointError(
+                f"{path}: a training state of version {content['version']!r}, which another edgeks wrote; legal: "
+                f"{VERSION}; end that training with the edgeks that began it, or train without resuming"
+            )
         written = Fingerprint(**content["fingerprint"])
         state = TrainState(
             epoch=content["epoch"],
             model=content["model"],
-            optimizer=content["optimizer"],
-            scheduler=content["scheduler"],
+            step=content["step"],
             history=[EpochRecord(**record) for record in content["history"]],
             best_epoch=content["best_epoch"],
             best=content["best"],

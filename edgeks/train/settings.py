@@ -23,6 +23,7 @@ _WHOLE = {
     "cutout": (0, 4096),
     "seed": (0, 2**31 - 1),
     "threads": (1, 1024),
+    "processes": (1, 1024),
 }
 _NUMBERS = {
     "lr": (1e-9, 1e3),
@@ -57,18 +58,19 @@ class TrainSettings:
 
     `schedule` "cosine" lowers `lr` to 0 over all iterations; "milestones" multiplies it by `gamma` after each of the
     epochs in `milestones`; "plateau" multiplies it by `gamma` when the accuracy held out (without validation: the
-    training loss) has not improved for `patience` epochs. `momentum` is SGD's (AdamW has torch's default betas).
-    Weight decay spares biases and BN. `clip_norm` bounds the norm of all gradients; 0: unbounded.
+    training loss) has not improved for more than `patience` epochs. `momentum` is SGD's (AdamW has torch's default
+    betas). Weight decay spares biases and BN. `clip_norm` bounds the norm of all gradients; 0: unbounded.
 
     `batch_size` images make a step, however many processes share them; with `accumulation` k they are computed in k
     parts, whose BN statistics are each part's own. `precision` is what the network computes in; its weights are fp32.
     `ema`: decay of the running mean of the weights that is evaluated and kept; 0: the weights themselves are.
 
-    `augment`: "crop" shifts each image by up to an eighth of its side (4 pixels of 32), black filling in;
-    "resized_crop" cuts out 8 to 100 % of it, resized; "flip" mirrors half of the images left to right. Beyond these,
-    each 0 for off: `randaugment`, a magnitude 0…10 (two operations an image); `mixup` and `cutmix`, the α of their
-    Beta distributions; `erasing`, the share of images in which a rectangle becomes noise; `cutout`, the side in pixels
-    of a black square.
+    `augment`: "crop" shifts each image by up to an eighth of its side (4 pixels of 32), black filling in, or, where
+    the data keep a frame around the network's size, cuts out any part of that size; "resized_crop" cuts out 8 to 100 %
+    of the area, resized; "flip" mirrors half of the images left to right. Beyond these, each 0 for off: `randaugment`,
+    a magnitude 0…10 (two operations an image); `mixup` and `cutmix`, the α of their Beta distributions; `erasing`, the
+    share of images in which a rectangle becomes noise; `cutout`, the side in pixels of a square that becomes the mean
+    colour. docs/data.md has the ranges and their sources.
 
     `distillation` is the weight of the teacher's softened logits (at `temperature`) beside the labels, where there is
     a teacher (arXiv 1503.02531).
@@ -81,8 +83,8 @@ class TrainSettings:
     `qat` trains with fake quantisation (docs/qat.md), step sizes "learned" or by "moving_average". In the last
     `frozen_norm_epochs` epochs every BN uses its running statistics, as the exported network does.
 
-    `threads` (None: torch's own choice) and `device` decide about speed; on another device or with another number of
-    threads sums are rounded differently.
+    `threads` (of each process; None: torch's own choice), `processes` (on this machine, docs/training.md) and `device`
+    ("auto": a GPU if there is one) decide about speed: with others, sums are rounded differently.
 
     Raises:
         ConfigError: a value of the wrong type or out of bounds.
@@ -118,7 +120,8 @@ class TrainSettings:
     frozen_norm_epochs: int = 0
     seed: int = 0
     threads: int | None = None
-    device: str = "cpu"
+    device: str = "auto"
+    processes: int = 1
 
     def __post_init__(self) -> None:
         for key, (low, high) in _WHOLE.items():
@@ -140,11 +143,18 @@ class TrainSettings:
             )
         if not isinstance(self.positive_scales, bool):
             raise ConfigError(f"training: positive_scales is {self.positive_scales!r}; legal: true, false")
+        if self.qat != "off" and self.precision != "fp32":
+            raise ConfigError(
+                f"training: precision is {self.precision!r} with fake quantisation; legal: 'fp32', for the steps "
+                "between int8 values are below what 16 bits tell apart"
+            )
         self._check_lists()
 
     def _check_lists(self) -> None:
         if not isinstance(self.augment, tuple) or not all(a in AUGMENTATIONS for a in self.augment):
             raise ConfigError(f"training: augment is {self.augment!r}; legal: a list of {', '.join(AUGMENTATIONS)}")
+        if {"crop", "resized_crop"} <= {*self.augment}:
+            raise ConfigError("training: augment has crop and resized_crop; legal: one of them")
         stones = self.milestones
         rising = isinstance(stones, tuple) and all(_is_whole(s, 1, self.epochs - 1) for s in stones)
         if not rising or list(stones) != sorted(set(stones)):

@@ -73,7 +73,7 @@ def test_folders_that_do_not_fit(tmp_path):
     write_images(tmp_path / "half" / "test", {"cat": 1, "owl": 2})
     with pytest.raises(DataError, match=r"class 'owl' is not in .*train; legal: cat, dog"):
         load_dataset(f"folder:{tmp_path / 'half'}", size=4)
-    with pytest.raises(DataError, match=r"nowhere: cannot be read as an image folder \(No such file"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         load_dataset(f"folder:{tmp_path / 'nowhere'}", size=4)
     with pytest.raises(DataError, match="needs a size"):
         load_dataset(f"folder:{tmp_path}")
@@ -81,7 +81,7 @@ def test_folders_that_do_not_fit(tmp_path):
 
 @pytest.mark.parametrize("spec", ["mnist", "", "cifar10", "cifar10:", "digits:x", "folder:", "cifar1:x"])
 def test_unknown_specification(spec):
-    with pytest.raises(DataError, match=r"unknown data set .* legal: digits, cifar10:DIR, cifar100:DIR, folder:DIR"):
+    with pytest.raises(DataError, match=r"unknown data set .*; legal: digits, .*, imagenet:DIR, folder:DIR"):
         load_dataset(spec, size=8)
 
 
