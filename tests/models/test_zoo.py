@@ -61,7 +61,7 @@ def test_seed_decides_the_weights_and_leaves_the_global_generator_alone():
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
-        ("resnet", {}, "unknown model 'resnet'; legal: convmixer, se_resnet, shard_"),
+        ("resnet", {}, "unknown model 'resnet'; legal: convmixer, se_resnet"),
         (
             "sl_vggnet256",
             {},
