@@ -119,7 +119,10 @@ class TrainingStep:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if isinstance(self._schedule, LRScheduler) and not isinstance(self._schedule, ReduceLROnPlateau):
-            self._schedule.step()
+            with warnings.catch_warnings():
+                # The loss scaler leaves steps out, the first as a rule; the schedule counts them all the same.
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+                self._schedule.step()
         if self._average is not None:
             average.update(self._average, self._model)
 
