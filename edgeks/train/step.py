@@ -179,6 +179,8 @@ def _schedule(
         return CosineAnnealingLR(optimizer, settings.epochs * iterations)
     if settings.schedule == "plateau":
         better: Literal["max", "min"] = "max" if settings.validation > 0 else "min"
-        return ReduceLROnPlateau(optimizer, better, factor=settings.gamma, patience=settings.patience, threshold=0.0)
+        return ReduceLROnPlateau(
+            optimizer, better, factor=settings.gamma, patience=settings.patience, threshold=0, eps=0
+        )
     stones = [stone * iterations for stone in settings.milestones]
     return MultiStepLR(optimizer, stones, gamma=settings.gamma)
