@@ -198,8 +198,8 @@ def test_models_lists_presets_by_architecture_and_by_a_part_of_their_names(edgek
     code, out, _ = edgeks("models", "sl_vggnet")
     assert code == 0
     assert [line.split()[:2] for line in out.splitlines() if "vgg" in line and "sl_" in line][:2] == [
-        ["sl_vggnet_128", "365,066"],
-        ["sl_vggnet_256", "1,451,018"],
+        ["sl_vggnet_128", "550,154"],
+        ["sl_vggnet_256", "1,257,994"],
     ]
     assert out.startswith("shard_vgg") and "se_resnet" not in out
     assert [row["conv_weights"] for row in json.loads(edgeks("models", "s_vggnet_256", "--json")[1])["models"]] == [

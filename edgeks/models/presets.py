@@ -49,7 +49,9 @@ def _shard_vggs() -> dict[str, Preset]:
     }
     hidden = {"hidden": [512, 512]}
     return {
-        f"{kind}_{n}": Preset("shard_vgg", words.format(n=n), {**hidden, "channels": n, "shared": shared, "blending": blending})
+        f"{kind}_{n}": Preset(
+            "shard_vgg", words.format(n=n), {**hidden, "channels": n, "shared": shared, "blending": blending}
+        )
         for n in (128, 256)
         for kind, (shared, blending, words) in kinds.items()
     }
@@ -67,7 +69,9 @@ def _shard_resnets() -> dict[str, Preset]:
             "shard_resnet", f"{e}, CIFAR: {uses} convolutions, unshared", {**config, **unshared}
         )
         made[f"sl{blocks}_resnet_{n}"] = Preset(
-            "shard_resnet", f"{sl}, CIFAR: one kernel for {uses} convolutions, 2 blending layers", {**config, "blending": "stage"}
+            "shard_resnet",
+            f"{sl}, CIFAR: one kernel for {uses} convolutions, 2 blending layers",
+            {**config, "blending": "stage"},
         )
     for suffix, n, stem, images, classes in (
         ("", 256, "3x3", "Tiny ImageNet", 200),

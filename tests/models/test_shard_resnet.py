@@ -20,7 +20,7 @@ def test_sl3_resnet_128_reads_one_kernel_in_18_convolutions():
 
 
 def test_the_bottleneck_is_shared_as_one_entity_of_three_kernels():
-    plan = discover(ShardResNet(16, (2, 1), block="bottleneck", stem="7x7"))
+    plan = discover(ShardResNet(16, (2, 1), blending="every", block="bottleneck", stem="7x7"))
     assert {group.kernel_shape: group.layers for group in plan.groups} == {
         shape: tuple(f"stages.{block}.layers.{place}.conv" for block in ("0.0", "0.1", "1.0"))
         for place, shape in enumerate([(4, 16, 1, 1), (4, 4, 3, 3), (16, 4, 1, 1)])
@@ -102,7 +102,7 @@ def test_resolutions(stem, size, sizes):
         ({"block": "bottleneck", "channels": 10}, "channels is 10; legal for bottlenecks: a multiple of narrowing, 4"),
         ({"block": "bottleneck", "narrowing": 0}, "narrowing is 0"),
         ({"channels": 4096, "shared": False, "blocks": [3, 4, 6, 3]}, "parameters; legal: up to 250,000,000"),
-        ({"channels": 4096, "blocks": [3, 4, 6, 3]}, "parameters; legal: up to 250,000,000"),
+        ({"channels": 4096, "blending": "every", "blocks": [3, 4, 6, 3]}, "parameters; legal: up to 250,000,000"),
     ],
 )
 def test_illegal_config(changed, message):

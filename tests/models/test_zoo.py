@@ -65,7 +65,7 @@ def test_seed_decides_the_weights_and_leaves_the_global_generator_alone():
         (
             "sl_vggnet256",
             {},
-            "sl_vggnet_256, s_vggnet_256, e_vggnet_256, or another preset (`edgeks models` lists them)",
+            "sl_vggnet_256, sll_vggnet_256, s_vggnet_256, or another preset (`edgeks models` lists them)",
         ),
         ("convmixer", {"dim": 8}, "config key 'depth' is missing; required: dim, depth, kernel_size, patch_size"),
         ("convmixer_128_4", {"width": 8}, "unknown config key 'width'; legal: dim, depth, kernel_size"),
