@@ -32,15 +32,19 @@ if TYPE_CHECKING:
     from edgeks.exporter import export
     from edgeks.graph.onnx_network import OnnxNetwork, load_onnx
     from edgeks.measured_footprint import with_measurements
+    from edgeks.models.counts import compression, conv_weights, flops
     from edgeks.models.positive_scales import positive_scales
     from edgeks.pipeline import run_recipe, train_checkpoint
     from edgeks.prepare_onnx import prepare_onnx
+    from edgeks.pruning import prune, pruned
     from edgeks.quant import prepare_qat
     from edgeks.quant.options import Int8Options
     from edgeks.recipe import load_recipe
     from edgeks.share import share as share_checkpoint
-    from edgeks.sharing.plan import SharingGroup, SharingPlan
-    from edgeks.sharing.torch import apply_plan, discover, plan_sharing, untied
+    from edgeks.sharing.plan import SharingGroup, SharingPlan, SoftGroup
+    from edgeks.sharing.resolve import resolve_soft_sharing
+    from edgeks.sharing.template_bank import TemplateBank
+    from edgeks.sharing.torch import apply_plan, discover, plan_sharing, soft_share, untied
     from edgeks.target import load_target
 
 # ONNX Runtime uploads telemetry from 1.29 on, in a thread and with files in ~/.cache, unless told otherwise when it is
@@ -56,6 +60,8 @@ _PUBLIC = {
     "OnnxNetwork": ("edgeks.graph.onnx_network", "OnnxNetwork"),
     "SharingGroup": ("edgeks.sharing.plan", "SharingGroup"),
     "SharingPlan": ("edgeks.sharing.plan", "SharingPlan"),
+    "SoftGroup": ("edgeks.sharing.plan", "SoftGroup"),
+    "TemplateBank": ("edgeks.sharing.template_bank", "TemplateBank"),
     "advise": ("edgeks.advice.advise", "advise"),
     "apply_plan": ("edgeks.sharing.torch", "apply_plan"),
     "bench_file": ("edgeks.bench.local", "bench"),
@@ -65,6 +71,9 @@ _PUBLIC = {
     "Here": ("edgeks.bench.place", "Here"),
     "Host": ("edgeks.board.host", "Host"),
     "Job": ("edgeks.bench.measurement", "Job"),
+    "compression": ("edgeks.models.counts", "compression"),
+    "conv_weights": ("edgeks.models.counts", "conv_weights"),
+    "flops": ("edgeks.models.counts", "flops"),
     "compare_latency": ("edgeks.bench.compare", "compare"),
     "device_parity": ("edgeks.device_parity", "device_parity"),
     "doctor": ("edgeks.board.examine", "examine"),
@@ -83,8 +92,12 @@ _PUBLIC = {
     "prepare_qat": ("edgeks.quant", "prepare_qat"),
     "prepare_onnx": ("edgeks.prepare_onnx", "prepare_onnx"),
     "prove_exactly_once": ("edgeks.audit.onnx.proof", "prove_exactly_once"),
+    "prune": ("edgeks.pruning", "prune"),
+    "pruned": ("edgeks.pruning", "pruned"),
+    "resolve_soft_sharing": ("edgeks.sharing.resolve", "resolve_soft_sharing"),
     "run_recipe": ("edgeks.pipeline", "run_recipe"),
     "save_checkpoint": ("edgeks.checkpoint", "save_checkpoint"),
+    "soft_share": ("edgeks.sharing.torch", "soft_share"),
     "train_checkpoint": ("edgeks.pipeline", "train_checkpoint"),
     "share_checkpoint": ("edgeks.share", "share"),
     "with_measurements": ("edgeks.measured_footprint", "with_measurements"),
@@ -102,15 +115,20 @@ __all__ = [
     "OnnxNetwork",
     "SharingGroup",
     "SharingPlan",
+    "SoftGroup",
+    "TemplateBank",
     "advise",
     "apply_plan",
     "bench_file",
     "checkpoint_footprint",
     "compare_latency",
+    "compression",
+    "conv_weights",
     "device_parity",
     "discover",
     "doctor",
     "export",
+    "flops",
     "footprint",
     "footprint_diff",
     "load_checkpoint",
@@ -124,9 +142,13 @@ __all__ = [
     "prepare_onnx",
     "prepare_qat",
     "prove_exactly_once",
+    "prune",
+    "pruned",
+    "resolve_soft_sharing",
     "run_recipe",
     "save_checkpoint",
     "share_checkpoint",
+    "soft_share",
     "train_checkpoint",
     "untied",
     "with_measurements",

@@ -25,17 +25,25 @@ REFERENCES: dict[Format, Session | LiteRtSession] = {"onnx": onnx_format.REFEREN
 
 
 def write_artefact(
-    model: ir.Model, path: Path, file_format: Format, metadata: Mapping[str, Any], *, nhwc: bool = True
+    model: ir.Model,
+    path: Path,
+    file_format: Format,
+    metadata: Mapping[str, Any],
+    *,
+    nhwc: bool = True,
+    sparse: bool = False,
 ) -> None:
     """Finished graph → file at `path` (a temporary one: the caller renames it).
+
+    `sparse`: kernels with many zeros are stored in fewer bytes, where the format has a form for them that saves any.
 
     Raises:
         GraphError: the format has no form for it.
     """
     if file_format == "tflite":
-        write_tflite(model, path, metadata, nhwc=nhwc)
+        write_tflite(model, path, metadata, nhwc=nhwc, sparse=sparse)
     else:
-        onnx_format.write_onnx(model, path, metadata)
+        onnx_format.write_onnx(model, path, metadata, sparse=sparse)
 
 
 def run_artefact(path: Path, session: Session | LiteRtSession, samples: NDArray[Any]) -> list[NDArray[np.float32]]:

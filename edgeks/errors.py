@@ -11,6 +11,7 @@ EdgeksError
 │   ├── GraphError            a network that cannot be turned into a graph edgeks understands
 │   ├── ModelFileError        an .onnx, .ort or .tflite file that cannot be read or used
 │   └── OutputError           a path that cannot be written
+│       └── FolderBusy        another run is working in that folder
 └── CheckFailed               edgeks did its work, and the result is not good    exit code 1
     ├── SharingBroken         a shared kernel is not stored exactly once
     ├── ParityFailed          the artefact's outputs are too far from torch's
@@ -69,6 +70,10 @@ class ModelFileError(InputError):
 
 class OutputError(InputError):
     """A path cannot be written."""
+
+
+class FolderBusy(OutputError):
+    """Another run is working in a run folder."""
 
 
 class BoardError(EdgeksError):

@@ -53,9 +53,13 @@ def render(report: ExportReport, console: Console) -> None:
         f"exactly once  {proof.kernels_stored} kernels for {rows[-1].layers} layers "
         f"({groups} + {len(proof.unshared)} unshared), proven on the file"
     )
+    for bank in report.banks:
+        say(f"template bank {escape(str(bank))}")
     say(f"parity        {report.parity}, against {escape(report.reference)}")
     if report.parity_here != report.parity:
         say(f"on this CPU   {report.parity_here}")
+    if report.zeros is not None:
+        say(f"zeros         {report.zeros.describe('tflite' if report.path.suffix == '.tflite' else 'onnx')}")
     if report.delegation is not None:
         say(f"delegate      {_delegate(report.delegation)}")
     if report.io != "float" or report.path.suffix == ".tflite":

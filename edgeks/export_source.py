@@ -21,10 +21,14 @@ from edgeks.graph.from_onnx import float_graph_from_onnx
 from edgeks.graph.from_torch import torch_outputs
 from edgeks.graph.ledger import Ledger
 from edgeks.graph.onnx_network import OnnxNetwork
+from edgeks.graph.passes.merge_batch_norm import merge_batch_norm
 from edgeks.graph.passes.split_large_kernels import MAX_TAPS
 from edgeks.quant.qat import is_prepared, marked, prepare_qat, trained, without_quantisers
 from edgeks.quant.trained import NOTHING_TRAINED, Trained
 from edgeks.samples import Samples, load_samples
+from edgeks.sharing.plan import FLOAT32_BYTES
+from edgeks.sharing.resolve import BankForm, ResolvedBank, resolve_soft_sharing
+from edgeks.sharing.torch import discover
 from edgeks.target import Int8Scheme, Target
 
 Source = Checkpoint | OnnxNetwork
@@ -35,7 +39,7 @@ class Captured:
     """The float `graph` with its ledger, and the source's own outputs (`reference`) for the first samples.
 
     `decided` is what quantisation-aware training decided. For a parity report, `prepared` is the network with
-    fake-quantisers and `marks` says whose mark on the graph is whose.
+    fake-quantisers and `marks` says whose mark on the graph is whose. `banks`: how template banks were resolved.
     """
 
     graph: ir.Model
@@ -45,6 +49,7 @@ class Captured:
     prepared: nn.Module | None = None
     marks: Mapping[int, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    banks: tuple[ResolvedBank, ...] = ()
 
 
 def reference_name(source: Source) -> str:
@@ -79,6 +84,11 @@ def has_large_depthwise(source: Source) -> bool:
     )
 
 
+def has_banks(source: Source) -> bool:
+    """Whether layers of it mix their kernels from template banks (soft sharing)."""
+    return isinstance(source, Checkpoint) and bool(discover(source.model).banks)
+
+
 def resolved(scheme: Int8Scheme, source: Source, *, common_scales: bool) -> Int8Scheme:
     """The scheme with "auto" decided: dynamic where large depthwise convolutions are float between float ops anyway,
     and where the layers of a kernel have its scales in common (`Target.common_scales`).
@@ -111,9 +121,13 @@ def capture_source(
     *,
     int8: bool,
     parity_report: bool,
+    banks: BankForm = "smallest",
+    weight_bytes: int = FLOAT32_BYTES,
     on_step: Callable[[str], None],
 ) -> Captured:
     """Run the source on the first `compared` samples, then make its float graph.
+
+    Template banks are resolved to kernels in the form `banks`, for files with `weight_bytes` per weight.
 
     Raises:
         InputError: the samples or the network cannot be used.
@@ -132,6 +146,7 @@ def capture_source(
         network = without_quantisers(network)
     reference = torch_outputs(network, samples.inputs[:compared])
     on_step("capturing the graph")
+    network, stored = resolve_soft_sharing(network, banks, weight_bytes=weight_bytes)
     prepared = network if is_prepared(network) else None
     if prepared is None and parity_report:
         prepared = prepare_qat(network, torch.from_numpy(samples.inputs[:1]), target.int8, ranges="moving_average")
@@ -140,7 +155,11 @@ def capture_source(
         decided = trained(prepared, marks) if prepared is network else NOTHING_TRAINED
         network = network_with_marks
     graph, ledger = float_graph(network, samples.inputs[:1], target.opset, marked=prepared is not None)
-    return Captured(graph, ledger, reference, decided, prepared, marks)
+    if stored:
+        ledger.record("resolve_soft_sharing", graph, "; ".join(map(str, stored)))
+        if prepared is None:  # a fake-quantiser stands between the two BN
+            ledger.run("merge_batch_norm", graph, lambda: merge_batch_norm(graph))
+    return Captured(graph, ledger, reference, decided, prepared, marks, banks=stored)
 
 
 def onnx_outputs(network: OnnxNetwork, inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:

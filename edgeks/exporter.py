@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from edgeks.export_source import (
     Source,
     capture_source,
     carrier,
+    has_banks,
     reference_name,
     resolved,
     samples_for,
@@ -49,6 +50,7 @@ from edgeks.graph.passes.store_kernels_as_float16 import store_kernels_as_float1
 from edgeks.graph.passes.tie_equal_codes import tie_equal_codes
 from edgeks.graph.verify import verify
 from edgeks.interface import Interface
+from edgeks.kernel_zeros import KernelZeros, compressed_bytes, count_zeros, require_sparse
 from edgeks.layer_parity import LayerParity, layer_parity
 from edgeks.parity import Parity, compare_all
 from edgeks.preprocessing import Preprocessing
@@ -58,11 +60,17 @@ from edgeks.quant.quantise import quantise
 from edgeks.quant.sensitivity import Sensitivity, sensitivity
 from edgeks.quant.trained import NOTHING_TRAINED
 from edgeks.sample_inputs import keep, samples_beside
+from edgeks.sharing.resolve import BankForm, ResolvedBank
 from edgeks.target import Format, Layers, LiteRtSession, Precision, Target
 
 PARITY_SAMPLES = 64
 LAYER_PARITY_SAMPLES = 16
 DELEGATION_SECONDS = 0.3
+WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+NEGATIVE_MIX = (
+    "a mixing coefficient below 0 makes negative weight scales too, whatever γ is; --banks fastest has none of those "
+    "where no two layers' kernels are multiples of each other"
+)
 NOTHING_TO_CACHE = "no two layers share a kernel: --form cached saves nothing here"
 
 
@@ -90,6 +98,8 @@ class ExportReport:
     delegation: Delegation | None = None
     layers: LayerParity | None = None
     sensitivity: Sensitivity | None = None
+    zeros: KernelZeros | None = None
+    banks: tuple[ResolvedBank, ...] = ()
 
 
 def export(
@@ -102,6 +112,7 @@ def export(
     nhwc: bool = True,
     options: Int8Options = Int8Options(),
     layers: Layers | None = None,
+    banks: BankForm | None = None,
     io: Io = "float",
     calib: Path | None = None,
     input_shape: tuple[int, int, int] | None = None,
@@ -110,6 +121,7 @@ def export(
     parity_report: bool = False,
     run_sensitivity: bool = False,
     keep_samples: bool = False,
+    sparse: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
     capture: Callable[..., Captured] = capture_source,
 ) -> ExportReport:
@@ -127,7 +139,13 @@ def export(
 
     `layers` instead of the target's: how layers that repeat are written (`edgeks.target.Target`).
 
+    `banks`: template banks (soft sharing) become the kernels that take the fewest bytes ("smallest", the default), or
+    one convolution per layer ("fastest").
+
     `io` "uint8": the file takes raw pixels, and an int8 one gives uint8 codes. "int8": it takes and gives int8 codes.
+
+    `sparse`: kernels with many zeros (`edgeks.prune`) are stored in fewer bytes, where the format has a form for them
+    that saves any; they are dense in RAM. `ExportReport.zeros` says what it saves, or would.
 
     `keep_samples` also writes some of the samples, as `edgeks.sample_inputs.samples_beside` names the file.
 
@@ -148,6 +166,8 @@ def export(
     target = target.with_layers(layers or target.layers)
     if float16 and int8:
         raise ConfigError("int8 and float16 exclude each other: choose one")
+    if banks is not None and not has_banks(source):
+        raise ConfigError(f"banks {banks}: {carrier(source)} has no template banks (soft sharing); leave it out")
     precision: Precision = "int8" if int8 else "fp16" if float16 else "fp32"
     require_io(io, source.preprocessing, int8=int8)
     if int8:
@@ -159,6 +179,8 @@ def export(
         source, target, options, int8=int8, io=io, parity_report=parity_report, run_sensitivity=run_sensitivity,
         run_simplifier=run_simplifier,
     )  # fmt: skip
+    if sparse:
+        require_sparse(target)
     samples = samples_for(source, calib, input_shape)
     if (static or (int8 and io != "float")) and not samples.real:
         raise DataError(
@@ -175,8 +197,9 @@ def export(
     samples_file = atomic_write(samples_beside(out)) if keep_samples else nullcontext(None)
     with atomic_write(out) as temporary, atomic_write(ledger_path) as temporary_ledger, samples_file as kept:
         captured = capture(
-            source, samples, PARITY_SAMPLES, target, int8=int8, parity_report=parity_report, on_step=on_step
-        )
+            source, samples, PARITY_SAMPLES, target, int8=int8, parity_report=parity_report,
+            banks=banks or "smallest", weight_bytes=WEIGHT_BYTES[precision], on_step=on_step,
+        )  # fmt: skip
         model, ledger, reference, decided = captured.graph, captured.ledger, captured.reference, captured.decided
         if run_simplifier:
             model = _simplified(model, ledger)
@@ -213,7 +236,9 @@ def export(
         on_step("proving and comparing")
         if target.format == "tflite" and nhwc:
             interface = interface.channels_last()
-        write_artefact(model, temporary, target.format, _metadata(source, interface, ledger, target.format), nhwc=nhwc)
+        described = _metadata(source, interface, ledger, target.format)
+        write_artefact(model, temporary, target.format, described, nhwc=nhwc)
+        zeros = _store_zeros(model, temporary, target.format, described, nhwc=nhwc, sparse=sparse)
         if target.format == "tflite":
             require_computed_as_written(temporary, out, target.layers)
         proof = replace(prove_artefact(temporary, target.format, ledger.plan, ledger.rolled), path=out)
@@ -258,6 +283,7 @@ def export(
                 *captured.warnings,
                 *([clipped] if clipped else []),
                 *([str(negative)] if negative else []),
+                *([NEGATIVE_MIX] if negative and captured.banks else []),
                 *not_trained(untrained),
                 *([NOTHING_TO_CACHE] if target.layers == "cached" and not ledger.plan.groups else []),
                 *outside,
@@ -267,11 +293,33 @@ def export(
             delegation=taken,
             layers=by_layer,
             sensitivity=costs,
+            zeros=zeros,
+            banks=captured.banks,
         )
         temporary_ledger.write_text(_ledger_json(report, target, temporary), encoding="utf-8")
         if kept is not None:
             keep(fed.inputs, interface, kept)
     return report
+
+
+def _store_zeros(
+    model: ir.Model, file: Path, file_format: Format, described: Mapping[str, object], *, nhwc: bool, sparse: bool
+) -> KernelZeros | None:
+    """What the zeros of the dense `file` would save. `sparse`: the compact one takes its place, if it is smaller."""
+    kernels, weights, zeros = count_zeros(file, file_format)
+    if not kernels:
+        return None
+    dense_bytes, by_gzip = file.stat().st_size, compressed_bytes(file)
+    compact = file.with_name(f"{file.name}.sparse")
+    try:
+        write_artefact(model, compact, file_format, described, nhwc=nhwc, sparse=True)
+        sparse_bytes = min(compact.stat().st_size, dense_bytes)
+        replaced = sparse and sparse_bytes < dense_bytes
+        if replaced:
+            compact.replace(file)
+    finally:
+        compact.unlink(missing_ok=True)
+    return KernelZeros(kernels, weights, zeros, dense_bytes, sparse_bytes, by_gzip, replaced)
 
 
 def _simplified(model: ir.Model, ledger: Ledger) -> ir.Model:
@@ -326,7 +374,9 @@ def _ledger_json(report: ExportReport, target: Target, file: Path) -> str:
         parity_here=asdict(report.parity_here),
         kernels_stored=report.proof.kernels_stored,
         **({"delegation": asdict(report.delegation)} if report.delegation else {}),
+        **({"template_banks": [bank.to_dict() for bank in report.banks]} if report.banks else {}),
         layer_parity=report.layers.to_dict() if report.layers else None,
         warnings=list(report.warnings),
         **({"sensitivity": asdict(report.sensitivity)} if report.sensitivity else {}),
+        **({"zeros": asdict(report.zeros)} if report.zeros else {}),
     )

@@ -29,6 +29,7 @@ from edgeks.parity import Parity, compare_all
 from edgeks.quant.qat import is_prepared
 from edgeks.samples import load_samples
 from edgeks.sharing.equality import equal_up_to_factor
+from edgeks.sharing.resolve import resolve_soft_sharing
 from edgeks.sharing.torch import discover
 from edgeks.silence import silent, silent_process
 from edgeks.target import Activations, LiteRtSession, Target
@@ -103,7 +104,7 @@ def convert_with_litert_torch(
             "choose --activations dynamic or float, which need none"
         )
     on_step("running torch")
-    network = without_parametrizations(checkpoint.model).eval()
+    network = without_parametrizations(resolve_soft_sharing(checkpoint.model)[0]).eval()
     inputs = samples.inputs[:PARITY_SAMPLES]
     reference = torch_outputs(network, inputs)
     with tempfile.TemporaryDirectory() as name:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from edgeks.errors import ModelFileError
 from edgeks.mapped_file import map_file, pieces
+from edgeks.onnx_sparse import SparseKernel, dense_kernel, take_out
 from edgeks.onnx_wire import CONTENT_AT, WireError, small_parts
 
 # Protobuf cannot hold more in one message; larger models keep their constants in external data.
@@ -35,6 +37,10 @@ BITS = {
     "INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2,
 }  # fmt: skip
 KINDS: dict[int, str] = {number: name for name, number in TensorProto.DataType.items()}
+
+
+# Name of a constant → its bits and values.
+Sparse = Mapping[str, tuple[TensorProto, TensorProto]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +103,25 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SparseConstant(Constant):
+    """A kernel that the file holds as a bit per weight and the weights that are kept (edgeks.onnx_sparse)."""
+
+    bits: Constant = field(kw_only=True)
+    values: Constant = field(kw_only=True)
+
+    def array(self) -> NDArray[Any]:
+        """The kernel, dense, as a runtime holds it."""
+        try:
+            return dense_kernel(SparseKernel(self.bits.array(), self.values.array(), self.shape))
+        except ValueError as error:
+            raise ModelFileError(f"constant {self.name!r}: {error}; the file is damaged, export it again") from error
+
+    def content(self) -> NDArray[np.uint8]:
+        """The dense kernel as bytes."""
+        return self.array().reshape(-1).view(np.uint8)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ModelFile:
     """A file that was read and found sound: names are unique, nodes are in order, constants have the size they claim.
 
@@ -123,13 +148,14 @@ def read_model_file(path: Path) -> ModelFile:
         ModelFileError: the file is missing, not ONNX, cut short, or contradicts itself.
     """
     proto = _parse(path)
+    sparse = take_out(proto)
     if proto.functions:
         _require_finite_functions(path, proto)
         try:
             proto = onnx.inliner.inline_local_functions(proto)
         except Exception as error:
             raise ModelFileError(f"{path}: its functions cannot be inlined: {error}") from error
-    return checked_model(path, proto)
+    return checked_model(path, proto, sparse)
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
@@ -147,8 +173,8 @@ def data_files(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(files - {path.resolve()}))
 
 
-def checked_model(path: Path, proto: ModelProto) -> ModelFile:
-    """A model that was parsed → ModelFile, if it is sound. `proto` has no functions.
+def checked_model(path: Path, proto: ModelProto, sparse: Sparse = MappingProxyType({})) -> ModelFile:
+    """A model that was parsed → ModelFile, if it is sound. `proto` has no functions; `sparse`: of `take_out`.
 
     Raises:
         ModelFileError: it contradicts itself.
@@ -157,7 +183,7 @@ def checked_model(path: Path, proto: ModelProto) -> ModelFile:
     nodes = _count_nodes(proto.graph)
     if nodes > MAX_NODES:
         raise ModelFileError(f"{path}: {nodes:,} nodes; edgeks reads networks of up to {MAX_NODES:,}")
-    _read_graph(path, proto.graph, "", frozenset(), constants)
+    _read_graph(path, proto.graph, "", frozenset(), constants, sparse)
     files = {constant.data_file for graph in constants.values() for constant in graph.values() if constant.data_file}
     size = sum(file.stat().st_size for file in {path, *files})
     return ModelFile(path, proto, size, constants)
@@ -260,6 +286,7 @@ def _read_graph(
     graph_path: str,
     outer: frozenset[str],
     found: dict[str, dict[str, Constant]],
+    sparse: Sparse = MappingProxyType({}),
     depth: int = 0,
 ) -> None:
     """Check one graph and collect its constants; then the bodies inside it, which see `outer` names too."""
@@ -273,7 +300,9 @@ def _read_graph(
     for tensor in graph.initializer:
         if tensor.name in constants:
             raise ModelFileError(f"{path}: two constants are named {tensor.name!r}; names must be unique")
-        constants[tensor.name] = _constant(path, tensor.name, tensor)
+        parts = sparse.get(tensor.name)
+        made = _constant(path, tensor.name, tensor) if parts is None else _sparse_constant(path, tensor, *parts)
+        constants[tensor.name] = made
     known = {value.name for value in graph.input}
     if len(known) < len(graph.input):
         raise ModelFileError(f"{path}: two graph inputs have the same name; names must be unique")
@@ -286,7 +315,7 @@ def _read_graph(
                     "(a cycle, nodes out of order, or a damaged file)"
                 )
         for body_path, body in subgraphs(node, graph_path):
-            _read_graph(path, body, body_path, frozenset(known), found, depth + 1)
+            _read_graph(path, body, body_path, frozenset(known), found, depth=depth + 1)
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and (len(node.input) < 2 or len(node.output) != 1):
             raise ModelFileError(
                 f"{path}: {node.op_type} {node_label(node)!r} needs two inputs or three, and one output"
@@ -382,6 +411,20 @@ def _constant(path: Path, name: str, tensor: TensorProto) -> Constant:
     if held != needed:
         raise ModelFileError(f"{where} has shape {shape} and needs {needed} {unit}, but the file holds {held}")
     return Constant(name, dtype, shape, stored, tensor, None)
+
+
+def _sparse_constant(path: Path, head: TensorProto, bits: TensorProto, values: TensorProto) -> SparseConstant:
+    """Check that there is a bit for every weight of the shape; a kernel is at most as large as a file may be."""
+    where = f"{path}: constant {head.name!r}"
+    kept, held = _constant(path, bits.name, bits), _constant(path, values.name, values)
+    shape = tuple(head.dims)
+    weights = math.prod(shape)
+    if len(shape) > MAX_RANK or any(size < 0 for size in shape) or weights * held.numpy_dtype.itemsize > MAX_FILE_BYTES:
+        raise ModelFileError(f"{where} has the shape {shape}; edgeks reads kernels of up to 2 GB")
+    if kept.dtype != "uint8" or math.prod(kept.shape) != -(-weights // 8) or BITS.get(KINDS[values.data_type], 0) < 8:
+        raise ModelFileError(f"{where} of shape {shape} has {math.prod(kept.shape)} bytes of bits; the file is damaged")
+    stored = kept.stored_bytes + held.stored_bytes
+    return SparseConstant(head.name, held.dtype, shape, stored, head, None, bits=kept, values=held)
 
 
 def _content_in_model(where: str, path: Path, tensor: TensorProto) -> tuple[int, int]:

@@ -173,6 +173,17 @@ def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Summary:
         return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size, told=told), progress).all_stages()
 
 
+def train_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Checkpoint:
+    """Run the first stage of `recipe` alone, unless it is finished in `folder`; `run_recipe` goes on from there.
+
+    Raises:
+        EdgeksError: as `run_recipe`.
+    """
+    runs = RunFolder(folder)
+    with runs.locked():
+        return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size), progress).training_only()
+
+
 class _Run:
     """The stages of one recipe in one folder."""
 
@@ -183,11 +194,15 @@ class _Run:
         if ":" in recipe.architecture:
             self._architecture += f" {architecture_fingerprint(recipe.architecture)}"
 
+    def training_only(self) -> Checkpoint:
+        self._train(MODEL, self._recipe.training)
+        return self._load(MODEL)
+
     def all_stages(self) -> Summary:
         recipe = self._recipe
-        self._train(MODEL, recipe.training)
-        checkpoint = self._load(MODEL)
-        shared = bool(discover(checkpoint.model).groups)
+        checkpoint = self.training_only()
+        plan = discover(checkpoint.model)
+        shared = bool(plan.groups or plan.banks)
         twin = replace(checkpoint, model=untied(checkpoint.model), plan=None) if shared else None
         for precision in recipe.precisions:
             self._export(checkpoint, precision, MODEL)

@@ -1,19 +1,25 @@
-"""Recipe: one train → quantise → export → audit → bench run. One TOML file in `pipelines/` each."""
+"""Recipe: one train → quantise → export → audit → bench run. One TOML file each, in `pipelines/`."""
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
 from edgeks.errors import ConfigError
 from edgeks.graph.passes.roll import rolled_scheme
+from edgeks.layered_toml import Layer, merged, read_layers
+from edgeks.models.presets import PRESETS
 from edgeks.quant.options import Int8Options
 from edgeks.target import FORMS, LAYERS, MODES, Activations, Int8Form, Target, catalogue, load_target, read_form
 from edgeks.toml_table import Table
 from edgeks.train.settings import TrainSettings
 
 PRECISIONS = ("fp32", "int8")
+NOT_RECIPES = ("protocols", "studies")  # folders of `pipelines/`: bases, and what runs many recipes
 # What [qat] does not say it takes from [train], but for these.
 QAT_DEFAULTS: dict[str, Any] = {"qat": "learned", "schedule": "cosine", "milestones": [], "precision": "fp32"}
 
@@ -49,36 +55,91 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """The file's name without ending."""
-        return self.path.stem
+        """The file's name without ending; of a shipped one with its family, `shardnet/sl_vggnet_256`."""
+        return _shipped_name(self.path) or self.path.stem
 
 
 def recipe_names() -> list[str]:
-    """Names of all shipped recipes."""
-    return sorted(path.stem for path in catalogue("pipelines").glob("*.toml"))
+    """Names of all shipped recipes; those of a paper with its family: `kernel_sharing/convmixer_128_4`."""
+    names = [_shipped_name(path) or "" for path in catalogue("pipelines").rglob("*.toml")]
+    return sorted((name for name in names if name.partition("/")[0] not in NOT_RECIPES), key=_by_family_and_number)
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str, over: Sequence[Layer] = ()) -> Recipe:
     """Recipe from a TOML path, or a shipped one by name or by its path in the repository (`pipelines/quickstart.toml`).
+
+    `over` is laid over it, the later over the earlier.
 
     Raises:
         ConfigError: no such recipe, malformed TOML, or a wrong key or value.
     """
+    path = find_file(name, recipe_names())
+    if path is None:
+        raise ConfigError(
+            f"no recipe {name!r}; legal: the path of a .toml file, or a name that `edgeks recipes` lists{_like(name)}"
+        )
+    return read_recipe(path, over)
+
+
+def find_file(name: str, shipped: Sequence[str]) -> Path | None:
+    """The TOML file at the path `name`, or that of `shipped` which it names; None: neither."""
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
-        return read_recipe(path)
-    if path.stem in recipe_names() and str(path.parent) in (".", "pipelines"):
-        return read_recipe(catalogue("pipelines") / f"{path.stem}.toml")
-    raise ConfigError(f"no recipe {name!r}; legal: the path of a .toml file, or one of {', '.join(recipe_names())}")
+        return path
+    plain = name.removeprefix("pipelines/").removesuffix(".toml")
+    return catalogue("pipelines") / f"{plain}.toml" if plain in shipped else None
 
 
-def read_recipe(path: Path) -> Recipe:
-    """TOML file → Recipe (see `pipelines/quickstart.toml` for every key)."""
-    root = Table.read(path)
-    description = root.text("description")
+def find_base(base: str, path: Path) -> Path | None:
+    """The file that `path` calls its base: from its own folder, or from `pipelines/`."""
+    candidates = (path.parent / base, catalogue("pipelines") / base)
+    return next((found for found in candidates if found.suffix == ".toml" and found.is_file()), None)
+
+
+def read_overlay(name: str) -> list[Layer]:
+    """A TOML file with some keys of a recipe, and its bases, to be laid over a recipe; by path, or one of `pipelines/`.
+
+    Raises:
+        ConfigError: there is no such file, or it is not TOML.
+    """
+    file = name if name.endswith(".toml") else f"{name}.toml"
+    path = find_base(file, Path("recipe.toml"))
+    if path is None:
+        raise ConfigError(f"--with {name}: no such file, and none of {catalogue('pipelines')}")
+    return read_layers(path, find_base)
+
+
+def _shipped_name(path: Path) -> str | None:
+    """`shardnet/sl_vggnet_256`; None: a file of the user's own."""
+    root = catalogue("pipelines")
+    return path.relative_to(root).with_suffix("").as_posix() if path.is_relative_to(root) else None
+
+
+def _by_family_and_number(name: str) -> tuple[str, list[tuple[int, str]]]:
+    """Recipes without a family first, and d2 before d10."""
+    family, _, own = name.rpartition("/")
+    return family, [(int(part), "") if part.isdigit() else (-1, part) for part in re.split("([0-9]+)", own)]
+
+
+def _like(name: str) -> str:
+    """The shipped names that `name` may have meant."""
+    close = difflib.get_close_matches(name.removesuffix(".toml"), recipe_names(), n=3, cutoff=0.5)
+    close += [known for known in recipe_names() if known.rpartition("/")[2] == name and known not in close]
+    return f" (quickstart, {', '.join(close)} …)" if close else " (quickstart …)"
+
+
+def read_recipe(path: Path, over: Sequence[Layer] = ()) -> Recipe:
+    """TOML file, its bases below it and `over` above it → Recipe (see `pipelines/quickstart.toml` for every key).
+
+    Raises:
+        ConfigError: a file cannot be read or is not TOML, or a wrong key or value.
+    """
+    root = merged([*read_layers(path, find_base), *over], path)
 
     model = root.table("model")
     architecture = model.text("architecture")
+    preset = PRESETS.get(architecture)
+    description = root.text("description", default=preset.description if preset else None)
     config = model.table("config").values()
     model.finish()
 
@@ -87,21 +148,24 @@ def read_recipe(path: Path) -> Recipe:
     size = data.integer("size", minimum=4, maximum=4096) if data.has("size") else None
     data.finish()
 
-    train_values = root.table("train").values()
-    training = _training(path, "train", train_values)
+    train = root.table("train")
+    train_values = train.values()
+    training = _training(train, "train", train_values)
     qat = None
     if root.has("qat"):
-        qat_values = root.table("qat").values()
+        qat_table = root.table("qat")
+        qat_values = qat_table.values()
         if qat_values.get("qat") == "off":
-            raise ConfigError(f"{path}: [qat]: qat is 'off'; legal: learned, moving_average, or no [qat] at all")
-        qat = _training(path, "qat", {**train_values, **QAT_DEFAULTS, **qat_values})
+            where = qat_table.origin("qat")
+            raise ConfigError(f"{where}: [qat]: qat is 'off'; legal: learned, moving_average, or no [qat] at all")
+        qat = _training(qat_table, "qat", {**train_values, **QAT_DEFAULTS, **qat_values})
 
     export = root.table("export")
     target_name = export.text("target", default="onnx")
     try:
         target = load_target(target_name)
     except ConfigError as error:
-        raise ConfigError(f"{path}: key 'export.target': {error}") from error
+        raise ConfigError(f"{export.origin('target')}: key 'export.target': {error}") from error
     precisions = export.texts("precisions", default=PRECISIONS, choices=PRECISIONS)
     if not precisions:
         raise export.error("precisions", [], "fp32, int8 or both")
@@ -116,7 +180,7 @@ def read_recipe(path: Path) -> Recipe:
         if target.common_scales and qat:
             raise ConfigError(f"--form {target.layers} has no scales of its own for each layer: leave [qat] out")
     except ConfigError as error:
-        raise ConfigError(f"{path}: key 'export.form': {error}") from error
+        raise ConfigError(f"{export.origin('form')}: key 'export.form': {error}") from error
     export.finish()
 
     bench = root.table("bench")
@@ -142,15 +206,17 @@ def read_recipe(path: Path) -> Recipe:
     )
 
 
-def _training(path: Path, table: str, values: dict[str, Any]) -> TrainSettings:
+def _training(table: Table, name: str, values: dict[str, Any]) -> TrainSettings:
+    """The values of [train] or [qat] → settings; an error names the file or option that the wrong value is from."""
     legal = [field.name for field in fields(TrainSettings)]
     for key in values:
         if key not in legal:
-            raise ConfigError(f"{path}: unknown key '{table}.{key}'; legal keys here: {', '.join(legal)}")
+            raise ConfigError(f"{table.origin(key)}: unknown key '{name}.{key}'; legal keys here: {', '.join(legal)}")
     if "epochs" not in values:
-        raise ConfigError(f"{path}: key '{table}.epochs' is missing; legal: a whole number")
+        raise ConfigError(f"{table.origin('epochs')}: key '{name}.epochs' is missing; legal: a whole number")
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
         return TrainSettings(**plain)
     except ConfigError as error:
-        raise ConfigError(f"{path}: [{table}]: {error}") from error
+        key = str(error).removeprefix("training: ").partition(" ")[0]  # what TrainSettings says begins with the key
+        raise ConfigError(f"{table.origin(key)}: [{name}]: {error}") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeks.atomic_write import write_text
-from edgeks.errors import OutputError
+from edgeks.errors import FolderBusy, OutputError
 
 STATE_FILE = "state.json"
 LOCK_FILE = ".lock"
@@ -33,6 +33,28 @@ class Stage:
         return hashlib.sha256(json.dumps(self.inputs, sort_keys=True, default=str).encode()).hexdigest()
 
 
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold the lock `file`, which a process that is killed lets go.
+
+    Raises:
+        FolderBusy: another process holds it.
+        OutputError: its folder cannot be written.
+    """
+    try:
+        lock = file.open("w")
+    except OSError as error:
+        raise OutputError(f"{file.parent}: cannot be written ({error.strerror})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderBusy(
+                f"{file.parent}: another run is working in this folder; wait, or choose another -o"
+            ) from error
+        yield
+
+
 class RunFolder:
     """Runs stages in `path`; a finished one whose inputs and outputs are unchanged is not run again."""
 
@@ -48,19 +70,10 @@ class RunFolder:
         """Keep other processes from running in this folder meanwhile; a killed process leaves no lock behind.
 
         Raises:
-            OutputError: another process is running here, or the folder cannot be written.
+            FolderBusy: another process is running here.
+            OutputError: the folder cannot be written.
         """
-        try:
-            lock = (self.path / LOCK_FILE).open("w")
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(
-                    f"{self.path}: another run is working in this folder; wait, or choose another -o"
-                ) from error
+        with locked(self.path / LOCK_FILE):
             yield
 
     def run(self, stage: Stage, starting: Callable[[], None] = lambda: None) -> bool:

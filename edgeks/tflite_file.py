@@ -15,6 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.errors import GraphError, ModelFileError
 from edgeks.mapped_file import MappedFile
+from edgeks.tflite_sparse import densified, kept_places
 
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
@@ -250,9 +251,15 @@ def is_dense(tensor: schema.TensorT) -> bool:
 
 
 def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray[Any, Any] | None:
-    """Content of a constant tensor in its own shape and type; None where it is computed, or not `is_dense`."""
-    if not is_constant(model, tensor) or not is_dense(tensor):
+    """Content of a constant tensor in its own shape and type, a sparse one densified; None where it is computed.
+
+    None also where it is of a type that numpy has not, or sparse in another way than edgeks writes.
+    """
+    if not is_constant(model, tensor) or tensor.type not in NUMPY_TYPES:
         return None
+    if tensor.sparsity is not None:
+        content = np.asarray(model.buffers[tensor.buffer].data, np.uint8)
+        return densified(content.view(NUMPY_TYPES[tensor.type]), tensor)
     return shaped(np.asarray(model.buffers[tensor.buffer].data, np.uint8), tensor)
 
 
@@ -330,6 +337,8 @@ def _check_constant(model: schema.ModelT, tensor: schema.TensorT) -> None:
         return
     expected = math.prod(int(length) for length in shape) * np.dtype(NUMPY_TYPES[tensor.type]).itemsize
     fits = len(data) == expected if tensor.sparsity is None else len(data) <= expected
+    if fits and tensor.sparsity is not None:
+        kept_places(len(data) // np.dtype(NUMPY_TYPES[tensor.type]).itemsize, tensor)
     if any(length < 0 for length in shape) or not fits:
         raise ValueError(f"tensor {tensor.name!r} of shape {[int(n) for n in shape]} has {len(data)} bytes")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,42 @@ from edgeks.errors import ConfigError
 MAX_TOML_BYTES = 1_000_000
 
 
-class Table:
-    """One TOML table. Take every key that is known, then call `finish`: what is left over is an error."""
+def read_toml(path: Path) -> dict[str, Any]:
+    """File → its tables.
 
-    def __init__(self, data: dict[str, Any], path: Path, name: str = "") -> None:
+    Raises:
+        ConfigError: the file cannot be read, or is not TOML.
+    """
+    try:
+        if path.stat().st_size > MAX_TOML_BYTES:
+            raise ConfigError(
+                f"{path}: larger than {MAX_TOML_BYTES} bytes: not a TOML file of targets, stages or boards"
+            )
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text, so not a TOML file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: malformed TOML: {error}") from error
+
+
+class Table:
+    """One TOML table. Take every key that is known, then call `finish`: what is left over is an error.
+
+    `origins` says of a table that was merged which file each key (`train.epochs`) is from, where it is not `path`.
+    """
+
+    def __init__(
+        self, data: dict[str, Any], path: Path, name: str = "", origins: Mapping[str, str] | None = None
+    ) -> None:
         self._left = dict(data)
         self._known: list[str] = []
         self._path = path
         self._name = name
+        self._origins = origins or {}
 
     @classmethod
     def read(cls, path: Path) -> Table:
@@ -28,24 +56,15 @@ class Table:
         Raises:
             ConfigError: the file cannot be read, or is not TOML.
         """
-        try:
-            if path.stat().st_size > MAX_TOML_BYTES:
-                raise ConfigError(
-                    f"{path}: larger than {MAX_TOML_BYTES} bytes: not a TOML file of targets, stages or boards"
-                )
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path}: not UTF-8 text, so not a TOML file") from error
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-        try:
-            return cls(tomllib.loads(text), path)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise ConfigError(f"{path}: malformed TOML: {error}") from error
+        return cls(read_toml(path), path)
+
+    def origin(self, key: str) -> str:
+        """The file, or the option, that `key` comes from."""
+        return self._origins.get(self._full(key), str(self._path))
 
     def error(self, key: str, found: object, legal: str) -> ConfigError:
         """The error for a wrong value of `key`."""
-        return ConfigError(f"{self._path}: key {self._full(key)!r}: found {found!r}; legal: {legal}")
+        return ConfigError(f"{self.origin(key)}: key {self._full(key)!r}: found {found!r}; legal: {legal}")
 
     def text(self, key: str, default: str | None = None, choices: Sequence[str] = ()) -> str:
         """A string, one of `choices` where those are given."""
@@ -84,12 +103,31 @@ class Table:
             raise self.error(key, value, legal)
         return tuple(value)
 
+    def integers(
+        self, key: str, default: Sequence[int] | None = None, minimum: int = 0, maximum: int = 2**62
+    ) -> tuple[int, ...]:
+        """A list of whole numbers within bounds."""
+        legal = f"a list of whole numbers, each {minimum} to {maximum}"
+        value = self._take(key, None if default is None else list(default), legal)
+        whole = isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+        if not isinstance(value, list) or not whole or not all(minimum <= v <= maximum for v in value):
+            raise self.error(key, value, legal)
+        return tuple(value)
+
+    def tables(self, key: str) -> list[Table]:
+        """A list of tables (`[[key]]`); an absent one reads as empty."""
+        value = self._take(key, [], "a list of tables")
+        if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
+            raise self.error(key, value, f"tables, each after [[{self._full(key)}]]")
+        origins = {f"{self._full(key)}[{i}]": self.origin(key) for i in range(len(value))}
+        return [Table(v, Path(o), name) for v, (name, o) in zip(value, origins.items(), strict=True)]
+
     def table(self, key: str) -> Table:
         """A sub-table; an absent one reads as empty."""
         value = self._take(key, {}, "a table")
         if not isinstance(value, dict):
             raise self.error(key, value, "a table")
-        return Table(value, self._path, self._full(key))
+        return Table(value, self._path, self._full(key), self._origins)
 
     def scalars(self) -> dict[str, str | int | float | bool]:
         """All keys that are left, each of which must hold one plain value."""
@@ -118,7 +156,7 @@ class Table:
         if self._left:
             key = next(iter(self._left))
             legal = ", ".join(self._known) or "none"
-            raise ConfigError(f"{self._path}: unknown key {self._full(key)!r}; legal keys here: {legal}")
+            raise ConfigError(f"{self.origin(key)}: unknown key {self._full(key)!r}; legal keys here: {legal}")
 
     def _full(self, key: str) -> str:
         return f"{self._name}.{key}" if self._name else key

@@ -1,9 +1,14 @@
 """Shared by all tests: property tests have no deadline (no test asserts a time), torch computes with one thread."""
 
 import functools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from warm_edgeks import warm_edgeks
 
 from edgeks import exporter
 
@@ -12,6 +17,13 @@ settings.register_profile("edgeks", max_examples=60, derandomize=True, **common)
 settings.register_profile("fuzz", max_examples=1000, derandomize=False, **common)
 settings.load_profile("edgeks")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Path]:
+    """A folder for the PATH with an `edgeks` that starts at once."""
+    with tempfile.TemporaryDirectory() as folder, warm_edgeks(Path(folder)) as binaries:
+        yield binaries
 
 
 def pytest_runtest_setup() -> None:

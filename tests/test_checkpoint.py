@@ -96,7 +96,7 @@ def test_a_shared_kernel_is_stored_once(tmp_path):
 @pytest.mark.parametrize("groups", ["all", "stage", "2"])
 def test_shared_by_writes_a_checkpoint_that_loads_shared(tmp_path, groups):
     unshared = checkpoint(config={**SIZES["convmixer"], "in_channels": 1})
-    result = share(unshared, groups, init="mean", tie_bias=True, out=tmp_path / "shared.pt")
+    result = share(unshared, groups, init="mean", tie_bias=True, out=tmp_path / "shared.pt").checkpoint
     loaded = load_checkpoint(tmp_path / "shared.pt")
     plan = discover(loaded.model)
     assert plan == result.plan == loaded.plan
@@ -109,7 +109,7 @@ def test_shared_by_writes_a_checkpoint_that_loads_shared(tmp_path, groups):
 def test_shared_by_a_plan_file_and_what_it_refuses(tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text(checkpoint_plan := discover(checkpoint().model).to_json())
-    result = share(checkpoint(config={**SIZES["convmixer"], "in_channels": 1}), str(plan))
+    result = share(checkpoint(config={**SIZES["convmixer"], "in_channels": 1}), str(plan)).checkpoint
     assert result.plan.to_json() == checkpoint_plan
     plan.write_text("{")
     for groups, message in [

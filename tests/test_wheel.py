@@ -31,8 +31,9 @@ def test_nothing_but_edgeks_lands_in_site_packages(wheel: Path) -> None:
     for page in ("edgeks/page", "edgeks/audit/footprint_page", "edgeks/bench/bench_page"):
         assert {f"{page}/{path.name}" for path in (ROOT / page).iterdir()} <= set(names)
     for kind in ("export", "pipelines"):
-        shipped = {Path(name).name for name in names if name.startswith(f"edgeks/catalogue/{kind}/")}
-        assert shipped == {path.name for path in (ROOT / kind).iterdir()}
+        folder = f"edgeks/catalogue/{kind}/"
+        shipped = {name.removeprefix(folder) for name in names if name.startswith(folder)}
+        assert shipped == {path.relative_to(ROOT / kind).as_posix() for path in (ROOT / kind).rglob("*.toml")}
 
 
 def test_a_checkout_reads_its_own_catalogues() -> None:

@@ -1,14 +1,13 @@
-"""`edgeks targets` and `edgeks models`: what there is to choose from."""
+"""`edgeks targets`, `models` and `recipes`: what there is to choose from."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Annotated
+
+import typer
 
 from edgeks.cli.options import JsonOption, out, print_json, say
 from edgeks.terminal import table
-
-if TYPE_CHECKING:
-    pass
 
 
 def targets(as_json: JsonOption = False) -> None:
@@ -35,17 +34,63 @@ def targets(as_json: JsonOption = False) -> None:
     say(f"from {catalogue('export')}; copy one, change it, and pass its path to --target")
 
 
-def models(as_json: JsonOption = False) -> None:
+def models(
+    part: Annotated[str, typer.Argument(metavar="[PART]", help="List those that have this in their names.")] = "",
+    as_json: JsonOption = False,
+) -> None:
     """List the networks of the zoo, with their parameters (each shared kernel counted once)."""
     from dataclasses import asdict
+    from itertools import groupby
 
-    from edgeks.models.zoo import describe
+    from edgeks.models.zoo import describe, unknown
 
-    found = describe()
+    found = describe(part)
+    if not found:
+        raise unknown(part)
     if as_json:
         print_json({"schema": "edgeks.models/1", "models": [asdict(row) for row in found]})
         return
-    rows = table("models", left=("name",), right=("parameters",), last="description")
-    for row in found:
-        rows.add_row(row.name, f"{row.parameters:,}", row.description)
+    for architecture, rows in groupby(found, key=lambda row: row.architecture):
+        listed = table(architecture, left=("name",), right=("parameters",), last="description")
+        for row in rows:
+            listed.add_row(row.name, f"{row.parameters:,}", row.description)
+        out.print(listed, "")
+    say("`edgeks models sl_` lists those with `sl_` in their names; `--json` has their configs and |W_conv|")
+
+
+def recipes(as_json: JsonOption = False) -> None:
+    """List the recipes for `edgeks run`, those of each paper together, and the studies for `edgeks study`."""
+    from itertools import groupby
+
+    from edgeks.recipe import load_recipe, recipe_names
+    from edgeks.study.settings import load_study, study_names
+    from edgeks.target import catalogue
+
+    found = [load_recipe(name) for name in recipe_names()]
+    studies = [load_study(name) for name in study_names()]
+    if as_json:
+        listed = [
+            {
+                "name": recipe.name,
+                "architecture": recipe.architecture,
+                "data": recipe.data,
+                "epochs": recipe.training.epochs,
+                "description": recipe.description,
+            }
+            for recipe in found
+        ]
+        described = [{"name": s.name, "kind": s.kind, "description": s.description} for s in studies]
+        print_json({"schema": "edgeks.recipes/1", "recipes": listed, "studies": described})
+        return
+    for family, group in groupby(found, lambda recipe: recipe.name.rpartition("/")[0]):
+        rows = table(family or "recipes", left=("edgeks run …", "data"), right=("epochs",), last="description")
+        for recipe in group:
+            kind = recipe.data.partition(":")[0]
+            rows.add_row(recipe.name, kind, str(recipe.training.epochs), recipe.description)
+        out.print(rows)
+        out.print()
+    rows = table("studies", left=("edgeks study …", "kind"), last="description")
+    for study in studies:
+        rows.add_row(study.name, study.kind, study.description)
     out.print(rows)
+    say(f"from {catalogue('pipelines')}; copy one, or name it as the base of your own (docs/studies.md)")

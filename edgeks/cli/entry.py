@@ -13,18 +13,36 @@ from edgeks import __version__
 from edgeks.cli.advise import advise
 from edgeks.cli.audit import footprint
 from edgeks.cli.bench import bench
-from edgeks.cli.catalogue import models, targets
+from edgeks.cli.catalogue import models, recipes, targets
 from edgeks.cli.doctor import doctor
 from edgeks.cli.export import export
 from edgeks.cli.options import err
 from edgeks.cli.prepare import prepare
+from edgeks.cli.prune import blending, prune
 from edgeks.cli.run import run
 from edgeks.cli.share import share
+from edgeks.cli.study import study
 from edgeks.cli.train import train
 from edgeks.errors import EdgeksError
 
 INTERRUPTED = 130
-COMMANDS = (export, prepare, footprint, bench, doctor, advise, train, share, run, targets, models)
+COMMANDS = (
+    export,
+    prepare,
+    footprint,
+    bench,
+    doctor,
+    advise,
+    train,
+    share,
+    prune,
+    blending,
+    run,
+    study,
+    recipes,
+    targets,
+    models,
+)
 
 app = typer.Typer(
     name="edgeks",

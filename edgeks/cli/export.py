@@ -40,6 +40,10 @@ def export(
             "Or of static int8 in ONNX: qdq, qoperator. Default: the target's."
         ),
     ] = None,
+    banks: Annotated[
+        str | None,
+        typer.Option(help="Template banks (soft sharing): smallest in bytes (the default), or fastest to compute."),
+    ] = None,
     activations: Annotated[
         str | None,
         typer.Option(help="int8: static, dynamic (quantised on the fly), float, auto (TFLite). Default: the target's."),
@@ -72,6 +76,10 @@ def export(
     input_shape: Annotated[
         str | None, typer.Option("--input", help="Input size CxHxW, where nothing else tells it.", metavar="CxHxW")
     ] = None,
+    sparse: Annotated[
+        bool,
+        typer.Option("--sparse", help="Store pruned kernels in fewer bytes where the format can: docs/pruning.md."),
+    ] = False,
     simplify: Annotated[bool, typer.Option("--simplify", help="Run onnxsim, told not to fold BN.")] = False,
     min_sqnr: Annotated[
         float | None, typer.Option(help="Accept this SQNR in dB instead of what the target asks.")
@@ -157,10 +165,12 @@ def export(
             about_edgeks |= {
                 "--simplify": simplify,
                 "--keep-samples": keep_samples,
+                "--sparse": sparse,
                 "--fp16": fp16,
                 f"--io {io}": io != "float",
             }
             about_edgeks |= {f"--layout {layout}": layout == "nchw", f"--form {layers}": layers}
+            about_edgeks |= {f"--banks {banks}": banks}
             _convert(source, path, chosen, about_edgeks, int8=int8, activations=activations, calib=calib,
                      input_shape=shape, min_sqnr_db=min_sqnr, on_step=status.update, as_json=as_json)  # fmt: skip
             return
@@ -175,6 +185,7 @@ def export(
             nhwc=layout != "nchw",
             options=options,
             layers=layers,
+            banks=banks,  # type: ignore[arg-type]  # export checks it
             io=io,  # type: ignore[arg-type]  # export checks it
             calib=calib,
             input_shape=shape,
@@ -183,6 +194,7 @@ def export(
             parity_report=parity_report,
             run_sensitivity=sensitivity,
             keep_samples=keep_samples,
+            sparse=sparse,
             on_step=status.update,
         )
         prepared = None

@@ -70,6 +70,24 @@ def wheel_folder(wheelhouse: bool, folder: Path | None) -> Path | None:
     return (folder or default_wheelhouse()) if wheelhouse else None
 
 
+def key_values(option: str, pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs of `option` → values: JSON where they can be read as JSON, else text.
+
+    Raises:
+        ConfigError: something else than KEY=VALUE.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"{option} {pair}: legal: KEY=VALUE, such as dim=64")
+        try:
+            found[key] = json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            found[key] = value
+    return found
+
+
 def say(line: str) -> None:
     """A line that no width breaks, so that a path in it can be copied."""
     out.print(line, soft_wrap=True, markup=False)

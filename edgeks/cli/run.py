@@ -1,4 +1,4 @@
-"""`edgeks run`: a recipe from data to measurements."""
+"""`edgeks run`: a recipe from training to summary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeks.cli.options import JsonOption, err, out, print_json
+from edgeks.cli.options import JsonOption, err, key_values, out, print_json
 
 if TYPE_CHECKING:
     from edgeks.pipeline import StageState
@@ -15,26 +15,36 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe's TOML file, or a shipped one: quickstart.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe's TOML file, or one that `edgeks recipes` lists.")],
     folder: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder. Default: runs/RECIPE.")] = None,
     data: Annotated[str | None, typer.Option(help="Instead of the recipe's data: cifar10:DIR …")] = None,
     target: Annotated[
         str | None,
         typer.Option(help="Instead of the recipe's target, form and activations: tflite, rpi-4 …"),
     ] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="A TOML file, or one of pipelines/, laid over the recipe.", metavar="FILE.toml"),
+    ] = None,
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="A key of the recipe: train.epochs=3.", metavar="KEY=VALUE")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe: train → export → footprint → accuracy → bench. Finished stages are not run again."""
     from dataclasses import replace
 
+    from edgeks.layered_toml import Layer, assignment
     from edgeks.pipeline import run_recipe
-    from edgeks.recipe import load_recipe
+    from edgeks.recipe import load_recipe, read_overlay
     from edgeks.summary import render as render_summary
     from edgeks.target import load_target
 
-    chosen = load_recipe(recipe)
+    over = [layer for file in files or () for layer in read_overlay(file)]
+    over += [assignment(key, value, f"--set {key}") for key, value in key_values("--set", values or []).items()]
     if data:
-        chosen = replace(chosen, data=data)
+        over.append(Layer({"data": {"source": data}}, "--data"))
+    chosen = load_recipe(recipe, over)
     if target:
         chosen = replace(chosen, target=load_target(target), form=None, activations=None)
     folder = folder or Path("runs") / chosen.name

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from edgeks.cli.options import ArchOption, TargetOption, err, say
+from edgeks.cli.options import ArchOption, TargetOption, err, key_values, say
 from edgeks.errors import ConfigError, OutputError
 
 OPTIMISER, AUGMENTATION, INT8 = "Optimiser and schedule", "Augmentation (0: off)", "Int8"
@@ -178,25 +177,11 @@ def train(
         taught = load_checkpoint(teacher).model if teacher else None
         with loading_progress(err, quiet=quiet or rank() > 0) as told:
             dataset = load_dataset(data, size, lazy=lazy, told=told)
-        job = TrainJob(model, _config(config or []), dataset, settings, start, scheme, taught)
+        job = TrainJob(model, key_values("--set", config or []), dataset, settings, start, scheme, taught)
         checkpoint = train_checkpoint(job, output, resume=resume, progress=progress_for(err, quiet=quiet))
         accuracy = 100 * checkpoint.metrics["test_accuracy"]
         if rank() == 0:
             say(f"{output}: test accuracy {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")
-
-
-def _config(pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs → config; a value is JSON where it can be read as JSON, else text."""
-    config: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"--set {pair}: legal: KEY=VALUE, such as dim=64")
-        try:
-            config[key] = json.loads(value)
-        except json.JSONDecodeError:
-            config[key] = value
-    return config
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:

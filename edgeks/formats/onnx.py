@@ -20,6 +20,7 @@ from edgeks import runtime_profile
 from edgeks.errors import GraphError, ModelFileError
 from edgeks.formats.batches import in_batches
 from edgeks.formats.compact_names import compact_names
+from edgeks.formats.sparse_onnx import store_sparse
 from edgeks.interface import Interface
 from edgeks.onnx_file import all_graphs
 from edgeks.target import Session
@@ -59,10 +60,12 @@ def to_proto(model: ir.Model, metadata: Mapping[str, Any] | None = None) -> onnx
     return proto
 
 
-def write_onnx(model: ir.Model, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
-    """Graph → file at `path` (a temporary one: the caller renames it)."""
+def write_onnx(model: ir.Model, path: Path, metadata: Mapping[str, Any] | None = None, *, sparse: bool = False) -> None:
+    """Graph → file at `path` (a temporary one: the caller renames it); `sparse`: see edgeks.onnx_sparse."""
     proto = to_proto(model, metadata)
     compact_names(proto)
+    if sparse:
+        store_sparse(proto)
     path.write_bytes(proto.SerializeToString())
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from edgeks.sharing.gain import Gain
+
 FLOOR = 1e-8  # far below every γ that matters, so that γ itself has the same bits with and without it
 
 
@@ -35,6 +37,7 @@ def positive_scales(model: nn.Module) -> Iterator[None]:
         module
         for module in model.modules()
         if isinstance(module, _BatchNorm)
+        and not isinstance(module, Gain)  # a mixing coefficient, whose sign is what was trained
         and isinstance(module._parameters.get("weight"), nn.Parameter)
         and not parametrize.is_parametrized(module)
     ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgeks.errors import CheckpointError
 from edgeks.models.argument import MAX_CHANNELS, MAX_CLASSES, affordable, whole_number, whole_numbers
+from edgeks.models.initialise import he_normal
 
 MAX_BLOCKS = 64
 MAX_STAGES = 5
@@ -130,7 +131,7 @@ def _conv(width_in: int, width: int, size: int, stride: int = 1, kernel: Tensor 
     device = None if kernel is None else "meta"  # a kernel that is replaced at once is never allocated
     conv = nn.Conv2d(width_in, width, size, stride=stride, padding=size // 2, bias=False, device=device)
     if kernel is None:
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        he_normal(conv.weight)
     else:
         conv.weight = kernel
     return conv

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,18 +13,30 @@ from torch import nn
 
 from edgeks.errors import CheckpointError
 from edgeks.models.convmixer import ConvMixer
+from edgeks.models.counts import conv_weights, parameters
 from edgeks.models.presets import PRESETS, Config
 from edgeks.models.se_resnet import SEResNet
+from edgeks.models.sha_resnet import ShaResNet, ShaResNetImageNet
+from edgeks.models.shard_resnet import ShardResNet
+from edgeks.models.shard_vgg import ShardVGG
+from edgeks.models.soft_resnet import SoftWideResNet
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
     "convmixer": ConvMixer,
     "se_resnet": SEResNet,
+    "shard_vgg": ShardVGG,
+    "shard_resnet": ShardResNet,
+    "sha_resnet": ShaResNet,
+    "sha_resnet_imagenet": ShaResNetImageNet,
+    "swrn": SoftWideResNet,
 }
 
 
-def names() -> str:
-    """Every legal model name, for error messages."""
-    return ", ".join([*ZOO, *PRESETS])
+def unknown(name: str) -> CheckpointError:
+    """The error that `name` is no model: the architectures, and the presets that are spelt nearly so."""
+    near = difflib.get_close_matches(name, PRESETS, n=3)
+    legal = f"{', '.join([*ZOO, *near])}, or another preset (`edgeks models` lists them)"
+    return CheckpointError(f"unknown model {name!r}; legal: {legal}")
 
 
 def architecture(name: str, overrides: Mapping[str, Any] | None = None) -> tuple[str, Config]:
@@ -37,7 +50,7 @@ def architecture(name: str, overrides: Mapping[str, Any] | None = None) -> tuple
     elif name in ZOO:
         arch, config = name, {}
     else:
-        raise CheckpointError(f"unknown model {name!r}; legal: {names()}")
+        raise unknown(name)
     return arch, _full(arch, {**config, **(overrides or {})})
 
 
@@ -57,23 +70,26 @@ def build(name: str, config: Mapping[str, Any], seed: int | None = None) -> nn.M
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """A row of `edgeks models`. `parameters` counts each shared kernel once."""
+    """A row of `edgeks models`. `parameters` and `conv_weights` (|W_conv|) count each shared kernel once."""
 
     name: str
     architecture: str
     config: Config
     parameters: int
+    conv_weights: int
     description: str
 
 
-def describe() -> list[ModelRow]:
-    """A row for every preset, with its full config."""
+def describe(part: str = "") -> list[ModelRow]:
+    """A row for every preset whose name has `part`, with its full config."""
     rows = []
     for name, preset in PRESETS.items():
+        if part not in name:
+            continue
         arch, config = architecture(name)
-        with torch.device("meta"):  # counts parameters without allocating them
-            parameters = sum(p.numel() for p in build(arch, config).parameters())
-        rows.append(ModelRow(name, arch, config, parameters, preset.description))
+        with torch.device("meta"):  # counts without allocating anything
+            model = build(arch, config)
+        rows.append(ModelRow(name, arch, config, parameters(model), conv_weights(model), preset.description))
     return rows
 
 

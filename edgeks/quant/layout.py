@@ -175,9 +175,10 @@ def _points(
             if found:  # else inside what torch.fx sees as one operation: the export calibrates it
                 points[value] = [ActivationPoint(nodes[found[0]].name, nodes[found[0]].name, None)]
             continue
-        sources: dict[fx.Node, list[str]] = {}  # made in float: only layers read the quantised form
+        # Made in float: only layers read the quantised form, and what hands the network's input to one.
+        sources: dict[fx.Node, list[str]] = {}
         for node, index in placement.reads:
-            layer = node_of_layer.get(str(node.name)) if node.inputs[index] is value else None
+            layer = _reader(node, nodes, node_of_layer) if node.inputs[index] is value else None
             source = (layer.args[0] if layer.args else layer.kwargs.get("input")) if layer is not None else None
             if layer is not None and isinstance(source, fx.Node):
                 sources.setdefault(source, []).append(layer.name)
@@ -186,6 +187,12 @@ def _points(
             name = found_before[0].name if found_before else source.name
             found_before.append(ActivationPoint(name, source.name, tuple(readers)))
     return points
+
+
+def _reader(node: ir.Node, nodes: Mapping[int, fx.Node], node_of_layer: Mapping[str, fx.Node]) -> fx.Node | None:
+    """What `node` is in torch: a layer, or the call that its output bears the mark of."""
+    found = marks(node.outputs[0])
+    return node_of_layer.get(str(node.name)) or (nodes[found[0]] if found else None)
 
 
 def _probe(traced: fx.GraphModule, example: Tensor, kernels: set[fx.Node]) -> fx.GraphModule:

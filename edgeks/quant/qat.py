@@ -29,6 +29,7 @@ from edgeks.quant.fake_quant import (
 from edgeks.quant.layout import BiasPoint, Layout, Mark, find_layout
 from edgeks.quant.traced_network import insert_behind, traced_network
 from edgeks.quant.trained import Trained
+from edgeks.sharing.torch import discover
 from edgeks.target import Int8Scheme
 
 SMALLEST_STEP = 1e-25
@@ -48,9 +49,15 @@ def prepare_qat(
 
     Raises:
         GraphError: torch.fx cannot trace the network, or no layer can be quantised.
-        ConfigError: an illegal `ranges`, or the model is prepared already.
+        ConfigError: an illegal `ranges`, template banks, or the model is prepared already.
     """
     checked_ranges(ranges)
+    if discover(model).banks:
+        raise ConfigError(
+            "quantisation-aware training: the network mixes its kernels from template banks (soft sharing), and which "
+            "kernels int8 stores is known after training; quantise after training (edgeks export --int8), or train on "
+            "from what edgeks.resolve_soft_sharing gives"
+        )
     if is_prepared(model):
         raise ConfigError("prepare_qat: the model is prepared for quantisation-aware training already")
     training, device = model.training, next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -65,15 +65,60 @@ class SharingGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class SoftGroup:
+    """The layers whose kernels are mixed from one bank of `templates` templates (arXiv 1902.09701).
+
+    `kernel_shape` is that of a template and of every kernel, OIHW. Each layer holds as many coefficients as there are
+    templates, and its own bias if any.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    kernel_shape: tuple[int, ...]
+    templates: int
+    bias: Bias = "none"
+
+    def __post_init__(self) -> None:
+        SharingGroup(self.name, self.layers, self.kernel_shape, self.bias)  # the same is legal here
+        count = self.templates
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= len(self.layers):
+            raise PlanError(
+                f"template bank {self.name!r}: {count!r} templates; legal: 1 to the number of its layers, "
+                f"{len(self.layers)}"
+            )
+
+    @property
+    def kernel_bytes(self) -> int:
+        """Bytes of one template in fp32."""
+        return math.prod(self.kernel_shape) * FLOAT32_BYTES
+
+    @property
+    def stored_bytes(self) -> int:
+        """fp32 bytes that training stores: the templates once, and coefficients and biases."""
+        biases = {"none": 0, "own": len(self.layers), "shared": 1}[self.bias]
+        coefficients = self.templates * len(self.layers) * FLOAT32_BYTES
+        return self.templates * self.kernel_bytes + coefficients + biases * self.kernel_shape[0] * FLOAT32_BYTES
+
+    @property
+    def saved_bytes(self) -> int:
+        """fp32 bytes that the same layers would take more, each with a kernel of its own (below 0: less)."""
+        coefficients = self.templates * len(self.layers) * FLOAT32_BYTES
+        bias_bytes = (len(self.layers) - 1) * self.kernel_shape[0] * FLOAT32_BYTES if self.bias == "shared" else 0
+        return (len(self.layers) - self.templates) * self.kernel_bytes - coefficients + bias_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SharingPlan:
-    """All sharing groups of a model, and the layers that own their kernels."""
+    """All sharing groups of a model, the layers that own their kernels, and those that read a template bank."""
 
     groups: tuple[SharingGroup, ...]
     unshared: tuple[SharingGroup, ...] = ()
+    banks: tuple[SoftGroup, ...] = ()
 
     def __post_init__(self) -> None:
         group_of: dict[str, str] = {}
-        for group in (*self.groups, *self.unshared):
+        every: list[SharingGroup | SoftGroup] = [*self.kernels, *self.banks]
+        for group in every:
             for layer in group.layers:
                 if layer in group_of:
                     where = " and ".join(sorted({group_of[layer], group.name}))
@@ -88,11 +133,14 @@ class SharingPlan:
     @property
     def layer_count(self) -> int:
         """Number of layers that read a kernel."""
-        return sum(len(kernel.layers) for kernel in self.kernels)
+        return sum(len(kernel.layers) for kernel in self.kernels) + sum(len(bank.layers) for bank in self.banks)
 
     def to_json(self) -> str:
         """SharingPlan → JSON text; `from_json` is its inverse."""
-        return json.dumps({"version": PLAN_VERSION, **asdict(self)}, indent=1)
+        data = {"version": PLAN_VERSION, **asdict(self)}
+        if not self.banks:
+            del data["banks"]
+        return json.dumps(data, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> SharingPlan:
@@ -110,22 +158,35 @@ class SharingPlan:
         return cls(
             groups=_groups_from(data, "groups", minimum_layers=2),
             unshared=_groups_from(data, "unshared", minimum_layers=1),
+            banks=tuple(
+                soft_group(group, row.get("templates"))
+                for group, row in zip(_groups_from(data, "banks", minimum_layers=2), data.get("banks", []), strict=True)
+            ),
         )
 
 
-def named_plan(kernels: Iterable[SharingGroup]) -> SharingPlan:
+def named_plan(kernels: Iterable[SharingGroup], banks: Iterable[SoftGroup] = ()) -> SharingPlan:
     """Groups of any size → plan: those of one layer become `unshared`; equal names are told apart."""
     groups: list[SharingGroup] = []
     unshared: list[SharingGroup] = []
     taken: set[str] = set()
-    for kernel in kernels:
-        name, number = kernel.name, 2
+
+    def free(wanted: str) -> str:
+        name, number = wanted, 2
         while name in taken:
-            name, number = f"{kernel.name} ({number})", number + 1
+            name, number = f"{wanted} ({number})", number + 1
         taken.add(name)
-        renamed = SharingGroup(name, kernel.layers, kernel.kernel_shape, kernel.bias)
-        (groups if len(kernel.layers) > 1 else unshared).append(renamed)
-    return SharingPlan(tuple(groups), tuple(unshared))
+        return name
+
+    for kernel in kernels:
+        (groups if len(kernel.layers) > 1 else unshared).append(replace(kernel, name=free(kernel.name)))
+    renamed = tuple(replace(bank, name=free(bank.name)) for bank in banks)
+    return SharingPlan(tuple(groups), tuple(unshared), renamed)
+
+
+def soft_group(group: SharingGroup, templates: int) -> SoftGroup:
+    """The group's layers, with kernels mixed from a bank of `templates` templates instead of one kernel."""
+    return SoftGroup(group.name, group.layers, group.kernel_shape, templates, group.bias)
 
 
 def group_name(layers: Sequence[str]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
-from edgeks.sharing.plan import SharingGroup, SharingPlan
+from edgeks.sharing.plan import SharingGroup, SharingPlan, SoftGroup
 from edgeks.terminal import table
 
 SCHEMA = "edgeks.plan/1"
@@ -15,11 +16,12 @@ SHOWN_LAYERS = 3
 
 
 def plan_table(plan: SharingPlan) -> Table:
-    """One row per sharing group, one for all layers that own their kernel, and the totals (fp32 bytes)."""
-    stored = sum(kernel.stored_bytes for kernel in plan.kernels)
-    saved = sum(group.saved_bytes for group in plan.groups)
+    """One row per sharing group and template bank, one for all layers with kernels of their own, the totals (fp32)."""
+    stored = sum(kernel.stored_bytes for kernel in plan.kernels) + sum(bank.stored_bytes for bank in plan.banks)
+    saved = sum(group.saved_bytes for group in plan.groups) + sum(bank.saved_bytes for bank in plan.banks)
+    banks = f"{len(plan.banks)} template bank{'' if len(plan.banks) == 1 else 's'}, " if plan.banks else ""
     rows = table(
-        f"{len(plan.groups)} sharing groups, {len(plan.unshared)} unshared layers",
+        f"{len(plan.groups)} sharing groups, {banks}{len(plan.unshared)} unshared layers",
         left=("group", "kernel", "layers", "bias"),
         right=("bytes stored", "bytes saved"),
     )
@@ -27,6 +29,9 @@ def plan_table(plan: SharingPlan) -> Table:
         rows.add_row(
             group.name, _shape(group), _layers(group), group.bias, f"{group.stored_bytes:,}", f"{group.saved_bytes:,}"
         )
+    for bank in plan.banks:
+        kernel = f"{bank.templates} template{'' if bank.templates == 1 else 's'} of {_shape(bank)}"
+        rows.add_row(bank.name, kernel, _layers(bank), bank.bias, f"{bank.stored_bytes:,}", f"{bank.saved_bytes:,}")
     if plan.unshared:
         owned = sum(kernel.stored_bytes for kernel in plan.unshared)
         rows.add_row("(unshared)", "", str(len(plan.unshared)), "", f"{owned:,}", "0")
@@ -38,17 +43,20 @@ def plan_table(plan: SharingPlan) -> Table:
 def plan_json(plan: SharingPlan) -> dict[str, Any]:
     """The plan with bytes stored and saved per group (fp32); `SharingPlan.from_json` reads it back."""
     data: dict[str, Any] = json.loads(plan.to_json())
-    for kind, kernels in (("groups", plan.groups), ("unshared", plan.unshared)):
-        for row, kernel in zip(data[kind], kernels, strict=True):
+    kinds: tuple[tuple[str, Sequence[SharingGroup | SoftGroup]], ...] = (
+        ("groups", plan.groups), ("unshared", plan.unshared), ("banks", plan.banks)
+    )  # fmt: skip
+    for kind, kernels in kinds:
+        for row, kernel in zip(data.get(kind, []), kernels, strict=True):
             row["bytes_stored"], row["bytes_saved"] = kernel.stored_bytes, kernel.saved_bytes
     return {"schema": SCHEMA, **data}
 
 
-def _shape(group: SharingGroup) -> str:
+def _shape(group: SharingGroup | SoftGroup) -> str:
     return "×".join(map(str, group.kernel_shape))
 
 
-def _layers(group: SharingGroup) -> str:
+def _layers(group: SharingGroup | SoftGroup) -> str:
     """How many, and which where the group's name does not tell."""
     if "*" not in group.name and "…" not in group.name:
         return str(len(group.layers))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeks.errors import PlanError
-from edgeks.sharing.plan import Bias, SharingGroup, SharingPlan, group_name, named_plan
+from edgeks.sharing.plan import Bias, SharingGroup, SharingPlan, SoftGroup, group_name, named_plan, soft_group
+from edgeks.sharing.template_bank import BankInit, TemplateBank, bank_of, own_kernel, share_bank
 
 Init = Literal["first", "mean"]
 Scheme = Literal["all", "stage"] | int | Sequence[Sequence[str]]
@@ -26,16 +27,25 @@ def discover(model: nn.Module) -> SharingPlan:
     """Module → its sharing plan, by parameter identity: one Parameter, or one memory (Conv1d, Conv2d, Linear).
 
     A module registered under several names is one layer per name. A module that `forward` calls several times is one
-    layer here; the exported graph, which knows the calls, lists it once per call. A layer whose weight is computed
-    (weight_norm and other parametrisations) owns its kernel.
+    layer here; the exported graph, which knows the calls, lists it once per call. Layers that mix their kernels from
+    one template bank are in `banks`. A layer whose weight is computed otherwise (weight_norm) owns its kernel.
     """
     layers_of: dict[object, list[tuple[str, Layer]]] = {}
+    readers_of: dict[TemplateBank, list[tuple[str, Layer]]] = {}
     for name, layer in _layers(model):
+        bank = bank_of(layer)
+        if bank is not None:
+            readers_of.setdefault(bank, []).append((name, layer))
+            continue
         # A computed weight is a new tensor at every access: its id says nothing, the module's does.
         identity = _identity(layer.weight) if _holds_weight(layer) else id(layer)
         layers_of.setdefault(identity, []).append((name, layer))
     kernels = [_group([name for name, _ in found], [layer for _, layer in found]) for found in layers_of.values()]
-    return named_plan(kernels)
+    banks = [
+        soft_group(_group([name for name, _ in found], [layer for _, layer in found]), bank.count)
+        for bank, found in readers_of.items()
+    ]
+    return named_plan(kernels, banks)
 
 
 def plan_sharing(
@@ -91,15 +101,32 @@ def apply_plan(model: nn.Module, plan: SharingPlan, init: Init = "first") -> nn.
     """Unshared model → the layers of each group hold one Parameter; in place, and returned.
 
     The kernel starts as the first layer's or as the mean of all layers'. Biases are tied where the group says `shared`.
-    What is tied is trainable unless all that it replaces is frozen (`requires_grad` False).
+    What is tied is trainable unless all that it replaces is frozen (`requires_grad` False). The layers of each of the
+    plan's banks read one template bank, a new one where they do not yet.
 
     Raises:
         PlanError: a layer is unknown, or not isomorphic to its group.
     """
     if init not in ("first", "mean"):
         raise PlanError(f"unknown initialisation {init!r}; legal: first, mean")
+    resolved = checked_layers(model, plan)  # all of it, before anything is changed
+    for group, layers in resolved:
+        _tie(layers, "weight", init)
+        if group.bias == "shared":
+            _tie(layers, "bias", init)
+    for soft in plan.banks:
+        _mix(soft, [_layer(model, name) for name in soft.layers])
+    return model
+
+
+def checked_layers(model: nn.Module, plan: SharingPlan) -> list[tuple[SharingGroup, list[Layer]]]:
+    """The plan's groups, each with its layers in `model`, which the plan fits.
+
+    Raises:
+        PlanError: a layer is unknown, not isomorphic to its group, or has a computed weight; shapes or biases differ.
+    """
     resolved = [(group, [_layer(model, name) for name in group.layers]) for group in plan.groups]
-    for group, layers in resolved:  # everything is checked before anything is changed
+    for group, layers in resolved:
         _check_isomorphic(group.layers, layers)
         for name, layer in zip(group.layers, layers, strict=True):
             if not _holds_weight(layer):
@@ -114,16 +141,60 @@ def apply_plan(model: nn.Module, plan: SharingPlan, init: Init = "first") -> nn.
             )
         if group.bias == "shared" and any(layer.bias is None for layer in layers):
             raise PlanError(f"group {group.name!r} ties biases, but not every one of its layers has a bias")
+    return resolved
+
+
+def soft_share(model: nn.Module, plan: SharingPlan, templates: int, *, init: BankInit = "orthogonal") -> nn.Module:
+    """Unshared model → the layers of each group of `plan` mix their kernels from one bank; in place, and returned.
+
+    A group of no more layers than `templates` is left alone: it would store more. `init` "orthogonal": new templates,
+    to be trained; "svd": those from which the layers' present kernels are mixed with the least error.
+
+    Raises:
+        PlanError: a layer is unknown, no Conv2d or not isomorphic to its group, or there is nothing to share.
+    """
+    groups = [group for group in plan.groups if len(group.layers) > templates]
+    if not groups:
+        most = max((len(group.layers) for group in plan.groups), default=0)
+        raise PlanError(
+            f"templates of a bank: {templates}; the plan's largest group has {most} layers; legal: fewer than that"
+        )
+    resolved = [(group, [_layer(model, name) for name in group.layers]) for group in groups]
     for group, layers in resolved:
-        _tie(layers, "weight", init)
-        if group.bias == "shared":
-            _tie(layers, "bias", init)
+        _check_isomorphic(group.layers, layers)
+    for group, layers in resolved:
+        _bank(group.name, layers, templates, init)
     return model
+
+
+def _bank(name: str, layers: Sequence[Layer], templates: int, init: BankInit = "orthogonal") -> TemplateBank:
+    try:
+        return share_bank(layers, templates, init)  # type: ignore[arg-type]  # share_bank checks it
+    except PlanError as error:
+        raise PlanError(f"template bank {name!r}: {error}") from error
+
+
+def _mix(group: SoftGroup, layers: Sequence[Layer]) -> None:
+    """The layers read one bank as `group` says; unchanged where they do already."""
+    banks = {bank_of(layer) for layer in layers}
+    bank = banks.pop() if len(banks) == 1 else None
+    if bank is None:
+        bank = _bank(group.name, layers, group.templates)
+    if group.bias == "shared" and not _all_one([layer.bias for layer in layers]):
+        _tie(layers, "bias", "first")
+    if tuple(bank.templates.shape) != (group.templates, *group.kernel_shape):
+        raise PlanError(
+            f"template bank {group.name!r} plans {group.templates} templates of {group.kernel_shape}; its layers read "
+            f"{tuple(bank.templates.shape)}"
+        )
 
 
 def untied(model: nn.Module) -> nn.Module:
     """Model → an independent copy in which every layer owns its kernel and bias (same function, nothing shared)."""
     twin = copy.deepcopy(model)
+    for layer in list(twin.modules()):
+        if isinstance(layer, nn.Conv2d) and bank_of(layer) is not None:
+            own_kernel(layer)
     _separate(twin, {id(twin)})
     seen: set[object] = set()
     for _, layer in _layers(twin):

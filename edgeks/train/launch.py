@@ -55,7 +55,7 @@ def launch(processes: int, work: Work, progress: TrainingProgress) -> None:
         ended = error
     except SignalException as error:
         signal.raise_signal(error.sigval)  # as if the launcher had not caught it
-        raise
+        raise KeyboardInterrupt from None  # whoever handles it goes on
     finally:
         for mouth in mouths:
             mouth.close()

@@ -42,10 +42,18 @@ def tiny(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def on_the_path(warm):
+    """`edgeks` of these tests starts at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{warm}:{os.environ['PATH']}")
+        yield
+
+
 def advise(folder, *arguments, check=True):
     """The command in a process of its own, in `folder`."""
     environment = {**os.environ, "PYTHONPATH": str(Path(edgeks.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "edgeks", "advise", *map(str, arguments)]
+    command = ["edgeks", "advise", *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, done.stderr
     return done
@@ -99,7 +107,7 @@ def test_the_command_writes_the_recommended_file(advised, tmp_path):
     words = shlex.split(advice["command"])
     shutil.copy(folder / "model.pt", tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(Path(edgeks.__file__).parents[1])}
-    subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    subprocess.run(words, cwd=tmp_path, env=environment, check=True, capture_output=True)
     written = (tmp_path / words[words.index("-o") + 1]).read_bytes()
     assert written == (folder / advice["file"]).read_bytes()
 

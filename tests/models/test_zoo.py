@@ -9,8 +9,12 @@ from edgeks.errors import CheckpointError
 from edgeks.models.zoo import PRESETS, ZOO, architecture, build, describe
 
 
-def test_every_preset_builds_and_is_described():
-    rows = describe()
+@pytest.fixture(scope="module")
+def rows():
+    return describe()
+
+
+def test_every_preset_builds_and_is_described(rows):
     assert [row.name for row in rows] == list(PRESETS)
     for row in rows:
         assert row.architecture in ZOO
@@ -19,10 +23,11 @@ def test_every_preset_builds_and_is_described():
     parameters = {row.name: row.parameters for row in rows}
     assert parameters["convmixer_410_8_2k"] == 221_820
     assert parameters["se_resnet_d4"] == 5_892_954
+    assert next(row for row in rows if row.name == "s_vggnet_256").conv_weights == 9 * 256**2
 
 
-def test_describe_counts_what_build_makes():
-    row = next(row for row in describe() if row.name == "convmixer_283_4_2k")
+def test_describe_counts_what_build_makes(rows):
+    row = next(row for row in rows if row.name == "convmixer_283_4_2k")
     model = build(row.architecture, row.config)
     assert sum(p.numel() for p in model.parameters()) == row.parameters
     assert {p.device.type for p in model.parameters()} == {"cpu"}
@@ -56,7 +61,12 @@ def test_seed_decides_the_weights_and_leaves_the_global_generator_alone():
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
-        ("resnet", {}, "unknown model 'resnet'; legal: convmixer, se_resnet, convmixer_48_6_2k"),
+        ("resnet", {}, "unknown model 'resnet'; legal: convmixer, se_resnet, shard_"),
+        (
+            "sl_vggnet256",
+            {},
+            "sl_vggnet_256, s_vggnet_256, e_vggnet_256, or another preset (`edgeks models` lists them)",
+        ),
         ("convmixer", {"dim": 8}, "config key 'depth' is missing; required: dim, depth, kernel_size, patch_size"),
         ("convmixer_128_4", {"width": 8}, "unknown config key 'width'; legal: dim, depth, kernel_size"),
         ("convmixer_128_4", {"dim": "8"}, "dim is '8'; legal: a whole number"),

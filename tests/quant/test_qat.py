@@ -70,6 +70,7 @@ NETWORKS = {
         {"blocks_per_stage": 2, "shared_stages": [1, 2], "widths": [8, 16], "stem_width": 8, "reduction": 4},
         0,
     ),
+    "S-VGGNet": lambda: zoo.build("shard_vgg", {"channels": 8, "convolutions": [2, 1]}, 0),
     "strides": lambda: SharedConvs(8, (1, 2, 1)),
     "one module called often": CalledOften,
     "functional": Functional,

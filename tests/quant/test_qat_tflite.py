@@ -12,6 +12,7 @@ from edgeks.errors import ConfigError
 from edgeks.exporter import export
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
+from edgeks.models.shard_resnet import ShardResNet
 from edgeks.quant.fake_quant import ActivationFakeQuantize, KernelFakeQuantize
 from edgeks.quant.options import Int8Options
 from edgeks.quant.qat import prepare_qat
@@ -24,6 +25,7 @@ NETWORKS = {
     "convolutions": (lambda: SharedConvs(8, (1, 2, 1), bias=True), 200),
     "ConvMixer": (lambda: ConvMixer(8, 4, 3, 2, 2), 200),
     "SE-ResNet": (lambda: SEResNet(2, (1, 2), widths=(8, 16), stem_width=8, reduction=4), 35),
+    "SL-ResNet, image padded to n channels": (lambda: ShardResNet(8, (1,)), 200),
     "ConvMixer, split kernels": (lambda: ConvMixer(8, 2, 9, 1, 2), 200),
 }
 

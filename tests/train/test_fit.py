@@ -3,11 +3,7 @@
 import io
 import os
 import pickle
-import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +19,7 @@ from edgeks.train.progress import BarProgress, LineProgress, NoProgress, progres
 from edgeks.train.settings import TrainSettings
 
 CONFIG = {"dim": 16, "depth": 3, "kernel_size": 3, "patch_size": 1, "kernels": 2, "in_channels": 1}
-SETTINGS = TrainSettings(epochs=4, batch_size=16, lr=0.02, augment=("crop",), threads=1)
+SETTINGS = TrainSettings(epochs=4, batch_size=16, lr=0.02, augment=("crop",), threads=1, device="cpu")
 
 
 def network(seed=0):
@@ -126,33 +122,6 @@ def test_resumed_with_sgd_milestones_and_dropout(digits, tmp_path):
     assert_same_weights(one, two)
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from test_fit import SETTINGS, network, some_digits
-from edgeks.train.fit import fit
-from edgeks.train.progress import NoProgress
-class Slow(NoProgress):
-    def iteration(self, epoch, done, loss, accuracy):
-        if epoch == 3:
-            print("in epoch 3", flush=True)
-            time.sleep(60)
-fit(network(), some_digits(), SETTINGS, last=Path(sys.argv[1]), progress=Slow())
-"""
-
-
-def test_resumed_after_sigkill_to_the_same_bits(digits, straight, tmp_path):
-    last = tmp_path / "last.pt"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    with subprocess.Popen([sys.executable, "-c", KILLED, last], stdout=subprocess.PIPE, env=environment) as child:
-        assert child.stdout.readline() == b"in epoch 3\n"
-        child.send_signal(signal.SIGKILL)
-    assert torch.load(last, weights_only=True)["epoch"] == 2
-    model = network()
-    assert fit(model, digits, SETTINGS, last=last, resume=True) == straight[1]
-    assert_same_weights(model, straight[0])
-
-
 def test_resuming_a_finished_training_trains_no_more(digits, straight):
     model, before = network(1), straight[2].stat().st_mtime_ns
     assert fit(model, digits, SETTINGS, last=straight[2], resume=True, progress=StopAt(1)) == straight[1]
@@ -181,6 +150,70 @@ def test_resume_refuses_another_training(digits, straight):
 def test_speed_settings_may_change_on_resume(digits, straight):
     settings = replace(SETTINGS, threads=2, device="auto")
     assert fit(network(), digits, settings, last=straight[2], resume=True).best_epoch == straight[1].best_epoch
+
+
+def test_a_state_of_another_version_is_named(digits, tmp_path):
+    torch.save({"version": 1}, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match="training state of version 1, which another edgeks wrote; legal: 2; end"):
+        fit(network(), digits, SETTINGS, last=tmp_path / "last.pt", resume=True)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_learns_keeps_fp32_and_resumes(digits, tmp_path, precision):
+    settings = replace(SETTINGS, precision=precision, epochs=3, validation=0)
+    one, two = network(), network()
+    result = fit(one, digits, settings, last=tmp_path / "one.pt")
+    assert result.history[-1].train_loss < result.history[0].train_loss
+    assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in one.state_dict().values())
+    plain = network()
+    fit(plain, digits, replace(settings, precision="fp32"), last=tmp_path / "plain.pt")
+    assert not torch.equal(plain.head.weight, one.head.weight)
+    with pytest.raises(KeyboardInterrupt):
+        fit(two, digits, settings, last=tmp_path / "two.pt", progress=StopAt(40))
+    fit(two, digits, settings, last=tmp_path / "two.pt", resume=True)
+    assert_same_weights(one, two)
+
+
+def test_parts_of_a_step_add_up_to_it(digits, tmp_path):
+    def plain_network():  # without BN, whose statistics are each part's
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    settings = TrainSettings(epochs=2, batch_size=50, lr=0.1, optimizer="sgd", threads=1, device="cpu")
+    whole, parts = plain_network(), plain_network()
+    fit(whole, digits, settings, last=tmp_path / "last.pt")
+    fit(parts, digits, replace(settings, accumulation=7), last=tmp_path / "last.pt")
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_average_of_the_weights_is_kept(digits, tmp_path):
+    """One step at a time, so that the average can be told from the weights that the states hold."""
+    settings = replace(SETTINGS, epochs=3, batch_size=400, ema=0.75, validation=0, positive_scales=False)
+    model, seen = network(), []
+
+    class Keep(NoProgress):
+        def epoch(self, record):
+            seen.append(torch.load(tmp_path / "last.pt", weights_only=True)["model"])
+
+    fit(model, digits, settings, last=tmp_path / "last.pt", progress=Keep())
+    for key in ("head.weight", "blocks.0.pointwise_norm.running_var"):
+        first, second, third = (weights[key] for weights in seen)
+        torch.testing.assert_close(model.state_dict()[key], 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third)
+    assert len({id(block.depthwise.weight) for block in model.blocks}) == 1
+
+
+def test_gradients_are_clipped_and_a_plateau_lowers_the_rate(digits, tmp_path):
+    settings = replace(SETTINGS, optimizer="sgd", momentum=0.0, epochs=3, batch_size=400, lr=1.0, validation=0)
+    clipped = replace(settings, clip_norm=1e-3, weight_decay=0.0, positive_scales=False, epochs=1)
+    model, before = network(), network()
+    fit(model, digits, clipped, last=tmp_path / "last.pt")
+    moved = torch.cat([(a - b).flatten() for a, b in zip(model.parameters(), before.parameters(), strict=True)])
+    assert moved.norm() == pytest.approx(1e-3, rel=1e-2)
+    stuck = replace(settings, lr=1e-9, epochs=4, schedule="plateau", patience=0, gamma=0.5, validation=0.1)
+    fit(network(), digits, stuck, last=tmp_path / "last.pt")
+    rates = torch.load(tmp_path / "last.pt", weights_only=True)["step"]["optimizer"]["param_groups"]
+    assert rates[0]["lr"] == pytest.approx(1e-9 / 8)
 
 
 class Hostile:

@@ -23,7 +23,8 @@ from edgeks.audit.onnxruntime.graph import BLOCK, Lowering, RuntimeStep
 from edgeks.audit.onnxruntime.kernels import Packing, Weight, pack, scratch
 from edgeks.audit.onnxruntime.loading import Loading, Pack
 from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
-from edgeks.onnx_file import BITS, KINDS, Constant, ModelFile, all_graphs, first_output
+from edgeks.onnx_file import BITS, KINDS, Constant, ModelFile, SparseConstant, all_graphs, first_output
+from edgeks.onnx_sparse import FOLDED_COPIES, FOLDING_BYTES
 from edgeks.target import Session
 
 # Measured with ONNX Runtime 1.31.1, Python 3.11, numpy 2: bytes. Anonymous memory of a session, and of each
@@ -35,6 +36,7 @@ NODE = 5_300
 CODE: dict[Machine, int] = {"x86-64": 7_550_000, "arm64": 7_150_000}
 CODE_OF_OP_TYPE = 55_000
 FIRST_RUN, RUN_CODE, RUN_CODE_OF_OP_TYPE = 570_000, 550_000, 20_000
+FOLDING_CODE = 750_000  # of what makes sparse kernels dense
 LOAD_PEAK_NOTE = "the peak while loading is that with the memory allocator of glibc (± 20 %)"
 LATER_RUNS = 2  # after the first, which plans
 MMAP_THRESHOLD_MAX = 32 << 20
@@ -75,6 +77,7 @@ def predict_onnxruntime(
     nodes = list(_nodes(model.proto.graph))
     op_types = {node.op_type for node in nodes}
     library = SESSION[machine] + NODE * len(nodes) + CODE[machine] + CODE_OF_OP_TYPE * len(op_types)
+    library += FOLDING_CODE * any(isinstance(constant, SparseConstant) for constant in model.all_constants())
     at_run = library + FIRST_RUN + RUN_CODE + RUN_CODE_OF_OP_TYPE * len(op_types)
     loaded = RamParts(0, heap, packed, max(0, arena.touched_bytes() - private), library)
     plan = frame.run(arena)
@@ -208,8 +211,9 @@ class _Weights:
             for index, (name, packing, is_copy) in enumerate(self._packs)
         ]
         loading.whole_file_bytes = self._file_bytes if self._path.suffix == ".ort" else 0
+        made_dense = sum(_made_dense(constant) for constant in self._constants if isinstance(constant, SparseConstant))
         kept = {_named(constant, key) for constant in self._constants for key in self._held_of(constant)}
-        return loading.peak_bytes(kept)
+        return loading.peak_bytes(kept) + made_dense
 
     def _held_of(self, constant: Constant) -> dict[tuple[str, ...], int]:
         return self._held.get(constant, {("original",): _bytes(constant)})
@@ -279,6 +283,11 @@ def _named(constant: Constant, key: tuple[str, ...]) -> str:
 def _bytes(constant: Constant) -> int:
     """Bytes of a constant in memory."""
     return -(-math.prod(constant.shape) * BITS.get(KINDS[constant.tensor.data_type], 64) // 8)
+
+
+def _made_dense(constant: Constant) -> int:
+    """Bytes of what a sparse kernel goes through until it is dense: they stay until all kernels are."""
+    return math.prod(constant.shape) * FOLDING_BYTES + FOLDED_COPIES * _bytes(constant)
 
 
 def _blocked_bytes(shape: tuple[int, ...]) -> int:

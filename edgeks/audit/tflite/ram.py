@@ -32,6 +32,7 @@ from edgeks.runtime_profile import COMPILED, Profile
 from edgeks.target import LiteRtSession
 from edgeks.tflite_file import tensor_name, whole_numbers
 from edgeks.tflite_kernels import kernel_operators
+from edgeks.tflite_sparse import CSR
 
 READ_AHEAD = 65536  # pages of a mapped file that the system maps with the one that is touched
 NODE_BYTES = 1000  # an operator and its tensors
@@ -116,6 +117,7 @@ def predict_litert(model: schema.ModelT, file_bytes: int, profile: Profile, mach
     cost = COSTS[machine, profile.runtime, "xnnpack" if delegate.taken else kernels]
     objects = NODE_BYTES * sum(len(graph.operators) for graph in graphs)
     objects += SCALE_BYTES * sum(len(tensor.scales) for graph in graphs for tensor in graph.tensors)
+    objects += _sparse_indices(model)
     dequantised = sum(kernel.heap_bytes for kernel in delegate.kernels)
     tables = delegate.heap_bytes - dequantised
     kept = _kept_kernels(graphs, arena)
@@ -210,6 +212,19 @@ def _fatal_on_arm64(graphs: tuple[Graph, ...]) -> tuple[str, ...]:
     return tuple(found[:1])
 
 
+def _sparse_indices(model: schema.ModelT) -> int:
+    """Bytes of the interpreter's own copies of where sparse kernels have their weights: int32, however stored."""
+    entries = [
+        entry
+        for graph in model.subgraphs
+        for tensor in graph.tensors
+        if tensor.sparsity is not None
+        for entry in tensor.sparsity.dimMetadata or []
+    ]
+    vectors = [vector for entry in entries for vector in (entry.arraySegments, entry.arrayIndices)]
+    return sum(4 * len(vector.values) for vector in vectors if vector is not None and vector.values is not None)
+
+
 def _notes(model: schema.ModelT, threads: int) -> tuple[str, ...]:
     found = []
     tensors = model.subgraphs[0].tensors
@@ -217,11 +232,20 @@ def _notes(model: schema.ModelT, threads: int) -> tuple[str, ...]:
         if -1 in whole_numbers(tensor.shapeSignature):
             shape = "×".join(map(str, whole_numbers(tensor.shape)))
             found.append(f"input {tensor_name(tensor)!r} is of an open size, taken as {shape}, as the file declares it")
-    if any(tensor.sparsity is not None for graph in model.subgraphs for tensor in graph.tensors):
-        found.append("RAM is rough (± 20 %) where a file has sparse kernels")
+    if any(_is_odd(tensor) for graph in model.subgraphs for tensor in graph.tensors):
+        found.append("RAM is rough (± 20 %) where a file has sparse kernels of blocks, or of several axes")
     if threads > 1:
         found.append("what more than one thread takes for itself is not counted")
     return tuple(found)
+
+
+def _is_odd(tensor: schema.TensorT) -> bool:
+    """Whether a tensor is sparse in another way than edgeks writes."""
+    sparse = tensor.sparsity
+    if sparse is None:
+        return False
+    blocks = sparse.blockMap is not None and len(sparse.blockMap) > 0
+    return blocks or [entry.format for entry in sparse.dimMetadata or []][:-1].count(CSR) > 0
 
 
 def _loops(graphs: tuple[Graph, ...]) -> int:

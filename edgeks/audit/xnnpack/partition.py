@@ -16,6 +16,9 @@ from edgeks.audit.xnnpack.graph import FLOAT16, FLOAT32, INT8, Graph, Node
 from edgeks.audit.xnnpack.operators import takes
 from edgeks.tflite_file import whole_numbers
 
+# Operators that the delegate computes of a constant while it is made.
+UNPACKING = frozenset({"DEQUANTIZE", "DENSIFY"})
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -52,9 +55,10 @@ def delegate(graph: Graph) -> Delegated:
         for tensor in node.inputs:
             readers.setdefault(tensor, []).append(node)
     for index, node in enumerate(graph.nodes):
-        if _dequantises_constant(graph, node):
+        if _unpacks_constant(graph, node):
             output = node.outputs[0]
-            half = graph.version == "litert" and graph.tensors[node.inputs[0]].type == FLOAT16
+            halves = node.name == "DEQUANTIZE" and graph.tensors[node.inputs[0]].type == FLOAT16
+            half = graph.version == "litert" and halves
             if half and all(_packs_half(reader, output) for reader in readers.get(output, [])):
                 graph.halves.add(output)
             ahead.add(index)
@@ -68,11 +72,14 @@ def delegate(graph: Graph) -> Delegated:
     return Delegated(graph, frozenset(taken), frozenset(ahead), tuple(_steps(graph, taken)))
 
 
-def _dequantises_constant(graph: Graph, node: Node) -> bool:
-    if node.name != "DEQUANTIZE" or len(node.inputs) != 1 or len(node.outputs) != 1:
+def _unpacks_constant(graph: Graph, node: Node) -> bool:
+    """DEQUANTIZE of a constant, or DENSIFY of a sparse one: done once, ahead of the first inference."""
+    if node.name not in UNPACKING or len(node.inputs) != 1 or len(node.outputs) != 1:
         return False
     source, made = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
     int8 = source.type == INT8 and bool(source.scales)
+    if node.name == "DENSIFY":
+        return not source.dense and source.is_constant and source.type in (FLOAT32, FLOAT16, INT8)
     known = source.is_constant or node.inputs[0] in graph.static
     return source.dense and known and (source.type == FLOAT16 or int8) and made.type == FLOAT32
 

@@ -16,7 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from edgeks.audit.ram import Machine
 from edgeks.audit.xnnpack.graph import FLOAT16, INT8, INT64, UINT8, DelegateVersion, Graph, Node, read_graph
 from edgeks.audit.xnnpack.packing import allocation, arithmetic, is_dense, rounded
-from edgeks.audit.xnnpack.partition import Delegated, Piece, delegate
+from edgeks.audit.xnnpack.partition import UNPACKING, Delegated, Piece, delegate
 
 # Bytes of an operator's objects: measured, with what XNNPACK holds of the values that it reads and writes.
 OPERATOR_BYTES: dict[DelegateVersion, int] = {"litert": 2600, "tflite-runtime": 5000}
@@ -61,9 +61,10 @@ class XnnpackPlan:
 
     taken: (number of the subgraph, number of the operator) of each. pieces: (number of the subgraph, piece), in the
     order in which they run. packed_bytes: kernels, with biases and scales.
-    workspace_bytes: values between delegated operators, and their scratch. heap_bytes: kernels dequantised before they
-    are packed, tables of pointers into the inputs of convolutions and poolings, operator objects. first_run_bytes: the
-    part of the last two that becomes resident with the first inference only (tflite-runtime; LiteRT has all at load).
+    workspace_bytes: values between delegated operators, and their scratch. heap_bytes: kernels dequantised or made
+    dense before they are packed, tables of pointers into the inputs of convolutions and poolings, operator objects.
+    first_run_bytes: the part of the last two that becomes resident with the first inference only (tflite-runtime;
+    LiteRT has all at load).
     """
 
     taken: frozenset[tuple[int, int]]
@@ -140,22 +141,22 @@ class _Copies:
 
 
 def _dequantised(delegated: Delegated, copies: dict[int, _Copies]) -> int:
-    """Constants that the delegate dequantises to float32 on the heap, where a delegated operator reads them."""
+    """Constants that the delegate dequantises or makes dense on the heap, where a delegated operator reads them."""
     graph = delegated.graph
     read = {t for number in delegated.taken - delegated.ahead for t in graph.nodes[number].inputs}
     read |= {graph.nodes[number].inputs[0] for number in delegated.ahead}
     total = 0
     for tensor in sorted(graph.static & read - graph.halves):
-        size = graph.tensors[tensor].elements * 4
+        size = _bytes(graph, tensor)
         copies[_stored_buffer(graph, tensor)].heap.append(size)
         total += size
     return total
 
 
 def _stored_buffer(graph: Graph, tensor: int) -> int:
-    """Buffer of a constant, behind the DEQUANTIZE that it may go through."""
+    """Buffer of a constant, behind the DEQUANTIZE or DENSIFY that it may go through."""
     seen = set[int]()
-    while tensor not in seen and (maker := graph.made_by.get(tensor)) is not None and maker.name == "DEQUANTIZE":
+    while tensor not in seen and (maker := graph.made_by.get(tensor)) is not None and maker.name in UNPACKING:
         seen.add(tensor)
         tensor = maker.inputs[0]
     return graph.tensors[tensor].buffer

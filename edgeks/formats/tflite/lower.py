@@ -36,13 +36,18 @@ class Lowered:
     operators: tuple[str, ...]
 
 
-def write_tflite(model: ir.Model, path: Path, metadata: Mapping[str, Any], *, nhwc: bool = True) -> None:
-    """Graph → file at `path` (a temporary one: the caller renames it); `metadata` values are stored as JSON."""
+def write_tflite(
+    model: ir.Model, path: Path, metadata: Mapping[str, Any], *, nhwc: bool = True, sparse: bool = False
+) -> None:
+    """Graph → file at `path` (a temporary one: the caller renames it); `metadata` values are stored as JSON.
+
+    `sparse`: see edgeks.tflite_sparse.
+    """
     entries = {f"edgeks.{key}": json.dumps(value, separators=(",", ":")).encode() for key, value in metadata.items()}
-    path.write_bytes(lower(model, entries, nhwc=nhwc).content)
+    path.write_bytes(lower(model, entries, nhwc=nhwc, sparse=sparse).content)
 
 
-def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True) -> Lowered:
+def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True, sparse: bool = False) -> Lowered:
     """Graph → .tflite file. A kernel is one buffer, whatever number of layers read it, each with scales of its own.
 
     `nhwc`: feature maps come in and go out as N×H×W×C; otherwise as N×C×H×W, for a TRANSPOSE each.
@@ -63,7 +68,7 @@ def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True) 
             f"docs/tflite_ops.md lists what can{unrolled}{way_out}"
         )
     outputs = [(str(value.name), _output(ctx, value, nhwc=nhwc)) for value in model.graph.outputs]
-    content = ctx.network.to_bytes(inputs, outputs, f"edgeks {edgeks.__version__}", metadata)
+    content = ctx.network.to_bytes(inputs, outputs, f"edgeks {edgeks.__version__}", metadata, sparse=sparse)
     return Lowered(content, tuple(ctx.network.operators))
 
 

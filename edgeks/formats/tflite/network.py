@@ -10,6 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from edgeks.formats.tflite.sparse import store_sparse
 from edgeks.formats.tflite.versions import version
 from edgeks.tflite_file import OPERATOR_NAMES, SCHEMA_VERSION, pack
 
@@ -152,6 +153,8 @@ class Network:
         outputs: Sequence[tuple[str, Tensor]],
         description: str,
         metadata: Mapping[str, bytes],
+        *,
+        sparse: bool = False,
     ) -> bytes:
         """The file; this is its main graph. Its signature names `inputs` and `outputs`; two may be one tensor."""
         self.bound([tensor for _, tensor in inputs], [tensor for _, tensor in outputs])
@@ -170,6 +173,8 @@ class Network:
             buffer.data = np.frombuffer(content, np.uint8)
             model.buffers.append(buffer)
             model.metadata.append(entry)
+        if sparse:
+            store_sparse(model)
         return pack(model)
 
     def _add(

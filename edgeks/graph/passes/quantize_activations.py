@@ -94,10 +94,11 @@ def place_activations(model: ir.Model, file_format: Format = "onnx") -> Placemen
 
     A layer with a quantised kernel takes and makes integers. An elementwise op or a pooling computes in integers when
     all its inputs are made by integer ops (an SE-ResNet's residual), and in float otherwise (a ConvMixer's, after GELU
-    and BN): no Value is quantised only to be dequantised. A stem whose output goes to float ops keeps float
-    activations, with an int8 kernel: BN after GELU amplifies its output's rounding more than that of any other layer
-    (docs/adr/0005), and it is the cheapest layer of its net. LiteRT's integer layers give integers only, ONNX Runtime's
-    last Gemm gives float.
+    and BN): no Value is quantised only to be dequantised. What hands the network's input to a layer that takes integers
+    moves its codes: ShardNet's image, padded with zeros to n channels. A stem whose output goes to float ops keeps
+    float activations, with an int8 kernel: BN after GELU amplifies its output's rounding more than that of any other
+    layer (docs/adr/0005), and it is the cheapest layer of its net. LiteRT's integer layers give integers only, ONNX
+    Runtime's last Gemm gives float.
     """
     keeping = MOVING[file_format]
     placement = Placement()
@@ -112,7 +113,8 @@ def place_activations(model: ir.Model, file_format: Format = "onnx") -> Placemen
             inputs = [0]
         elif has_integer_kernel(node, file_format):
             inputs = [0] if node.op_type in keeping else list(range(len(node.inputs)))
-            if not all(node.inputs[i] in placement.integer for i in inputs):
+            from_integers = all(node.inputs[i] in placement.integer for i in inputs)
+            if not from_integers and not (node.op_type in keeping and _moves_input_to(kernels, model, node)):
                 continue
         else:
             continue
@@ -141,6 +143,12 @@ def _is_float_stem(model: ir.Model, read: KernelRead, file_format: Format) -> bo
     return bool(uses) and not any(
         node.op_type in FUSED or has_integer_kernel(node, file_format) or _reads_codes(node) for node, _ in uses
     )
+
+
+def _moves_input_to(kernels: Collection[ir.Node], model: ir.Model, node: ir.Node) -> bool:
+    """Whether `node` hands the network's input to one of `kernels`."""
+    handed = (use.node for output in node.outputs for use in output.uses())
+    return is_network_input(model, required(node.inputs[0])) and any(reader in kernels for reader in handed)
 
 
 def has_integer_kernel(node: ir.Node, file_format: Format = "onnx") -> bool:

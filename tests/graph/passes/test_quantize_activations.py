@@ -12,6 +12,7 @@ from edgeks.graph.passes.quantize_kernels import quantize_kernels
 from edgeks.graph.passes.raw_pixels import raw_pixels
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
+from edgeks.models.shard_resnet import ShardResNet
 from edgeks.preprocessing import Preprocessing
 
 
@@ -192,6 +193,29 @@ def test_an_se_resnet_adds_multiplies_pools_and_gates_in_integers():
     for op in ("Add", "Mul", "Sigmoid", "GlobalAveragePool"):
         found = integer_inputs(model, op)
         assert found and all(found), op
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "tflite"])
+def test_an_image_that_is_padded_to_n_channels_is_moved_as_codes_to_layers_and_residual(file_format):
+    model = float_model(ShardResNet(8, (2,)), 12)
+    quantize_kernels(model, "int8")
+    absorb_batch_norm(model)
+    placement = place_activations(model, file_format)
+    pad, first_add = (next(node for node in model.graph if node.op_type == op) for op in ("Pad", "Add"))
+    image = model.graph.inputs[0]
+    assert (pad, 0) in placement.reads and placement.source(pad.outputs[0]) is image
+    assert {(first_add, 0), (first_add, 1)} <= set(placement.reads)
+
+
+def test_an_image_that_is_padded_for_float_ops_alone_stays_float():
+    model = graph_of(
+        """(float[1,3,4,4] x) => (float[1,4,4,4] y) {
+            [pad] p = Pad(x, amounts)
+            [gelu] y = Gelu(p)
+        }""",
+        amounts=np.array([0, 0, 0, 0, 0, 1, 0, 0]),
+    )
+    assert quantised(model).reads == []
 
 
 def test_a_chain_of_convolutions_is_integer_from_input_to_head():
