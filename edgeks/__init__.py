@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from edgeks.sharing.resolve import resolve_soft_sharing
     from edgeks.sharing.template_bank import TemplateBank
     from edgeks.sharing.torch import apply_plan, discover, plan_sharing, soft_share, untied
+    from edgeks.study.run import run_study
+    from edgeks.study.settings import load_study
     from edgeks.target import load_target
 
 # ONNX Runtime uploads telemetry from 1.29 on, in a thread and with files in ~/.cache, unless told otherwise when it is
@@ -85,6 +87,7 @@ _PUBLIC = {
     "load_checkpoint": ("edgeks.checkpoint", "load_checkpoint"),
     "load_onnx": ("edgeks.graph.onnx_network", "load_onnx"),
     "load_recipe": ("edgeks.recipe", "load_recipe"),
+    "load_study": ("edgeks.study.settings", "load_study"),
     "load_target": ("edgeks.target", "load_target"),
     "measure_ram": ("edgeks.bench.memory", "measure_ram"),
     "plan_sharing": ("edgeks.sharing.torch", "plan_sharing"),
@@ -96,6 +99,7 @@ _PUBLIC = {
     "pruned": ("edgeks.pruning", "pruned"),
     "resolve_soft_sharing": ("edgeks.sharing.resolve", "resolve_soft_sharing"),
     "run_recipe": ("edgeks.pipeline", "run_recipe"),
+    "run_study": ("edgeks.study.run", "run_study"),
     "save_checkpoint": ("edgeks.checkpoint", "save_checkpoint"),
     "soft_share": ("edgeks.sharing.torch", "soft_share"),
     "train_checkpoint": ("edgeks.pipeline", "train_checkpoint"),
@@ -134,6 +138,7 @@ __all__ = [
     "load_checkpoint",
     "load_onnx",
     "load_recipe",
+    "load_study",
     "load_target",
     "measure_latency",
     "measure_ram",
@@ -146,6 +151,7 @@ __all__ = [
     "pruned",
     "resolve_soft_sharing",
     "run_recipe",
+    "run_study",
     "save_checkpoint",
     "share_checkpoint",
     "soft_share",

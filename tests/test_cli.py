@@ -187,7 +187,9 @@ def test_alone_it_prints_the_help(edgeks):
     assert err == ""
 
 
-@pytest.mark.parametrize("command", ["export", "footprint", "bench", "train", "share", "run", "targets", "models"])
+@pytest.mark.parametrize(
+    "command", ["export", "footprint", "bench", "train", "share", "run", "study", "recipes", "targets", "models"]
+)
 def test_every_command_has_help(edgeks, command):
     code, out, err = edgeks(command, "--help")
     assert (code, err) == (0, "")
@@ -261,6 +263,13 @@ def test_models_lists_presets_by_architecture_and_by_a_part_of_their_names(edgek
         (["bench", "m.onnx"], "m.onnx"),
         (["bench", "m.tflite"], "m.tflite: no such file"),
         (["run", "nope"], "no recipe 'nope'"),
+        (["run", "quickstart", "--set", "train.epochs"], "--set train.epochs: legal: KEY=VALUE"),
+        (["run", "quickstart", "--set", "train.epoch=1"], "--set train.epoch: unknown key 'train.epoch'; legal keys"),
+        (["run", "quickstart", "--with", "none"], "--with none: no such file"),
+        (["study", "nope"], "no study 'nope'; legal: the path of a .toml file, or one of"),
+        (["study", "quick_iso_channel", "--set", "train.lr=x"], "--set train.lr: [train]: training: lr is 'x'"),
+        (["study", "quick_iso_channel", "--slurm", "a=b", "--collect"], "--slurm with --collect: nothing is run"),
+        (["study", "quick_iso_channel", "--data", "cifar10:none"], "none: no such folder"),
         (["train", "convmixer_48_6_2k", "--set", "dim"], "--set dim: legal: KEY=VALUE"),
         (["train", "convmixer_48_6_2k", "--milestones", "a"], "--milestones a: legal: whole numbers"),
         (["train", "convmixer_48_6_2k", "--epochs", "0"], "epochs is 0"),

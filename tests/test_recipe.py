@@ -3,10 +3,13 @@
 import tomllib
 
 import pytest
+import torch
 
 from edgeks.errors import ConfigError
-from edgeks.models.zoo import architecture
-from edgeks.recipe import load_recipe, read_recipe, recipe_names
+from edgeks.layered_toml import Layer, assignment
+from edgeks.models.presets import PRESETS
+from edgeks.models.zoo import build
+from edgeks.recipe import load_recipe, read_overlay, read_recipe, recipe_names
 from edgeks.target import catalogue
 
 MINIMAL = """
@@ -31,14 +34,45 @@ def changed(old, new):
     return MINIMAL.replace(old, new)
 
 
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_shipped_recipe_loads_and_its_network_exists(name):
-    recipe = load_recipe(name)
-    data = tomllib.loads((catalogue("pipelines") / f"{name}.toml").read_text())
-    assert recipe.name == name
-    assert recipe.description == data["description"]
-    assert recipe.training.epochs == data["train"]["epochs"]
-    architecture(recipe.architecture, recipe.config)
+def test_every_shipped_recipe_loads_and_every_network_of_a_paper_has_one():
+    with_recipe = set()
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        data = tomllib.loads((catalogue("pipelines") / f"{name}.toml").read_text())
+        if "/" in name:
+            assert recipe.architecture == data["model"]["architecture"]
+            assert recipe.description == PRESETS[recipe.architecture].description
+            first_line = (catalogue("pipelines") / f"{name}.toml").read_text().partition("\n")[0]
+            assert first_line.startswith(f"# edgeks run {name} --data {recipe.data.partition(':')[0]}:DIR")
+        else:
+            assert (recipe.description, recipe.training.epochs) == (data["description"], data["train"]["epochs"])
+        if recipe.architecture not in with_recipe:
+            with torch.device("meta"):
+                build(recipe.architecture, {"classes": 10, **recipe.config})
+        with_recipe.add(recipe.architecture)
+    assert set(PRESETS) - with_recipe == {"convmixer_48_6_2k"}  # for first steps
+
+
+def test_every_protocol_is_used():
+    bases = [path.read_text() for path in catalogue("pipelines").rglob("*.toml")]
+    for path in (catalogue("pipelines") / "protocols").iterdir():
+        if path.stem != "published_augmentation":  # an option
+            assert any(f'{path.name}"' in text for text in bases), path.name
+
+
+def test_published_protocols():
+    convmixer = load_recipe("kernel_sharing/convmixer_256_16_2k").training
+    assert (convmixer.epochs, convmixer.batch_size, convmixer.lr) == (200, 128, 0.01)
+    assert (convmixer.optimizer, convmixer.schedule) == ("adamw", "cosine")
+    published = read_overlay("protocols/published_augmentation")
+    strong = load_recipe("kernel_sharing/convmixer_256_16_2k", published).training
+    assert (strong.mixup, strong.cutmix, strong.erasing, strong.label_smoothing) == (0.5, 0.5, 0.25, 0.1)
+    assert strong.epochs == 200 and strong.randaugment == 9
+    se_resnet = load_recipe("kernel_sharing/se_resnet_d4_shared").training
+    assert (se_resnet.epochs, se_resnet.lr, se_resnet.optimizer) == (256, 0.1, "sgd")
+    assert se_resnet.milestones == (85, 130, 180)
+    assert load_recipe("shardnet/sl_vggnet_256").training.schedule == "plateau"
 
 
 def test_a_recipe_by_name_by_repository_path_and_by_file(tmp_path, monkeypatch):
@@ -153,3 +187,36 @@ def test_qat_takes_from_train_what_it_does_not_say(tmp_path):
     assert (recipe.qat.qat, recipe.qat.epochs, recipe.qat.lr, recipe.qat.frozen_norm_epochs) == ("learned", 2, 0.002, 1)
     assert recipe.qat.batch_size == recipe.training.batch_size == 48 and recipe.training.qat == "off"
     assert recipe.artefacts == ("fp32", "int8", "int8_qat")
+
+
+def test_a_recipe_on_a_shipped_one(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("base = 'shardnet/e_vggnet_128.toml'\ntrain.epochs = 2\nmodel.config.channels = 8\n")
+    recipe, shipped = read_recipe(path), load_recipe("shardnet/e_vggnet_128")
+    assert (recipe.name, recipe.training.epochs, recipe.config) == ("mine", 2, {"channels": 8})
+    assert (recipe.architecture, recipe.training.lr) == (shipped.architecture, shipped.training.lr)
+
+
+def test_what_is_laid_over_a_recipe_is_named_where_it_is_wrong(tmp_path):
+    over = [Layer({"train": {"epochs": 1}}, "--quick"), assignment("train.lr", "high", "--set train.lr")]
+    with pytest.raises(ConfigError, match=r"--set train.lr: \[train\]: training: lr is 'high'"):
+        load_recipe("quickstart", over)
+    with pytest.raises(ConfigError, match=r"--set train.rate: unknown key 'train.rate'; legal keys here: epochs"):
+        load_recipe("quickstart", [assignment("train.rate", 1, "--set train.rate")])
+    with pytest.raises(ConfigError, match=r"--set model: key 'model': found 3; legal: a table"):
+        load_recipe("quickstart", [assignment("model", 3, "--set model")])
+    with pytest.raises(ConfigError, match=r"--with none.toml: no such file"):
+        read_overlay("none.toml")
+    assert load_recipe("quickstart", over[:1]).training.epochs == 1
+
+
+def test_a_mistake_in_a_base_is_named_there(tmp_path):
+    (tmp_path / "base.toml").write_text(MINIMAL + "lr = 'high'\n")
+    (tmp_path / "mine.toml").write_text("base = 'base.toml'\n")
+    with pytest.raises(ConfigError, match=r"base.toml: \[train\]: training: lr is 'high'"):
+        read_recipe(tmp_path / "mine.toml")
+
+
+def test_a_name_that_is_nearly_right_is_answered_with_the_right_one():
+    with pytest.raises(ConfigError, match=r"shardnet/sl_vggnet_256"):
+        load_recipe("sl_vggnet_256")
