@@ -123,7 +123,7 @@ def test_resumed_with_sgd_milestones_and_dropout(digits, tmp_path):
 
 
 def test_resuming_a_finished_training_trains_no_more(digits, straight):
-    model, before = network(1), straight[2].stat().st_mtime_ns
+    model, before = network(), straight[2].stat().st_mtime_ns
     assert fit(model, digits, SETTINGS, last=straight[2], resume=True, progress=StopAt(1)) == straight[1]
     assert straight[2].stat().st_mtime_ns == before
     assert_same_weights(model, straight[0])
@@ -145,6 +145,8 @@ def test_resume_refuses_another_training(digits, straight):
     unshared = build("convmixer", {**CONFIG, "kernels": 0})
     with pytest.raises(CheckpointError, match="by a training with another network"):
         fit(unshared, digits, SETTINGS, last=last, resume=True)
+    with pytest.raises(CheckpointError, match="by a training with other weights to start from"):
+        fit(network(1), digits, SETTINGS, last=last, resume=True)
 
 
 def test_speed_settings_may_change_on_resume(digits, straight):
@@ -277,12 +279,12 @@ def test_a_teacher_is_copied_and_belongs_to_the_training(digits, straight, tmp_p
     teacher.train()
     settings = replace(SETTINGS, distillation=1.0, validation=0)
     shuffled = replace(digits, train_labels=digits.train_labels[::-1].copy())  # the teacher alone can tell
-    model = network(1)
+    model = network()
     assert fit(model, shuffled, settings, last=last, teacher=teacher).test_accuracy > 0.3  # a guess: 0.1
     assert not teacher.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     with pytest.raises(CheckpointError, match="by a training with another teacher"):
-        fit(network(1), shuffled, settings, last=last, resume=True, teacher=network(2))
+        fit(network(), shuffled, settings, last=last, resume=True, teacher=network(2))
     with pytest.raises(DataError, match=r"the teacher gives \(1, 7\) for one image"):
         fit(network(), digits, settings, last=last, teacher=build("convmixer", {**CONFIG, "classes": 7}))
 
