@@ -34,7 +34,7 @@ from edgeks.quant.options import Int8Options
 from edgeks.target import Layers, load_target
 
 CIFAR_SIZE, TINY_SIZE, IMAGENET_SIZE = 32, 56, 224
-IMAGES = 8
+IMAGES, LARGE_IMAGES = 8, 2  # of 32×32, and of more
 NO_FLOOR_DB = -200.0  # the table tells the SQNR; on random weights every quantiser is at its worst
 DYNAMIC = Int8Options(activations="dynamic")
 PREAMBLE = """# Every preset, exported
@@ -147,8 +147,10 @@ def lines(rows: Iterable[Row]) -> Iterator[str]:
 def print_one(name: str) -> None:
     """The rows of a preset as JSON lines, each when it is proven."""
     torch.set_num_threads(1)
+    size = image_size(name)
+    checkpoint = untrained(name, {}, size, images=IMAGES if size == CIFAR_SIZE else LARGE_IMAGES)
     with tempfile.TemporaryDirectory() as folder:
-        for row in matrix(name, untrained(name, {}, image_size(name)), Path(folder)):
+        for row in matrix(name, checkpoint, Path(folder)):
             print(json.dumps(asdict(row)), flush=True)
 
 

@@ -60,7 +60,7 @@ def share(
     checkpoint: Checkpoint,
     groups: str,
     *,
-    init: str = "first",
+    init: str = "least_squares",
     tie_bias: bool = False,
     input_shape: tuple[int, int, int] | None = None,
     dataset: Dataset | None = None,

@@ -1,5 +1,6 @@
 """The command line: arguments, and what a user with a bad input sees: one line, exit code 2, and no file."""
 
+import json
 import os
 import shutil
 import signal
@@ -193,6 +194,22 @@ def test_every_command_has_help(edgeks, command):
     code, out, err = edgeks(command, "--help")
     assert (code, err) == (0, "")
     assert f"edgeks {command}" in out
+
+
+def test_models_lists_presets_by_architecture_and_by_a_part_of_their_names(edgeks):
+    code, out, _ = edgeks("models", "sl_vggnet")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines() if "vgg" in line and "sl_" in line][:2] == [
+        ["sl_vggnet_128", "550,154"],
+        ["sl_vggnet_256", "1,257,994"],
+    ]
+    assert out.startswith("shard_vgg") and "se_resnet" not in out
+    assert [row["conv_weights"] for row in json.loads(edgeks("models", "s_vggnet_256", "--json")[1])["models"]] == [
+        9 * 256**2
+    ]
+    code, _, err = edgeks("models", "s_vgnet_256")
+    assert code == 2 and err.startswith("error: unknown model 's_vgnet_256'; legal: convmixer, se_resnet")
+    assert ", s_vggnet_256, " in err and err.endswith("or another preset (`edgeks models` lists them)\n")
 
 
 @pytest.mark.parametrize(

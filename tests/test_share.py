@@ -2,9 +2,9 @@
 
 import copy
 import json
+import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -100,9 +100,9 @@ def test_the_original_s_logits_are_learned(trained, digits, tmp_path):
     """With nothing but its logits to go by, and every label wrong, the tied network becomes what the original is."""
     original = load_checkpoint(trained)
     wrong = replace(digits, train_labels=(digits.train_labels + 1) % 10)
-    settings = replace(TUNING, distillation=1.0)
+    settings = replace(TUNING, epochs=4, distillation=1.0)
     result = share(original, "stage", init="mean", dataset=wrong, settings=settings, out=tmp_path / "shared.pt")
-    assert result.accuracies.tuned > 0.7
+    assert result.accuracies.tuned > result.accuracies.measured + 0.05
 
 
 def test_what_is_refused(trained, digits, tmp_path):
@@ -115,29 +115,26 @@ def test_what_is_refused(trained, digits, tmp_path):
         share(original, "stage", init="best", out=tmp_path / "shared.pt")
     with pytest.raises(DataError, match="digits: images of 1×16×16"):
         share(original, "stage", dataset=load_dataset("digits", 16))
-    inputs = torch.from_numpy(digits.preprocessing.normalise(np.zeros((1, 1, 8, 8), np.uint8)))
+    small = prepare_qat(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3)), torch.zeros(1, 1, 8, 8))
     with pytest.raises(CheckpointError, match="trained with fake quantisation"):
-        share(replace(original, model=prepare_qat(copy.deepcopy(original.model), inputs)), "stage")
+        share(replace(original, model=small), "stage")
     assert not list(tmp_path.iterdir())
 
 
-def run(capsys, *arguments):
-    try:
-        main([str(argument) for argument in arguments])
-        code = 0
-    except SystemExit as ended:
-        code = ended.code
-    return code, *capsys.readouterr()
+def test_the_command(trained, tmp_path, capsys, monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["edgeks", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            main()
+        return done.value.code, *capsys.readouterr()
 
-
-def test_the_command(trained, tmp_path, capsys):
     plain = ("share", trained, "--groups", "stage", "--data", "digits", "--epochs", "0", "--init", "mean")
-    code, out, err = run(capsys, *plain, "-o", tmp_path / "s.pt")
+    code, out, err = run(*plain, "-o", tmp_path / "s.pt")
     assert code == 0, err
     for text in ("kernels by mean", "fp32 bytes", "tied, BN statistics measured anew", "s.pt: test accuracy"):
         assert text in out
     assert "… accuracy of the original" in err
-    code, out, err = run(capsys, *plain, "--json", "--quiet")
+    code, out, err = run(*plain, "--json", "--quiet")
     report = json.loads(out)
     assert err == "" and len(report["groups"]) == 2
     assert set(report["conversion"]["accuracy"]) == {"original", "tied", "measured", "tuned"}
@@ -147,5 +144,5 @@ def test_the_command(trained, tmp_path, capsys):
         (("share", trained, "--groups", "all", "-o", trained), "is the checkpoint to share; name another file"),
         (("share", trained, "--groups", "all", "--data", "digits"), "fine-tuning needs a checkpoint to write: give -o"),
     ]:
-        code, _, err = run(capsys, *refused)
+        code, _, err = run(*refused)
         assert code == 2 and message in " ".join(err.split())

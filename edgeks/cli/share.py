@@ -21,7 +21,7 @@ def share(
     ] = None,
     init: Annotated[
         str, typer.Option(help="Start the shared kernel from the first layer, the mean, or by least_squares.")
-    ] = "first",
+    ] = "least_squares",
     tie_bias: Annotated[bool, typer.Option("--tie-bias", help="Tie the layers' biases too.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The shared checkpoint to write.")] = None,
     data: Annotated[

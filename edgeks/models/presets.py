@@ -44,15 +44,14 @@ def _shard_vggs() -> dict[str, Preset]:
     kinds: dict[str, tuple[bool, str, str]] = {
         "e_vggnet": (False, "none", "E-VGGNet({n}): 13 convolutions, unshared"),
         "s_vggnet": (True, "none", "S-VGGNet({n}): one kernel for 13 convolutions"),
-        "sl_vggnet": (True, "every", "SL-VGGNet({n}): one kernel, 13 blending layers"),
-        "sl_stage_vggnet": (
-            True,
-            "stage",
-            "SLℓ-VGGNet({n}) as edgeks reads it: a blending layer per pool",
-        ),
+        "sl_vggnet": (True, "stage", "SL-VGGNet({n}): one kernel, a blending layer at each change of scale"),
+        "sll_vggnet": (True, "every", "SLℓ-VGGNet({n}): one kernel, a blending layer behind each convolution"),
     }
+    hidden = {"hidden": [512, 512]}
     return {
-        f"{kind}_{n}": Preset("shard_vgg", words.format(n=n), {"channels": n, "shared": shared, "blending": blending})
+        f"{kind}_{n}": Preset(
+            "shard_vgg", words.format(n=n), {**hidden, "channels": n, "shared": shared, "blending": blending}
+        )
         for n in (128, 256)
         for kind, (shared, blending, words) in kinds.items()
     }
@@ -63,29 +62,31 @@ def _shard_resnets() -> dict[str, Preset]:
     made: dict[str, Preset] = {}
     unshared = {"shared": False, "blending": "none"}
     for n, blocks in ((128, 3), (128, 5), (128, 7)):
-        config = {"channels": n, "blocks": [blocks] * 3}
+        config = {"channels": n, "blocks": [blocks] * 3, "stem": "3x3"}
         e, sl = f"E{blocks}-ResNet({n})", f"SL{blocks}-ResNet({n})"
         uses = 6 * blocks
         made[f"e{blocks}_resnet_{n}"] = Preset(
             "shard_resnet", f"{e}, CIFAR: {uses} convolutions, unshared", {**config, **unshared}
         )
         made[f"sl{blocks}_resnet_{n}"] = Preset(
-            "shard_resnet", f"{sl}, CIFAR: one kernel, {uses} blending layers", {**config, "blending": "every"}
+            "shard_resnet",
+            f"{sl}, CIFAR: one kernel for {uses} convolutions, 2 blending layers",
+            {**config, "blending": "stage"},
         )
     for suffix, n, stem, images, classes in (
-        ("", 256, "none", "Tiny ImageNet", 200),
+        ("", 256, "3x3", "Tiny ImageNet", 200),
         ("_imagenet", 512, "7x7", "ImageNet", 1000),
     ):
         for layers, block, shared in (
-            (34, "basic", "one kernel, 32 blending layers"),
-            (50, "bottleneck", "one bottleneck, 16 blending layers"),
+            (34, "basic", "one kernel, 3 blending layers"),
+            (50, "bottleneck", "one bottleneck, 3 blending layers"),
         ):
             config = {"channels": n, "blocks": [3, 4, 6, 3], "block": block, "stem": stem, "classes": classes}
             made[f"e_resnet{layers}_{n}{suffix}"] = Preset(
                 "shard_resnet", f"E-ResNet-{layers}({n}), {images}: unshared", {**config, **unshared}
             )
             made[f"sl_resnet{layers}_{n}{suffix}"] = Preset(
-                "shard_resnet", f"SL-ResNet-{layers}({n}), {images}: {shared}", {**config, "blending": "every"}
+                "shard_resnet", f"SL-ResNet-{layers}({n}), {images}: {shared}", {**config, "blending": "stage"}
             )
     return made
 

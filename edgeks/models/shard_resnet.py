@@ -80,11 +80,10 @@ class ShardResNet(nn.Module):
     `stem` "none": the image is padded to n channels with zeros and goes to the first block; "3x3": a convolution of its
     own, BN, ReLU; "7x7": that of ImageNet's ResNets, stride 2, with a 3×3 max pool of stride 2 behind it.
 
-    `blending` says which convolutions a blending layer of their own follows (SL-ResNet): "every": the 3×3 ones,
-    "block": the last one of each block, "stage": the last one of each stage, a list of their numbers from 1, or "none".
-    The public record of the paper has neither its tables nor its figures: the place of the blending layers (behind a
-    bottleneck's 3×3 convolution, since two 1×1 layers in a row are one), the shortcut without parameters, and that a
-    bottleneck narrows to a quarter, are readings of edgeks.
+    `blending` says which convolutions a blending layer of their own follows: "stage": the last one of each stage but
+    the last, where the scale changes (SL-ResNet); "block": the last one of each block; "every": the 3×3 ones; a list of
+    their numbers from 1, or "none". That a blending layer stands behind its convolution, the shortcut without
+    parameters, and that a bottleneck narrows to a quarter, are readings of edgeks (docs/networks.md).
 
     Raises:
         CheckpointError: an argument out of bounds.
@@ -95,7 +94,7 @@ class ShardResNet(nn.Module):
         channels: int,
         blocks: Sequence[int],
         shared: bool = True,
-        blending: Blending = EVERY,
+        blending: Blending = STAGE,
         *,
         block: str = BASIC,
         narrowing: int = 4,
@@ -112,7 +111,7 @@ class ShardResNet(nn.Module):
             NONE: frozenset[int](),
             EVERY: frozenset(n for n in range(1, layers + 1) if shapes[(n - 1) % per_block].size == 3),
             BLOCK: frozenset(range(per_block, layers + 1, per_block)),
-            STAGE: frozenset(per_block * last for last in accumulate(blocks)),
+            STAGE: frozenset(per_block * last for last in accumulate(blocks)) - {layers},
         }
         with_blending = blended("shard_resnet", blending, words, layers)
         weights = {s.kernel: s.width_in * s.width * s.size**2 for s in shapes}

@@ -20,6 +20,7 @@ SPLIT_SEED = 0
 TEST_SHARE = 0.2
 MIN_STD = 1 / 255
 MEASURED_FILES = 4096
+PORTION = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,11 +132,14 @@ def measured_preprocessing(
     height, width = size or train_images.shape[2:]
     if isinstance(train_images, ImageFiles):
         measured = min(count, MEASURED_FILES)
-        train_images = train_images[np.arange(measured) * count // max(measured, 1)]
+        train_images = train_images.subset(np.arange(measured) * count // max(measured, 1))
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(train_images), PORTION):  # counting takes eight bytes for each pixel
+        portion = train_images[start : start + PORTION]
+        counts += [np.bincount(portion[:, channel].reshape(-1), minlength=256) for channel in range(channels)]
     mean, std = [], []
-    for channel in range(channels):
-        counts = np.bincount(train_images[:, channel].reshape(-1), minlength=256)
-        share, value = counts / counts.sum(), np.arange(256) / 255
+    for share in counts / counts.sum(1, keepdims=True):
+        value = np.arange(256) / 255
         centre = float(share @ value)
         mean.append(centre)
         std.append(max(float(np.sqrt(share @ (value - centre) ** 2)), MIN_STD))

@@ -68,10 +68,16 @@ class ImageFiles:
         """All of the images; `progress` is told now and then how many there are.
 
         Raises:
-            DataError: an image cannot be decoded; it is named.
+            DataError: an image cannot be decoded (it is named), or there is not enough memory.
         """
         silence_pillow()
-        images = np.empty(self.shape, np.uint8)
+        try:
+            images = np.empty(self.shape, np.uint8)
+        except MemoryError as error:
+            raise DataError(
+                f"{self.folder}: {len(self):,} images take {self.decoded_bytes >> 30} GiB decoded, more than there is; "
+                "leave out --in-memory"
+            ) from error
         top, left = (self.form.height - self.height) // 2, (self.form.width - self.width) // 2
         for start in range(0, len(self), PORTION):
             paths = [self.folder / os.fsdecode(name) for name in self.names[start : start + PORTION]]

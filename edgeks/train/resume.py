@@ -23,12 +23,16 @@ SPEED_ONLY = ("threads", "device", "processes")
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What must be equal for a training to be continued: settings (without those of speed), data, network, teacher."""
+    """What must be equal for a training to be continued: settings (without those of speed), data, network and teacher.
+
+    `start`: the weights that the network had before.
+    """
 
     settings: dict[str, Any]
     data: str
     network: str
-    teacher: str = ""
+    start: str
+    teacher: str
 
     @classmethod
     def of(
@@ -36,7 +40,13 @@ class Fingerprint:
     ) -> Fingerprint:
         """Fingerprint of a training that is about to start."""
         plain = {key: value for key, value in settings.to_dict().items() if key not in SPEED_ONLY}
-        return cls(plain, dataset.fingerprint(), _network_fingerprint(model), _weights_fingerprint(teacher))
+        return cls(
+            plain,
+            dataset.fingerprint(),
+            _network_fingerprint(model),
+            _weights_fingerprint(model),
+            _weights_fingerprint(teacher),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,8 @@ def _difference(written: Fingerprint, now: Fingerprint) -> str:
         return f"other settings: {found}"
     if written.network != now.network:
         return "another network"
+    if written.start != now.start:
+        return "other weights to start from"
     if written.teacher != now.teacher:
         return "another teacher"
     return "other data" if written.data != now.data else ""

@@ -119,7 +119,10 @@ class TrainingStep:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if isinstance(self._schedule, LRScheduler) and not isinstance(self._schedule, ReduceLROnPlateau):
-            self._schedule.step()
+            with warnings.catch_warnings():
+                # The loss scaler leaves steps out, the first as a rule; the schedule counts them all the same.
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+                self._schedule.step()
         if self._average is not None:
             average.update(self._average, self._model)
 
@@ -176,6 +179,8 @@ def _schedule(
         return CosineAnnealingLR(optimizer, settings.epochs * iterations)
     if settings.schedule == "plateau":
         better: Literal["max", "min"] = "max" if settings.validation > 0 else "min"
-        return ReduceLROnPlateau(optimizer, better, factor=settings.gamma, patience=settings.patience, threshold=0.0)
+        return ReduceLROnPlateau(
+            optimizer, better, factor=settings.gamma, patience=settings.patience, threshold=0, eps=0
+        )
     stones = [stone * iterations for stone in settings.milestones]
     return MultiStepLR(optimizer, stones, gamma=settings.gamma)

@@ -15,7 +15,7 @@ from edgeks.sharing.torch import discover
 from edgeks.target import load_target
 
 VGG = {"channels": 8, "convolutions": [2, 2, 1]}
-RESNET = {"channels": 8, "blocks": [2, 2]}
+RESNET = {"channels": 8, "blocks": [3, 1]}
 
 # Name → architecture, config, and whether it has blocks of one kernel that repeat.
 SMALL = {
@@ -31,10 +31,10 @@ SMALL = {
     ),
     "E-VGGNet": ("shard_vgg", {**VGG, "shared": False}, False),
     "S-VGGNet": ("shard_vgg", VGG, True),
-    "SL-VGGNet": ("shard_vgg", {**VGG, "blending": "every"}, True),
-    "SL-VGGNet, a layer per stage": ("shard_vgg", {**VGG, "blending": "stage"}, False),
+    "SL-VGGNet": ("shard_vgg", {**VGG, "blending": "stage", "hidden": [12]}, False),
+    "SLℓ-VGGNet": ("shard_vgg", {**VGG, "blending": "every"}, True),
     "E-ResNet": ("shard_resnet", {**RESNET, "shared": False, "blending": "none"}, False),
-    "SL-ResNet": ("shard_resnet", RESNET, True),
+    "SL-ResNet": ("shard_resnet", {**RESNET, "stem": "3x3"}, True),
     "SL-ResNet, bottlenecks, stem": (
         "shard_resnet",
         {**RESNET, "channels": 16, "block": "bottleneck", "stem": "7x7"},

@@ -16,11 +16,11 @@ def test_sl3_resnet_128_reads_one_kernel_in_18_convolutions():
         plan = discover(ShardResNet(128, (3, 3, 3)))
     (group,) = plan.groups
     assert group.kernel_shape == (128, 128, 3, 3) and len(group.layers) == 18
-    assert [k.kernel_shape for k in plan.unshared] == [(128, 128, 1, 1)] * 18 + [(10, 128)]
+    assert [k.kernel_shape for k in plan.unshared] == [(128, 128, 1, 1)] * 2 + [(10, 128)]
 
 
 def test_the_bottleneck_is_shared_as_one_entity_of_three_kernels():
-    plan = discover(ShardResNet(16, (2, 1), block="bottleneck", stem="7x7"))
+    plan = discover(ShardResNet(16, (2, 1), blending="every", block="bottleneck", stem="7x7"))
     assert {group.kernel_shape: group.layers for group in plan.groups} == {
         shape: tuple(f"stages.{block}.layers.{place}.conv" for block in ("0.0", "0.1", "1.0"))
         for place, shape in enumerate([(4, 16, 1, 1), (4, 4, 3, 3), (16, 4, 1, 1)])
@@ -34,12 +34,12 @@ def test_cifar_conv_weights_and_compression_by_the_closed_form(b, n):
     """No figure of the paper's tables is publicly recorded: these are the counts of the networks as they stand here."""
     with torch.device("meta"):
         e, sl = ShardResNet(n, (b, b, b), False, "none"), ShardResNet(n, (b, b, b))
-        per_block, per_stage = (ShardResNet(n, (b, b, b), blending=word) for word in ("block", "stage"))
+        per_block, every = (ShardResNet(n, (b, b, b), blending=word) for word in ("block", "every"))
     assert conv_weights(e) == 6 * b * 9 * n**2
-    assert conv_weights(sl) == (9 + 6 * b) * n**2
+    assert conv_weights(sl) == (9 + 2) * n**2
     assert conv_weights(per_block) == (9 + 3 * b) * n**2
-    assert conv_weights(per_stage) == (9 + 3) * n**2
-    assert compression(sl, e) == pytest.approx(54 * b / (9 + 6 * b))
+    assert conv_weights(every) == (9 + 6 * b) * n**2
+    assert compression(sl, e) == pytest.approx(54 * b / 11)
 
 
 @pytest.mark.parametrize(("stem", "of_stem"), [("none", 0), ("3x3", 27), ("7x7", 147)])
@@ -102,7 +102,7 @@ def test_resolutions(stem, size, sizes):
         ({"block": "bottleneck", "channels": 10}, "channels is 10; legal for bottlenecks: a multiple of narrowing, 4"),
         ({"block": "bottleneck", "narrowing": 0}, "narrowing is 0"),
         ({"channels": 4096, "shared": False, "blocks": [3, 4, 6, 3]}, "parameters; legal: up to 250,000,000"),
-        ({"channels": 4096, "blocks": [3, 4, 6, 3]}, "parameters; legal: up to 250,000,000"),
+        ({"channels": 4096, "blending": "every", "blocks": [3, 4, 6, 3]}, "parameters; legal: up to 250,000,000"),
     ],
 )
 def test_illegal_config(changed, message):

@@ -61,11 +61,11 @@ def test_seed_decides_the_weights_and_leaves_the_global_generator_alone():
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
-        ("resnet", {}, "unknown model 'resnet'; legal: convmixer, se_resnet, shard_"),
+        ("resnet", {}, "unknown model 'resnet'; legal: convmixer, se_resnet"),
         (
             "sl_vggnet256",
             {},
-            "sl_vggnet_256, s_vggnet_256, e_vggnet_256, or another preset (`edgeks models` lists them)",
+            "sl_vggnet_256, sll_vggnet_256, s_vggnet_256, or another preset (`edgeks models` lists them)",
         ),
         ("convmixer", {"dim": 8}, "config key 'depth' is missing; required: dim, depth, kernel_size, patch_size"),
         ("convmixer_128_4", {"width": 8}, "unknown config key 'width'; legal: dim, depth, kernel_size"),
