@@ -9,7 +9,8 @@ from typing import Any
 
 from edgeks.errors import ConfigError
 
-MAX_TOML_BYTES = 1_000_000
+MAX_TOML_BYTES = 100_000
+MAX_LINE = 1000  # tomllib keeps every beginning of a key a.b.c…, so a long one takes its length squared in memory
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -28,6 +29,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not UTF-8 text, so not a TOML file") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    if any(len(line) > MAX_LINE for line in text.splitlines()):
+        raise ConfigError(f"{path}: has a line of more than {MAX_LINE} characters; break lists and texts into lines")
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -15,7 +15,6 @@ FEW_STEPS = {
 }
 FAMILIES = {
     "kernel_sharing/convmixer_256_16_2k": ("tflite", {"dim": 8, "depth": 2, "kernel_size": 3, "patch_size": 4}),
-    "kernel_sharing/se_resnet_d2_shared": ("onnx", {"widths": [4, 8], "shared_stages": [1, 2], "reduction": 2}),
     "shardnet/sl_vggnet_128": ("tflite", {"channels": 8, "convolutions": [2, 1]}),
     "sha_resnet/sha_wrn_40_4": ("onnx", {"depth": 22, "width": 1}),
     "soft_sharing/swrn_28_10_1": ("tflite", {"depth": 16, "width": 1}),
