@@ -22,7 +22,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_TOML_BYTES:
             raise ConfigError(
-                f"{path}: larger than {MAX_TOML_BYTES} bytes: not a TOML file of targets, stages or boards"
+                f"{path}: larger than {MAX_TOML_BYTES} bytes: not a TOML file of targets, recipes or boards"
             )
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -171,7 +171,7 @@ def test_session_options_become_text_as_the_runtime_wants_it(tmp_path):
         (MINIMAL + '[board]\nname = "b"', "key 'board.cpu' is missing; legal: text"),
         (MINIMAL + "[board", "malformed TOML: Expected"),
         (MINIMAL + "opset = 20\nopset = 21", "malformed TOML"),
-        (MINIMAL + "a = " + "[" * 5000, "malformed TOML"),
+        (MINIMAL + "a = " + "[" * 900, "malformed TOML"),
     ],
 )
 def test_mistakes_are_named_with_file_key_and_legal_values(tmp_path, text, message):
@@ -183,7 +183,7 @@ def test_mistakes_are_named_with_file_key_and_legal_values(tmp_path, text, messa
 
 def test_files_that_are_no_toml(tmp_path):
     path = tmp_path / "t.toml"
-    for content, message in [(b"\xff\xfe\x00", "not UTF-8"), (b"#" * 1_000_001, "larger than 1000000 bytes")]:
+    for content, message in [(b"\xff\xfe\x00", "not UTF-8"), (b"#" * 100_001, "larger than 100000 bytes")]:
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=message):
             load_target(str(path))

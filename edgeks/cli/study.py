@@ -41,7 +41,6 @@ def study(
     folder = folder or Path("runs") / f"{chosen.name}{'_quick' if quick else ''}"
     if slurm is not None and collect:
         raise ConfigError("--slurm with --collect: nothing is run; leave one of them out")
-    err.print(f"[dim]…[/] {chosen.name}: planning its points")
     result = run_study(
         chosen,
         folder,
@@ -93,6 +92,9 @@ def _print(result: StudyResult, folder: Path) -> None:
 
 class _StudyLines:
     """A line when a point is finished; on a terminal a bar while one is trained."""
+
+    def planning(self) -> None:
+        err.print("[dim]…[/] planning: parameters and FLOPs of each network")
 
     def planned(self, points: int, finished: int) -> None:
         err.print(f"{points} points" + (f", {finished} of them finished before" if finished else ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from edgeks.study.work import Task, Worker, write_failure
 
 POLL_SECONDS = 0.5
 YEAR_MINUTES = 365 * 24 * 60
+MOST_TIMEOUTS = 1000  # how often a job may go on after its time is over
 LOST = "its process ended without a word; its output is in {}"
 
 
@@ -33,6 +35,8 @@ def run_here(tasks: Sequence[Task], attempt: str, workers: int, logs: Path, told
         jobs = [executor.submit(worker) for _ in range(min(workers, len(left)))]
         try:
             still = _wait(left, jobs, attempt, told)
+            for job in jobs:
+                job.wait()
         except BaseException:
             for job in jobs:
                 job.cancel()
@@ -63,7 +67,8 @@ def run_on_slurm(
 
     if shutil.which("sbatch") is None:
         raise ConfigError("--slurm: there is no sbatch on this machine; run this where Slurm jobs are submitted from")
-    executor = submitit.AutoExecutor(logs, cluster="slurm")
+    logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns at each look where Slurm keeps no accounts
+    executor = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=MOST_TIMEOUTS)
     settings = {f"slurm_{key}": value for key, value in parameters.items()}
     try:
         executor.update_parameters(slurm_job_name="edgeks-study", **settings)
@@ -86,8 +91,6 @@ def _wait(tasks: Sequence[Task], jobs: Sequence[Any], attempt: str, told: Callab
             told(task)
         left = [task for task in left if task not in over]
         if ended or not left:
-            for job in jobs:
-                job.wait()
             return left
         time.sleep(POLL_SECONDS)
 

@@ -32,6 +32,9 @@ QUICK = Layer({"train": {"epochs": 1, "schedule": "cosine", "milestones": [], "f
 class StudyProgress(Protocol):
     """Told about a study as it goes."""
 
+    def planning(self) -> None:
+        """Study and data are read; its networks are built, without memory, and counted."""
+
     def planned(self, points: int, finished: int) -> None:
         """There are so many points, of which so many were finished before."""
 
@@ -44,6 +47,9 @@ class StudyProgress(Protocol):
 
 class NoStudyProgress:
     """Says nothing."""
+
+    def planning(self) -> None:
+        """Nothing."""
 
     def planned(self, points: int, finished: int) -> None:
         """Nothing."""
@@ -85,7 +91,7 @@ def run_study(
         study, over = replace(study, seeds=study.seeds[:1]), [QUICK, *over]
     if data is not None:
         over = [*over, Layer({"data": {"source": data}}, "--data")]
-    tasks, dataset = _tasks(study, folder, over)
+    tasks, dataset = _tasks(study, folder, over, progress)
     left = [task for task in tasks if task.result() is None]
     attempt = uuid.uuid4().hex
     total = len(tasks)
@@ -112,10 +118,11 @@ def run_study(
     return result
 
 
-def _tasks(study: Study, folder: Path, over: Sequence[Layer]) -> tuple[list[Task], Dataset]:
+def _tasks(study: Study, folder: Path, over: Sequence[Layer], progress: StudyProgress) -> tuple[list[Task], Dataset]:
     common = read_recipe(Path(study.recipe), [study.over, Layer(study.plans[0].values, study.over.origin), *over])
     dataset = load_dataset(common.data, common.data_size)
     p = dataset.preprocessing
+    progress.planning()
     points = study_points(study, over, Images(p.channels, p.height, p.width, len(p.classes)))
     for point in points:
         if (point.recipe.data, point.recipe.data_size) != (common.data, common.data_size):

@@ -13,7 +13,7 @@ import pytest
 
 from edgeks.errors import ConfigError
 from edgeks.run_folder import locked
-from edgeks.study.run import run_study
+from edgeks.study.run import NoStudyProgress, run_study
 from edgeks.study.settings import read_study
 from edgeks.study.work import BEGUN_FILE, Task, run_task
 from edgeks.train.progress import NoProgress
@@ -43,6 +43,9 @@ DIVERGES = '[[plans]]\nname = "diverges"\nset.train = { lr = 1000, optimizer = "
 class Told:
     def __init__(self):
         self.trained, self.points = [], []
+
+    def planning(self):
+        pass
 
     def planned(self, points, finished):
         self.finished = finished
@@ -97,7 +100,7 @@ def test_a_study_leaves_a_table_and_a_figure_and_is_not_run_twice(tmp_path):
 def test_points_of_other_processes_are_waited_for_and_dead_ones_noticed(tmp_path):
     from edgeks.study.run import _tasks
 
-    (task, *_), _dataset = _tasks(study(tmp_path), tmp_path / "study", [])
+    (task, *_), _dataset = _tasks(study(tmp_path), tmp_path / "study", [], NoStudyProgress())
     assert isinstance(task, Task)
     task.folder.mkdir(parents=True)
     with locked(task.folder.with_suffix(".lock")):
