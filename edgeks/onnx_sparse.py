@@ -131,6 +131,12 @@ def take_out(proto: ModelProto) -> dict[str, tuple[TensorProto, TensorProto]]:
         del graph.node[:], graph.initializer[:]
         graph.node.extend(nodes)
         graph.initializer.extend(tensors)
+        if not any(node.domain == DOMAIN for node in nodes):
+            opsets = [entry for entry in proto.opset_import if entry.domain != DOMAIN]
+            functions = [entry for entry in proto.functions if entry.domain != DOMAIN]
+            del proto.opset_import[:], proto.functions[:]
+            proto.opset_import.extend(opsets)
+            proto.functions.extend(functions)
     return found
 
 

@@ -47,6 +47,7 @@ from edgeks.train.dataset import Dataset
 from edgeks.train.fit import fit
 from edgeks.train.loading import told_seldom
 from edgeks.train.progress import NoProgress, TrainingProgress
+from edgeks.train.resume import weights_fingerprint
 from edgeks.train.settings import TrainSettings
 
 MODEL, MODEL_QAT, SUMMARY_JSON, SUMMARY_MD = "model.pt", "model_qat.pt", "summary.json", "summary.md"
@@ -119,7 +120,10 @@ def _train_together(job: TrainJob, out: Path, resume: bool, progress: TrainingPr
         model = prepare_qat(model, inputs, job.scheme, ranges=job.settings.qat)
         if job.start is not None:  # an untrained network shows nothing; there the first batch decides
             observe_ranges(model, inputs)
-    result = fit(model, dataset, job.settings, last=last, resume=resume, progress=progress, teacher=job.teacher)
+    start = weights_fingerprint(job.start.model) if job.start else ""
+    result = fit(
+        model, dataset, job.settings, last=last, resume=resume, progress=progress, teacher=job.teacher, start=start
+    )
     metrics = {key: float(value) for key, value in result.metrics().items() if value is not None}
     checkpoint = replace(begun, model=model, preprocessing=dataset.preprocessing, metrics=metrics, calibration=images)
     if processes.rank() == 0:

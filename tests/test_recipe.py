@@ -46,7 +46,8 @@ def test_every_shipped_recipe_loads_and_every_network_of_a_paper_has_one():
             first_line = (catalogue("pipelines") / f"{name}.toml").read_text().partition("\n")[0]
             assert first_line.startswith(f"# edgeks run {name} --data {recipe.data.partition(':')[0]}:DIR")
         else:
-            assert (recipe.description, recipe.training.epochs) == (data["description"], data["train"]["epochs"])
+            assert recipe.description == data["description"]
+            assert recipe.training.epochs == data.get("train", {}).get("epochs", 14)  # of an unshared twin: its base's
         if recipe.architecture not in with_recipe:
             with torch.device("meta"):
                 build(recipe.architecture, {"classes": 10, **recipe.config})

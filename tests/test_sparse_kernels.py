@@ -23,6 +23,7 @@ from edgeks.errors import ConfigError, ModelFileError, SharingBroken
 from edgeks.exporter import export
 from edgeks.formats.sparse_onnx import store_sparse
 from edgeks.formats.tflite.sparse import store_sparse as store_sparse_tflite
+from edgeks.graph.onnx_network import load_onnx
 from edgeks.measured_footprint import with_measurements
 from edgeks.onnx_file import SparseConstant, read_model_file
 from edgeks.onnx_sparse import function, sparse_kernel
@@ -171,6 +172,17 @@ def test_the_file_is_sound_onnx_and_other_tools_see_dense_kernels(files):
     assert {k.name: k.values().tobytes() for k in list_kernels(dense.path)} == {
         k.name: k.values().tobytes() for k in list_kernels(sparse.path)
     }
+
+
+def test_a_compact_float_file_is_exported_again(files, tmp_path):
+    dense, sparse = files["onnx", "fp32"]
+    again = [
+        export(load_onnx(r.path), tmp_path / r.path.name, load_target("onnx"), input_shape=SHAPE)
+        for r in (dense, sparse)
+    ]
+    before, after = (tmp_path / report.path.name for report in again)
+    kernels = [sorted(kernel.values().tobytes() for kernel in list_kernels(path)) for path in (before, after)]
+    assert kernels[0] == kernels[1]
 
 
 def test_a_compact_file_is_prepared(files, tmp_path):

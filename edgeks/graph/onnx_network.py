@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from edgeks.errors import DataError, EdgeksError, ModelFileError
 from edgeks.graph.float32 import OTHER_FLOATS, other_floats, to_float32
-from edgeks.onnx_file import MAX_FILE_BYTES, ModelFile, node_label, read_model_file
+from edgeks.onnx_file import MAX_FILE_BYTES, ModelFile, SparseConstant, node_label, read_model_file
 from edgeks.preprocessing import Preprocessing
 
 MIN_OPSET = 11
@@ -142,7 +142,7 @@ def _drop_constant_inputs(proto: ModelProto) -> None:
 
 def _load_external_data(file: ModelFile) -> None:
     for constant in file.all_constants():
-        if constant.data_file is not None:
+        if constant.data_file is not None or isinstance(constant, SparseConstant):
             content = constant.array()
             constant.tensor.CopyFrom(onnx.numpy_helper.from_array(content, constant.name))
 

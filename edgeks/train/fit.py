@@ -66,6 +66,7 @@ def fit(
     resume: bool = False,
     progress: TrainingProgress | None = None,
     teacher: nn.Module | None = None,
+    start: str = "",
 ) -> FitResult:
     """Train `model` in place; it ends with the weights of the best epoch, in evaluation mode, on the CPU.
 
@@ -74,7 +75,8 @@ def fit(
 
     After every epoch the state is written to `last`, whole or not at all. With `resume` and such a file, training goes
     on after the epoch that it holds and ends with the same bits as a training that was never interrupted (on the same
-    machine with the same number of threads). Without `resume` the file is overwritten.
+    machine with the same number of threads). Without `resume` the file is overwritten. `start` names what `model` goes
+    on from; a file of a training with another one is refused.
 
     The best epoch is the one with the highest accuracy on the images held out for validation, the later one of equals.
 
@@ -96,7 +98,7 @@ def fit(
         try:
             # Half the time of a depthwise network on a CPU is saved by this layout.
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            training = _Training(model, dataset, settings, last, progress, teacher)
+            training = _Training(model, dataset, settings, last, progress, teacher, start)
             if resume:
                 training.resume()
             training.run()
@@ -154,9 +156,10 @@ class _Training:
         last: Path,
         progress: TrainingProgress,
         teacher: nn.Module | None,
+        start: str,
     ) -> None:
         self._device = next(model.parameters()).device
-        self._fingerprint = _agreed(Fingerprint.of(model, dataset, settings, teacher), self._device)
+        self._fingerprint = _agreed(Fingerprint.of(model, dataset, settings, teacher, start), self._device)
         self._model, self._settings, self._last, self._progress = model, settings, last, progress
         self._preprocessing = dataset.preprocessing
         train, held_out = np.arange(len(dataset.train_labels)), np.arange(0)

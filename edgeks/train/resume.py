@@ -25,7 +25,7 @@ SPEED_ONLY = ("threads", "device", "processes")
 class Fingerprint:
     """What must be equal for a training to be continued: settings (without those of speed), data, network and teacher.
 
-    `start`: the weights that the network had before.
+    `start`: what the training went on from (`weights_fingerprint` of a checkpoint); empty: a new network.
     """
 
     settings: dict[str, Any]
@@ -36,7 +36,7 @@ class Fingerprint:
 
     @classmethod
     def of(
-        cls, model: nn.Module, dataset: Dataset, settings: TrainSettings, teacher: nn.Module | None = None
+        cls, model: nn.Module, dataset: Dataset, settings: TrainSettings, teacher: nn.Module | None, start: str
     ) -> Fingerprint:
         """Fingerprint of a training that is about to start."""
         plain = {key: value for key, value in settings.to_dict().items() if key not in SPEED_ONLY}
@@ -44,8 +44,8 @@ class Fingerprint:
             plain,
             dataset.fingerprint(),
             _network_fingerprint(model),
-            _weights_fingerprint(model),
-            _weights_fingerprint(teacher),
+            start,
+            weights_fingerprint(teacher),
         )
 
 
@@ -147,7 +147,7 @@ def _network_fingerprint(model: nn.Module) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def _weights_fingerprint(model: nn.Module | None) -> str:
+def weights_fingerprint(model: nn.Module | None) -> str:
     """SHA-256 over all weights and buffers with their names; empty without a network."""
     if model is None:
         return ""

@@ -146,7 +146,7 @@ def test_resume_refuses_another_training(digits, straight):
     with pytest.raises(CheckpointError, match="by a training with another network"):
         fit(unshared, digits, SETTINGS, last=last, resume=True)
     with pytest.raises(CheckpointError, match="by a training with other weights to start from"):
-        fit(network(1), digits, SETTINGS, last=last, resume=True)
+        fit(network(), digits, SETTINGS, last=last, resume=True, start="another checkpoint")
 
 
 def test_speed_settings_may_change_on_resume(digits, straight):
