@@ -52,7 +52,7 @@ def accuracy_and_cost(dots: Sequence[Dot], against_depth: bool, title: str, note
         _draw(axes, line, SERIES[plans.index(line[0].plan) % len(SERIES)], most, against_depth)
     _label(axes, dots, against_depth)
     _axes(axes, dots, against_depth)
-    _legends(figure, axes, plans, dots, most)
+    _legends(figure, axes, dots, against_depth)
     axes.set_title(title, loc="left", fontsize=10.5, color=INK, pad=22)
     axes.text(0, 1.02, note, transform=axes.transAxes, fontsize=SMALL_TEXT + 0.5, color=MUTED, va="bottom")
     return figure
@@ -94,28 +94,27 @@ def _area(flops: int, most: int) -> float:
 
 
 def _label(axes: Axes, dots: Sequence[Dot], against_depth: bool) -> None:
-    """The width beside each dot, or width/depth; above the upper dot of two, below the lower one."""
+    """The width beside each dot, or width/depth: above the upper one of several, below the lowest, else to the left."""
     from matplotlib.colors import to_rgb
     from matplotlib.patheffects import withStroke
 
     plans = list(dict.fromkeys(dot.plan for dot in dots))
-    colours = {
-        plan: tuple(DARKER * part for part in to_rgb(SERIES[index % len(SERIES)])) for index, plan in enumerate(plans)
-    }
+    colours = [tuple(DARKER * part for part in to_rgb(SERIES[index % len(SERIES)])) for index in range(len(plans))]
+    most = max(dot.flops for dot in dots)
     for dot in dots:
-        text = f"{dot.width}" if against_depth or dot.depth is None else f"{dot.width}/{dot.depth}"
-        most = max(other.flops for other in dots)
-        reach = math.sqrt(_area(dot.flops, most) / math.pi) + 2
-        near = [o for o in dots if o is not dot and _near(dot, o, against_depth)]
+        near = [other for other in dots if other is not dot and _near(dot, other, against_depth)]
         below = any(other.accuracy > dot.accuracy for other in near)
+        between = below and any(other.accuracy < dot.accuracy for other in near)
+        reach = math.sqrt(_area(dot.flops, most) / math.pi) + 2
         axes.annotate(
-            text,
+            f"{dot.width}" if against_depth or dot.depth is None else f"{dot.width}/{dot.depth}",
             (_x(dot, against_depth), 100 * dot.accuracy),
-            xytext=(reach * 0.75, -reach if below else reach * 0.75),
+            xytext=(-reach if between else 0.75 * reach, 0 if between else -reach if below else 0.75 * reach),
             textcoords="offset points",
             fontsize=SMALL_TEXT,
-            color=colours[dot.plan],
-            va="top" if below else "bottom",
+            color=colours[plans.index(dot.plan)],
+            ha="right" if between else "left",
+            va="center" if between else "top" if below else "bottom",
             path_effects=[withStroke(linewidth=2, foreground="white")],
             zorder=6,
         )
@@ -146,9 +145,11 @@ def _axes(axes: Axes, dots: Sequence[Dot], against_depth: bool) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _legends(figure: Figure, axes: Axes, plans: Sequence[str], dots: Sequence[Dot], most: int) -> None:
+def _legends(figure: Figure, axes: Axes, dots: Sequence[Dot], against_depth: bool) -> None:
     """Colours and sizes, to the right of the axes."""
     from matplotlib.lines import Line2D
+
+    plans, most = list(dict.fromkeys(dot.plan for dot in dots)), max(dot.flops for dot in dots)
 
     def dot(area: float, colour: str, label: str) -> Line2D:
         size = math.sqrt(area)  # of a marker, its diameter in points; a scatter's s is its square
@@ -167,13 +168,14 @@ def _legends(figure: Figure, axes: Axes, plans: Sequence[str], dots: Sequence[Do
         **_LEGEND,
         title="FLOPs, one image",
         loc="lower left",
-        bbox_to_anchor=(1.01, 0.12),
+        bbox_to_anchor=(1.01, 0.15),
         labelspacing=1.1,
         handletextpad=1.0,
     )
     seeds = sorted({dot.seeds for dot in dots})
     several = f"mean of {seeds[0] if len(seeds) == 1 else f'{seeds[0]} to {seeds[-1]}'} seeds,\nbars: ± 1 std. dev."
-    label = "beside a dot: width" if all(dot.depth is None for dot in dots) else "beside a dot:\nwidth/depth"
+    only_width = against_depth or all(dot.depth is None for dot in dots)
+    label = "beside a dot: width" if only_width else "beside a dot:\nwidth/depth"
     axes.text(
         1.03,
         0,

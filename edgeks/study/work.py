@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,7 @@ from edgeks.train.progress import EpochRecord, NoProgress, TrainingProgress
 
 POINT_FILE, FAILURE_FILE, BEGUN_FILE, EPOCHS_FILE = "point.json", "failure.json", "begun", "epochs.json"
 WAIT_SECONDS = 1.0
+LEAVING = threading.Event()  # set: what is raised now comes of this job being taken off its machine, and is no failure
 
 Outcome = Literal["done", "failed", "busy"]
 
@@ -78,6 +80,7 @@ class Worker:
         """Slurm is about to take the machine away: what goes on there later, from the last epoch."""
         from submitit.helpers import DelayedSubmission
 
+        LEAVING.set()
         return DelayedSubmission(Worker(self.tasks, f"{self.attempt}+", self.visible_devices))
 
 
@@ -130,6 +133,8 @@ def _run_locked(task: Task, attempt: str, progress: Callable[[Task], TrainingPro
     except EdgeksError as error:
         write_failure(task, attempt, str(error))
     except Exception as error:  # the network may be the user's own code; memory may not do
+        if LEAVING.is_set():
+            raise
         write_failure(task, attempt, f"{type(error).__name__}: {str(error) or 'without a word'}")
     else:
         write_text(task.folder / POINT_FILE, json.dumps({"key": task.key, **result}, indent=1))
