@@ -68,7 +68,7 @@ def test_layers_named_blend_are_the_blending_layers():
 
 
 def test_shardnet_names_its_blending_layers(digits):
-    arch, config = architecture("shard_vgg", {"channels": 4, "blending": "stage", "convolutions": [2, 2]})
+    arch, config = architecture("shard_vgg", {"channels": 4, "blending": [2, 4], "convolutions": [2, 2]})
     assert names(build(arch, config)) == ["stages.0.1.blend", "stages.1.1.blend"]
 
 
@@ -162,7 +162,10 @@ def test_from_the_command_line(digits, tmp_path, monkeypatch, capfd):
     written = load_checkpoint(tmp_path / "half.pt").model
     assert sum(int((kernel.weight == 0).sum()) for kernel in chosen_kernels(written)) == 108
     done = run("blending", model, "-o", "b.png")
-    assert (done.returncode, done.stdout) == (0, "b.png: 3 layers\n"), done.stderr
+    assert (done.returncode, done.stdout) == (
+        0,
+        "b.png: blocks.0.pointwise, blocks.1.pointwise, blocks.2.pointwise\n",
+    ), done.stderr
     for message, arguments in {
         "belong together": ("prune", model, "--data", "digits", "--share", "0.5"),
         "--data is missing": ("prune", model),

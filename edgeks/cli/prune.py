@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, say
 from edgeks.errors import ConfigError, OutputError
+
+SHOWN = 4
 
 if TYPE_CHECKING:
     from edgeks.pruning import PruneReport
@@ -83,9 +86,9 @@ def prune(
 
 def blending(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write: .png, .svg or .pdf.")] = Path(
-        "blending.png"
-    ),
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Picture: .png, .svg or .pdf. Default: MODEL_blending.png.")
+    ] = None,
     layers: LayersOption = "blending",
     arch: ArchOption = None,
     trust: TrustOption = False,
@@ -96,21 +99,23 @@ def blending(
     from edgeks.figures.blending_picture import blending_picture
     from edgeks.figures.style import write_figure
 
+    output = output or Path(f"{model.stem}_blending.png")
     _check_picture(output)
     kernels = chosen_kernels(load_checkpoint(model, arch, trust=trust).model, layers)
     panels = [(kernel.name, kernel.matrix()) for kernel in kernels]
     with err.status("drawing"):
         write_figure(blending_picture(panels, title=f"{model.name}: blending weights, outputs × inputs"), output)
-    say(f"{output}: {len(panels)} layer{'s' if len(panels) > 1 else ''}")
+    say(f"{output}: {_named([name for name, _ in panels])}")
 
 
 def _show(report: PruneReport) -> None:
     from edgeks.terminal import table
 
     kernels = f"{len(report.kernels)} kernel{'s' if len(report.kernels) > 1 else ''}"
-    title = f"{report.weights:,} weights in {kernels}, of {report.parameters:,} parameters"
+    names = _named([kernel.name for kernel in report.kernels])
+    say(f"{report.weights:,} weights in {kernels} of {report.parameters:,} parameters: {names}")
     rows = table(
-        f"{title}; {report.data}, {report.images:,} test images: {100 * report.accuracy:.2f} %",
+        f"{report.data}, {report.images:,} test images: {100 * report.accuracy:.2f} %",
         left=("criterion",),
         right=("pruned", "kernels keep", "accuracy", "change"),
     )
@@ -124,6 +129,11 @@ def _show(report: PruneReport) -> None:
             f"{100 * (point.accuracy - report.accuracy):+.2f}",
         )
     out.print(rows)
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _draw(report: PruneReport, path: Path, name: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeks.cli.options import JsonOption, err, key_values, out, print_json
+from edgeks.errors import DataError
 
 if TYPE_CHECKING:
     from edgeks.pipeline import StageState
@@ -48,7 +49,13 @@ def run(
     if target:
         chosen = replace(chosen, target=load_target(target), form=None, activations=None)
     folder = folder or Path("runs") / chosen.name
-    summary = run_recipe(chosen, folder, _RunLines())
+    try:
+        summary = run_recipe(chosen, folder, _RunLines())
+    except DataError as error:
+        kind, _, where = chosen.data.partition(":")
+        if data or not where:
+            raise
+        raise DataError(f"{error}; --data {kind}:DIR says where yours are") from error
     if as_json:
         print_json(summary.to_json())
     else:

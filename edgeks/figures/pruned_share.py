@@ -47,7 +47,7 @@ def pruned_share(
     axes.set_ylabel("test accuracy, %")
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.legend(
-        loc="upper left", bbox_to_anchor=(0, 0.62), title="smallest magnitudes go first,", title_fontsize=8.5,
+        loc="lower left", bbox_to_anchor=(0, 0.08), title="smallest magnitudes go first", title_fontsize=8.5,
         alignment="left", fontsize=8.5, frameon=False,
     )  # fmt: skip
     return figure

@@ -34,7 +34,7 @@ def _se_resnets() -> dict[str, Preset]:
         f"se_resnet_d{depth}{suffix}": Preset(
             "se_resnet", f"{depth} blocks a stage, {words}", {"blocks_per_stage": depth, "shared_stages": stages}
         )
-        for depth in (2, 3, 4, 6, 8, 10)
+        for depth in range(2, 11)
         for suffix, (stages, words) in choices.items()
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from edgeks.errors import CheckpointError
 from edgeks.models.argument import whole_number
 from edgeks.models.preact_resnet import STAGES, PreactResNet
 from edgeks.sharing.template_bank import share_bank
@@ -22,6 +23,8 @@ class SoftWideResNet(PreactResNet):
     def __init__(self, depth: int, width: int, templates: int, *, in_channels: int = 3, classes: int = 10) -> None:
         super().__init__("swrn", depth, width, bottleneck=False, in_channels=in_channels, classes=classes)
         layers = 2 * ((depth - 4) // 6 - 1)
+        if templates and not layers:
+            raise CheckpointError(f"swrn: depth is {depth}; legal with templates: 16 or more, in steps of 6")
         whole_number("swrn", "templates", templates, 0, layers)
         for module in (
             self.modules() if not self.stem.weight.is_meta else ()

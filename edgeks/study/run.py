@@ -178,7 +178,7 @@ def _write(result: StudyResult, folder: Path) -> None:
         return
     epochs = {row.epochs for row in result.rows if row.epochs is not None}
     images = result.rows[0].test_images
-    note = f"{result.data}, accuracy on {images:,} test images, {_range(epochs)} epochs"
+    note = f"{result.data}, accuracy on {images:,} test images, {_range(epochs)} epoch{'' if epochs == {1} else 's'}"
     for ending in ENDINGS:
         figure = accuracy_and_cost(found, result.kind == "iso_depth", result.description, note)
         write_figure(figure, folder / f"{FIGURE}{ending}")

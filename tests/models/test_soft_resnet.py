@@ -87,7 +87,7 @@ def test_quantisation_aware_training_is_refused():
     ("changed", "message"),
     [
         ({"templates": 3}, "swrn: templates is 3; legal: a whole number, 0 to 2"),
-        ({"depth": 10}, "swrn: templates is 1; legal: a whole number, 0 to 0"),
+        ({"depth": 10}, "swrn: depth is 10; legal with templates: 16 or more, in steps of 6"),
         ({"depth": 15}, "swrn: depth is 15; legal with basic blocks: 6·n + 4"),
         ({"templates": None}, "swrn: templates is None"),
     ],
