@@ -1,7 +1,7 @@
 """Trained networks side by side, such as a shared one and its unshared twin: top-1 and bytes of what is exported.
 
 python benchmarks/side_by_side.py --data cifar10:DIR RUN…
-RUN: a folder that `edgeks run` left (model.pt, model_qat.pt). Prints Markdown.
+RUN: a folder that `edgeks run` left (model.pt, and model_qat.pt where there is a QAT stage). Prints Markdown.
 """
 
 import argparse
@@ -55,7 +55,8 @@ def made(checkpoint: Checkpoint, dataset: Dataset, target_name: str, *, int8: bo
 
 def rows(folder: Path, dataset: Dataset) -> list[str]:
     """Markdown rows of one run, one per format."""
-    checkpoint, trained = load_checkpoint(folder / "model.pt"), load_checkpoint(folder / "model_qat.pt")
+    checkpoint, qat_file = load_checkpoint(folder / "model.pt"), folder / "model_qat.pt"
+    trained = load_checkpoint(qat_file) if qat_file.exists() else None
     torch_right = evaluate(checkpoint.model, dataset.test_images, dataset.test_labels, dataset.preprocessing)
     parameters = sum(p.numel() for p in checkpoint.model.parameters())
     lines = []
@@ -63,8 +64,9 @@ def rows(folder: Path, dataset: Dataset) -> list[str]:
         print(folder.name, target, file=sys.stderr)
         fp32 = made(checkpoint, dataset, target, int8=False)
         int8 = made(checkpoint, dataset, target, int8=True)
-        qat = made(trained, dataset, target, int8=True)
-        cells = [f"{100 * right:.2f} %" for right in (torch_right, fp32.right, int8.right, qat.right)]
+        qat = made(trained, dataset, target, int8=True) if trained else None
+        cells = [f"{100 * right:.2f} %" for right in (torch_right, fp32.right, int8.right)]
+        cells.append(f"{100 * qat.right:.2f} %" if qat else "–")
         cells += [f"{fp32.file_bytes:,}", f"{int8.file_bytes:,}", int8.kernels]
         lines.append(f"| {folder.name} | {parameters:,} | {target} | {' | '.join(cells)} |")
     return lines
