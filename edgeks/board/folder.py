@@ -21,7 +21,7 @@ case $folder in '~/'*) folder=$HOME/${folder#'~/'} ;; /*) ;; *) folder=$HOME/$fo
 MAKE = """
 mkdir -p "$folder" || exit 41
 if [ ! -e "$folder/.edgeks" ]; then
-    [ -z "$(ls -A "$folder")" ] || exit 42
+    [ -z "$(ls -A "$folder")" ] || [ -e "$folder/.edgeks" ] || exit 42  # another set-up may just have marked it
     echo 'Made by edgeks; `edgeks doctor --clean` removes this folder.' >"$folder/.edgeks" || exit 41
 fi
 """
