@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeks.errors import PlanError
+from edgeks.first_names import first_names
 from edgeks.sharing.plan import SharingGroup
 from edgeks.sharing.torch import discover
 
 NAMED = re.compile(r"(^|[._])blend", re.IGNORECASE)  # of a layer whose author says what it is
 LEGAL = "blending, pointwise, or a pattern of layer names such as 'blocks.*.blend'"
-SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,4 +109,4 @@ def _what_there_is(kernels: Sequence[SharingGroup], modules: dict[str, nn.Module
 
 def _some(kernels: Sequence[SharingGroup]) -> str:
     names = [name for kernel in kernels for name in kernel.layers]
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return first_names(names)

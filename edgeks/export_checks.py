@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgeks.errors import ConfigError, ParityFailed
 from edgeks.export_io import Io
 from edgeks.export_source import Source, is_quantisation_trained
+from edgeks.first_names import first_names
 from edgeks.graph.kernels import array, kernel_read, kernel_reads
 from edgeks.graph.onnx_network import OnnxNetwork
 from edgeks.graph.passes.split_large_kernels import MAX_TAPS, is_tile, whole
@@ -29,7 +30,6 @@ NOTABLE_DB: dict[Format, float] = {"onnx": 1.0, "tflite": 3.0}
 RUNTIME_NAMES: dict[Format, str] = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}
 LOW_AGREEMENT = 0.9
 KERNEL_OPS = ("Conv", "ConvTranspose", "Gemm")
-SHOWN = 3
 
 
 def require_options(
@@ -188,24 +188,20 @@ def layers_outside(model: ir.Model, *, int8: bool, asked: Collection[str] = ()) 
     """Layers that the proof or the quantisation does not reach, and why; `asked` were to be kept in float."""
     computed = [str(node.name) for node in model.graph if node.op_type in KERNEL_OPS and kernel_read(node) is None]
     if computed:
-        yield f"outside the proof and in float, since their kernel is computed at run time: {_some(computed)}"
+        yield f"outside the proof and in float, since their kernel is computed at run time: {first_names(computed)}"
     floats = [str(read.node.name) for read in kernel_reads(model) if array(read.kernel).dtype.kind == "f"]
     wanted, others = ([name for name in floats if (name in asked) is told] for told in (True, False))
     if int8 and wanted:
-        yield f"kept in float, as asked: {_some(wanted)}"
+        yield f"kept in float, as asked: {first_names(wanted)}"
     if int8 and others:
-        yield f"kept in float: {_some(others)} (the ledger's quantize_kernels row says why)"
+        yield f"kept in float: {first_names(others)} (the ledger's quantize_kernels row says why)"
 
 
 def not_trained(names: tuple[str, ...]) -> Iterator[str]:
     """What quantisation-aware training could not see, so that the export had to decide."""
     if names:
-        found = _some(list(names))
+        found = first_names(list(names))
         yield f"int8 in the file, but not trained with fake quantisation: {found} (inside one operator of torch)"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def doubts(

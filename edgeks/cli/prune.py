@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, say
 from edgeks.errors import ConfigError, OutputError
+from edgeks.first_names import first_names
 
 SHOWN = 4
 
@@ -105,14 +105,14 @@ def blending(
     panels = [(kernel.name, kernel.matrix()) for kernel in kernels]
     with err.status("drawing"):
         write_figure(blending_picture(panels, title=f"{model.name}: blending weights, outputs × inputs"), output)
-    say(f"{output}: {_named([name for name, _ in panels])}")
+    say(f"{output}: {first_names([name for name, _ in panels], SHOWN)}")
 
 
 def _show(report: PruneReport) -> None:
     from edgeks.terminal import table
 
     kernels = f"{len(report.kernels)} kernel{'s' if len(report.kernels) > 1 else ''}"
-    names = _named([kernel.name for kernel in report.kernels])
+    names = first_names([kernel.name for kernel in report.kernels], SHOWN)
     say(f"{report.weights:,} weights in {kernels} of {report.parameters:,} parameters: {names}")
     rows = table(
         f"{report.data}, {report.images:,} test images: {100 * report.accuracy:.2f} %",
@@ -129,11 +129,6 @@ def _show(report: PruneReport) -> None:
             f"{100 * (point.accuracy - report.accuracy):+.2f}",
         )
     out.print(rows)
-
-
-def _named(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
-    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _draw(report: PruneReport, path: Path, name: str) -> None:

@@ -53,7 +53,7 @@ def run(
         summary = run_recipe(chosen, folder, _RunLines())
     except DataError as error:
         kind, _, where = chosen.data.partition(":")
-        if data or not where:
+        if data or not where or Path(where).expanduser().exists():
             raise
         raise DataError(f"{error}; --data {kind}:DIR says where yours are") from error
     if as_json:

@@ -14,6 +14,7 @@ from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants_ir
 
 from edgeks.errors import GraphError
+from edgeks.first_names import first_names
 from edgeks.graph.float32 import to_float32
 from edgeks.graph.kernels import WEIGHT_INPUT, array, kernel_reads, output_channels
 from edgeks.graph.ledger import Ledger
@@ -30,7 +31,6 @@ from edgeks.silence import silent
 MAX_FOLDED_ELEMENTS = 1 << 26  # of one constant that is computed from others: 256 MB
 VOLUME_RANK = 5
 IMAGE_OPS = (*WEIGHT_INPUT, "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization")
-SHOWN = 3
 
 
 def float_graph_from_onnx(
@@ -169,7 +169,7 @@ def _lost_sharing(graph: ir.Model) -> Iterator[str]:
         copies = [index for found in sets for index in found[1:]]
         names = [str(reads_of[index].node.name) for found in sets for index in found]
         yield (
-            f"{len(names)} kernels are equal up to a factor per channel ({_some(names)}), as if another tool had "
+            f"{len(names)} kernels are equal up to a factor per channel ({first_names(names)}), as if another tool had "
             f"folded batch norm into copies of {len(sets)}: {sum(values[index].nbytes for index in copies):,} bytes "
             "of float32 are stored that sharing would save; export the checkpoint itself, or make the file unfolded "
             "(torch.onnx.export: do_constant_folding=False; onnxsim: --skip-fuse-bn)"
@@ -177,8 +177,4 @@ def _lost_sharing(graph: ir.Model) -> Iterator[str]:
 
 
 def _described(nodes: list[ir.Node]) -> str:
-    return _some([f"{node.op_type} {node.name!r}" for node in nodes])
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return first_names([f"{node.op_type} {node.name!r}" for node in nodes])

@@ -11,6 +11,7 @@ import onnx.checker
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from edgeks.errors import DataError, EdgeksError, ModelFileError
+from edgeks.first_names import first_names
 from edgeks.graph.float32 import OTHER_FLOATS, other_floats, to_float32
 from edgeks.onnx_file import MAX_FILE_BYTES, ModelFile, SparseConstant, node_label, read_model_file
 from edgeks.preprocessing import Preprocessing
@@ -25,7 +26,6 @@ QUANTISED_OPS = frozenset({
 })  # fmt: skip
 IMAGE_RANK = 4
 METADATA = ("edgeks.preprocessing", "edgeks.architecture")
-SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,8 +116,8 @@ def _require_float(graph: GraphProto) -> None:
     found += [tensor.name for tensor in graph.initializer if tensor.data_type in CODES and len(tensor.dims) > 1]
     if found:
         raise ModelFileError(
-            f"is quantised already ({_some(found)}); give the float network that it was made from: edgeks quantises "
-            "each shared kernel once by itself"
+            f"is quantised already ({first_names(found)}); give the float network that it was made from: edgeks "
+            "quantises each shared kernel once by itself"
         )
 
 
@@ -126,8 +126,8 @@ def _require_standard(graph: GraphProto) -> None:
     if other:
         names = dict.fromkeys(f"{node.domain}.{node.op_type}" for node in other)
         raise ModelFileError(
-            f"has operators outside the ONNX standard ({_some(list(names))}); export it again without them and without "
-            "optimising it for one runtime"
+            f"has operators outside the ONNX standard ({first_names(list(names))}); export it again without them and "
+            "without optimising it for one runtime"
         )
 
 
@@ -152,7 +152,7 @@ def _image_size(graph: GraphProto) -> tuple[int | None, int | None, int | None]:
     read = {name for node in graph.node for name in _names_read(node)} | {value.name for value in graph.output}
     used = [value for value in graph.input if value.name in read]
     if len(used) != 1:
-        named = _some([value.name for value in used]) or "none"
+        named = first_names([value.name for value in used]) or "none"
         raise ModelFileError(f"has {len(used)} inputs ({named}); legal: one, a batch of images N×C×H×W")
     del graph.input[:]
     graph.input.extend(used)
@@ -203,7 +203,3 @@ def _metadata(proto: ModelProto) -> tuple[Preprocessing | None, str | None]:
         None if preprocessing is None else Preprocessing.from_dict(preprocessing),
         architecture if isinstance(architecture, str) else None,
     )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

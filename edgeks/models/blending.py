@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from edgeks.errors import CheckpointError
-from edgeks.models.initialise import he_normal
+from edgeks.models.initialise import convolution, he_normal
 
 Blending = str | Sequence[int]
 NONE, EVERY, BLOCK, STAGE = "none", "every", "block", "stage"
@@ -43,12 +43,7 @@ class BlendedConv(nn.Module):
         kernel: Tensor | None = None,
     ) -> None:
         super().__init__()
-        device = None if kernel is None else "meta"  # a kernel that is replaced at once is never allocated
-        self.conv = nn.Conv2d(width_in, width, size, stride=stride, padding=size // 2, bias=False, device=device)
-        if kernel is None:
-            he_normal(self.conv.weight)
-        else:
-            self.conv.weight = kernel
+        self.conv = convolution(width_in, width, size, stride, kernel)
         self.blend = nn.Conv2d(width, width, 1, bias=False) if blend else None
         if self.blend is not None:
             he_normal(self.blend.weight)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgeks.errors import CheckpointError
 from edgeks.models.argument import MAX_CHANNELS, MAX_CLASSES, affordable, whole_number, whole_numbers
-from edgeks.models.initialise import he_normal
+from edgeks.models.initialise import convolution
 
 MAX_BLOCKS = 64
 MAX_STAGES = 5
@@ -52,15 +52,15 @@ class SEBasicBlock(nn.Module):
         kernel: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.conv1 = _conv(width_in or width, width, 3, stride, kernel)
+        self.conv1 = convolution(width_in or width, width, 3, stride, kernel)
         self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv(width, width, 3, 1, kernel)
+        self.conv2 = convolution(width, width, 3, 1, kernel)
         self.norm2 = nn.BatchNorm2d(width)
         self.se = SqueezeExcite(width, reduction)
         self.identity: nn.Module = nn.Identity()
         self.identity_norm: nn.Module = nn.Identity()
         if width_in is not None:
-            self.identity = _conv(width_in, width, 1, stride)
+            self.identity = convolution(width_in, width, 1, stride)
             self.identity_norm = nn.BatchNorm2d(width)
         self.activation = nn.ReLU()
 
@@ -103,7 +103,7 @@ class SEResNet(nn.Module):
             in_channels=in_channels,
             classes=classes,
         )
-        self.stem = _conv(in_channels, stem_width, 3)
+        self.stem = convolution(in_channels, stem_width, 3)
         self.stem_norm = nn.BatchNorm2d(stem_width)
         self.activation = nn.ReLU()
         self.stages = nn.ModuleDict()
@@ -124,17 +124,6 @@ class SEResNet(nn.Module):
             x = stage(x)
         logits: Tensor = self.head(torch.flatten(self.pool(x), 1))
         return logits
-
-
-def _conv(width_in: int, width: int, size: int, stride: int = 1, kernel: Tensor | None = None) -> nn.Conv2d:
-    """A convolution without bias that reads `kernel`, or a new He-initialised kernel of its own."""
-    device = None if kernel is None else "meta"  # a kernel that is replaced at once is never allocated
-    conv = nn.Conv2d(width_in, width, size, stride=stride, padding=size // 2, bias=False, device=device)
-    if kernel is None:
-        he_normal(conv.weight)
-    else:
-        conv.weight = kernel
-    return conv
 
 
 def _check(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from edgeks.errors import CheckpointError
 from edgeks.models.argument import MAX_CHANNELS, MAX_CLASSES, affordable, whole_number
-from edgeks.models.initialise import he_normal
+from edgeks.models.initialise import convolution
 from edgeks.models.preact_resnet import STAGES, PreactResNet
 
 # Depth → blocks of its four stages, and whether they are bottlenecks (arXiv 1512.03385 Table 1).
@@ -60,14 +60,14 @@ class ShaBlock(nn.Module):
         super().__init__()
         out = width * (EXPANSION if bottleneck else 1)
         if bottleneck:
-            spatial = _conv(width, width, 3, stride, kernel if stride == 1 else None)
-            convolutions = [_conv(width_in, width, 1), spatial, _conv(width, out, 1)]
+            spatial = convolution(width, width, 3, stride, kernel if stride == 1 else None)
+            convolutions = [convolution(width_in, width, 1), spatial, convolution(width, out, 1)]
         else:
-            convolutions = [_conv(width_in, width, 3, stride), _conv(width, width, 3, 1, kernel)]
+            convolutions = [convolution(width_in, width, 3, stride), convolution(width, width, 3, 1, kernel)]
         self.convs = nn.ModuleList(convolutions)
         self.norms = nn.ModuleList(nn.BatchNorm2d(conv.out_channels) for conv in convolutions)
         projects = width_in != out
-        self.identity: nn.Module = _conv(width_in, out, 1, stride) if projects else nn.Identity()
+        self.identity: nn.Module = convolution(width_in, out, 1, stride) if projects else nn.Identity()
         self.identity_norm: nn.Module = nn.BatchNorm2d(out) if projects else nn.Identity()
         self.activation = nn.ReLU()
 
@@ -96,7 +96,7 @@ class ShaResNetImageNet(nn.Module):
         super().__init__()
         _check_imagenet(depth, width, in_channels, classes)
         blocks, bottleneck = IMAGENET[depth]
-        self.stem = _conv(in_channels, width, 7, 2)
+        self.stem = convolution(in_channels, width, 7, 2)
         self.stem_norm = nn.BatchNorm2d(width)
         self.activation = nn.ReLU()
         self.stem_pool = nn.MaxPool2d(3, 2, 1)
@@ -104,7 +104,7 @@ class ShaResNetImageNet(nn.Module):
         width_in = width
         for number, count in enumerate(blocks, start=1):
             wide, stride = width * 2 ** (number - 1), 1 if number == 1 else 2
-            kernel = _conv(wide, wide, 3).weight if shared else None
+            kernel = convolution(wide, wide, 3).weight if shared else None
             stage = nn.Sequential()
             for _ in range(count):
                 stage.append(ShaBlock(width_in, wide, stride, bottleneck=bottleneck, kernel=kernel))
@@ -133,14 +133,3 @@ def _check_imagenet(depth: int, width: int, in_channels: int, classes: int) -> N
     per_block = 9 + 2 * EXPANSION if bottleneck else 18
     kernels = sum(per_block * count * (width * 2**stage) ** 2 for stage, count in enumerate(blocks))
     affordable(name, kernels + classes * width * 8 * (EXPANSION if bottleneck else 1))
-
-
-def _conv(width_in: int, width: int, size: int, stride: int = 1, kernel: Tensor | None = None) -> nn.Conv2d:
-    """A convolution without bias that reads `kernel`, or a new He-initialised kernel of its own."""
-    device = None if kernel is None else "meta"  # a kernel that is replaced at once is never allocated
-    conv = nn.Conv2d(width_in, width, size, stride=stride, padding=size // 2, bias=False, device=device)
-    if kernel is None:
-        he_normal(conv.weight)
-    else:
-        conv.weight = kernel
-    return conv

@@ -6,6 +6,7 @@ from torch import nn
 
 from edgeks.errors import CheckpointError
 from edgeks.models.argument import whole_number
+from edgeks.models.initialise import he_normal
 from edgeks.models.preact_resnet import STAGES, PreactResNet
 from edgeks.sharing.template_bank import share_bank
 
@@ -26,11 +27,9 @@ class SoftWideResNet(PreactResNet):
         if templates and not layers:
             raise CheckpointError(f"swrn: depth is {depth}; legal with templates: 16 or more, in steps of 6")
         whole_number("swrn", "templates", templates, 0, layers)
-        for module in (
-            self.modules() if not self.stem.weight.is_meta else ()
-        ):  # by the fan-in, as the published code has
+        for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight)
+                he_normal(module.weight, "fan_in")  # as in the published code
         nn.init.zeros_(self.head.bias)
         for number in range(1, STAGES + 1) if templates else ():
             share_bank([conv for convolutions in self.spatial(number) for conv in convolutions], templates)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeks.audit.onnx.kernels import Kernel, Reader, kernels_of, readers_of
 from edgeks.errors import SharingBroken
+from edgeks.first_names import first_names
 from edgeks.onnx_file import Constant, ModelFile, read_model_file
 from edgeks.sharing.equality import copy_sets
 from edgeks.sharing.plan import UNROLLED, Rolled, SharingGroup, SharingPlan
@@ -227,5 +228,4 @@ def _describe(group: SharingGroup) -> str:
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+    return first_names([repr(name) for name in names], SHOWN)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeks.audit.onnx.proof import Proof, ProvenKernel
 from edgeks.errors import SharingBroken
+from edgeks.first_names import first_names
 from edgeks.sharing.equality import copy_sets
 from edgeks.sharing.plan import UNROLLED, Rolled, SharingGroup, SharingPlan
 from edgeks.tflite_file import TYPE_NAMES, constant, read_tflite, tensor_name
@@ -163,5 +164,4 @@ def _proven(model: schema.ModelT, group: SharingGroup, kernel: _Read) -> ProvenK
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+    return first_names([repr(name) for name in names], SHOWN)
