@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeks.errors import PlanError
-from edgeks.first_names import first_names
 from edgeks.sharing.plan import SharingGroup
 from edgeks.sharing.torch import discover
+from edgeks.wording import counted, first_names
 
 NAMED = re.compile(r"(^|[._])blend", re.IGNORECASE)  # of a layer whose author says what it is
 LEGAL = "blending, pointwise, or a pattern of layer names such as 'blocks.*.blend'"
@@ -103,7 +103,8 @@ def _what_there_is(kernels: Sequence[SharingGroup], modules: dict[str, nn.Module
     pointwise = [kernel for kernel in kernels if _is_pointwise(kernel, modules)]
     if pointwise:
         readers = sum(len(kernel.layers) for kernel in pointwise)
-        return f"it has {readers} 1×1 convolutions that read {len(pointwise)} kernels: {_some(pointwise)}"
+        kernels_read = counted(len(pointwise), "kernel")
+        return f"it has {counted(readers, '1×1 convolution')} that read {kernels_read}: {_some(pointwise)}"
     return f"its layers are {_some(kernels)}" if kernels else "it has no convolution and no Linear layer"
 
 

@@ -11,7 +11,6 @@ import onnx_ir as ir
 from edgeks.errors import ConfigError, ParityFailed
 from edgeks.export_io import Io
 from edgeks.export_source import Source, is_quantisation_trained
-from edgeks.first_names import first_names
 from edgeks.graph.kernels import array, kernel_read, kernel_reads
 from edgeks.graph.onnx_network import OnnxNetwork
 from edgeks.graph.passes.split_large_kernels import MAX_TAPS, is_tile, whole
@@ -23,6 +22,7 @@ from edgeks.sharing.plan import SharingPlan
 from edgeks.target import Format, Layers, Target
 from edgeks.tflite_file import read_tflite
 from edgeks.tflite_weight_cache import hybrid_fault, weight_cache_fault
+from edgeks.wording import first_names
 
 # ONNX Runtime's rewrites may differ from the file's own arithmetic by this much before the report mentions it.
 # XNNPACK and TFLite's own kernels round at different places anyway: 2 dB on a network of a few layers.

@@ -9,6 +9,7 @@ from edgeks.exporter import ExportReport
 from edgeks.formats.tflite.delegation import Delegation
 from edgeks.layer_parity import LayerParity
 from edgeks.terminal import table
+from edgeks.wording import counted
 
 
 def _takes(report: ExportReport) -> str:
@@ -25,7 +26,7 @@ def _delegate(found: Delegation) -> str:
     """`XNNPACK takes 28 of 30 operators in 2 partitions, leaves 1 GELU, 1 QUANTIZE; …`."""
     left_ops = {name: count for name, count in found.left.items() if name != "WHILE"}
     taken, left, loops = sum(found.delegated.values()), sum(left_ops.values()), found.left.get("WHILE", 0)
-    pieces = f"{found.partitions} partition{'' if found.partitions == 1 else 's'}"
+    pieces = counted(found.partitions, "partition")
     told = f"XNNPACK takes {taken} of {taken + left} operators in {pieces}"
     if left:
         told += f", leaves {', '.join(f'{count} {name}' for name, count in sorted(left_ops.items()))}"
@@ -48,9 +49,9 @@ def render(report: ExportReport, console: Console) -> None:
     form = f" {report.form.removesuffix('float').rstrip()}".rstrip()
     what = f"{report.precision}{form} for {report.target}"
     say(f"[bold]{escape(str(report.path))}[/]: {report.file_bytes:,} bytes, {what}")
-    groups = f"{len(proof.groups)} sharing group{'' if len(proof.groups) == 1 else 's'}"
+    groups = counted(len(proof.groups), "sharing group")
     say(
-        f"exactly once  {proof.kernels_stored} kernels for {rows[-1].layers} layers "
+        f"exactly once  {counted(proof.kernels_stored, 'kernel')} for {counted(rows[-1].layers, 'layer')} "
         f"({groups} + {len(proof.unshared)} unshared), proven on the file"
     )
     for bank in report.banks:

@@ -34,6 +34,7 @@ from edgeks.sharing.torch import discover
 from edgeks.silence import silent, silent_process
 from edgeks.target import Activations, LiteRtSession, Target
 from edgeks.tflite_file import read_tflite
+from edgeks.wording import counted
 
 PACKAGES = ("litert_torch", "ai_edge_quantizer")
 INSTALL = "pip install 'edgeks[litert-torch]'"
@@ -219,7 +220,7 @@ def _require_once(out: Path, kernels: tuple[KernelCopies, ...], restoration: Res
     for kernel in kernels:
         if kernel.copies > 1:
             reason = next((apart.reason for apart in restoration.kept_apart), "their sharing could not be restored")
-            layers = f"{len(kernel.layers)} layer{'s' if len(kernel.layers) > 1 else ''}"
+            layers = counted(len(kernel.layers), "layer")
             raise SharingBroken(
                 f"{out.name}: kernel {kernel.kernel!r} of {layers} is stored {kernel.copies} times after litert-torch: "
                 f"{reason}; no file was written. Leave --converter out, or try other --activations"

@@ -75,6 +75,9 @@ def load_recipe(name: str, over: Sequence[Layer] = ()) -> Recipe:
     """
     path = find_file(name, recipe_names())
     if path is None:
+        study = find_base(f"studies/{Path(name).stem}.toml", Path("recipe.toml"))
+        if study is not None:
+            raise ConfigError(f"{name} is a study, of many trainings: `edgeks study {study.stem}` runs it")
         raise ConfigError(
             f"no recipe {name!r}; legal: the path of a .toml file, or a name that `edgeks recipes` lists{_like(name)}"
         )
@@ -135,6 +138,8 @@ def read_recipe(path: Path, over: Sequence[Layer] = ()) -> Recipe:
         ConfigError: a file cannot be read or is not TOML, or a wrong key or value.
     """
     root = merged([*read_layers(path, find_base), *over], path)
+    if root.has("plans"):
+        raise ConfigError(f"{path} is a study, of many trainings: `edgeks study {path}` runs it")
 
     model = root.table("model")
     architecture = model.text("architecture")

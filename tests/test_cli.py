@@ -266,6 +266,8 @@ def test_models_lists_presets_by_architecture_and_by_a_part_of_their_names(edgek
         (["run", "quickstart", "--set", "train.epochs"], "--set train.epochs: legal: KEY=VALUE"),
         (["run", "quickstart", "--set", "train.epoch=1"], "--set train.epoch: unknown key 'train.epoch'; legal keys"),
         (["run", "quickstart", "--with", "none"], "--with none: no such file"),
+        (["run", "studies/quick_iso_depth"], "is a study, of many trainings: `edgeks study quick_iso_depth` runs it"),
+        (["study", "quickstart"], "quickstart is a recipe, of one training: `edgeks run quickstart` runs it"),
         (["study", "nope"], "no study 'nope'; legal: the path of a .toml file, or one of"),
         (["study", "quick_iso_channel", "--set", "train.lr=x"], "--set train.lr: [train]: training: lr is 'x'"),
         (["study", "quick_iso_channel", "--slurm", "a=b", "--collect"], "--slurm with --collect: nothing is run"),

@@ -44,7 +44,7 @@ def test_blending_layers_are_n_to_n_convolutions_that_own_their_kernel(digits):
     (kernel,) = chosen_kernels(shared, "pointwise")
     assert len(kernel.layers) == 3 and kernel.matrix().shape == (12, 12)
     assert names(unshared, "blocks.1.*") == ["blocks.1.depthwise", "blocks.1.pointwise"]
-    with pytest.raises(PlanError, match=r"it has 3 1×1 convolutions that read 1 kernels: blocks\.0\.pointwise"):
+    with pytest.raises(PlanError, match=r"it has 3 1×1 convolutions that read 1 kernel: blocks\.0\.pointwise"):
         chosen_kernels(shared)
     with pytest.raises(PlanError, match=r"no layer is named 'nothing\*'"):
         chosen_kernels(unshared, "nothing*")

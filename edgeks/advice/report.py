@@ -14,6 +14,7 @@ from edgeks.advice.advise import Advice
 from edgeks.advice.make import SAME_FILE
 from edgeks.advice.rows import Row
 from edgeks.audit.sizes import in_kb, in_mb
+from edgeks.wording import counted
 
 WIDTH = 100
 ROWS_SHOWN = 12
@@ -70,7 +71,7 @@ def _answer(advice: Advice) -> Iterator[Text]:
         (terminal.printable(advice.model.name), "bold"),
         ": use ",
         (f"{terminal.printable(candidate.artefact.name)}, {candidate.profile.name}, ", "bold green"),
-        (f"{threads} thread{'' if threads == 1 else 's'}", "bold green"),
+        (counted(threads, "thread"), "bold green"),
     )
     text.append(f": {_bytes(row.flash_bytes)} in flash, {_bytes(advice.rules.ram_bytes(row))} RAM, {_ms(row.p50_ms)}")
     if advice.rules.elsewhere:

@@ -12,6 +12,7 @@ from edgeks.interface import Interface
 from edgeks.parity import Parity
 from edgeks.runtime_profile import MeasuredRam, Profile
 from edgeks.target import Format, Target
+from edgeks.wording import counted
 
 Status = Literal["measured", "over budget", "dropped", "cannot run"]
 
@@ -55,7 +56,7 @@ class Candidate:
     def name(self) -> str:
         """Unique within an advice."""
         threads = self.profile.session.threads
-        return f"{self.artefact.path.name}, {self.profile.name}, {threads} thread{'' if threads == 1 else 's'}"
+        return f"{self.artefact.path.name}, {self.profile.name}, {counted(threads, 'thread')}"
 
 
 @dataclass(frozen=True, slots=True)

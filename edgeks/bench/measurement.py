@@ -11,6 +11,7 @@ from edgeks.bench.stream import BenchResult, OpTime
 from edgeks.bench.validity import summarised
 from edgeks.parity import Parity
 from edgeks.target import Target
+from edgeks.wording import counted
 
 Verdict = Literal["faster", "slower", "no difference shown"]
 
@@ -29,7 +30,7 @@ class Job:
     @property
     def name(self) -> str:
         """For people: what differs between two jobs is in it."""
-        many = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        many = counted(self.threads, "thread")
         return f"{self.path.name}, {self.runtime}, {many}"
 
 

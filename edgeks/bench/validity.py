@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from edgeks.bench.stream import RunnerStream, State
+from edgeks.wording import counted
 
 LEAST_CLOCK = 0.95  # of the nominal clock
 SHARE_OF_SLOW_READINGS = 0.1
@@ -41,7 +42,7 @@ def summarised(processes: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     for found in processes:
         for text in found:
             kinds.setdefault(re.sub(r"[\d.]+", "#", text), []).append(text)
-    of = f"{len(processes)} process{'' if len(processes) == 1 else 'es'}"
+    of = counted(len(processes), "process", "processes")
     return tuple(f"in {len(texts)} of {of}: {max(texts, key=_numbers)}" for texts in kinds.values())
 
 

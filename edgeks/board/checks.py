@@ -8,6 +8,7 @@ from typing import Literal
 from edgeks.board.facts import BoardFacts, BoardPython, Unknown
 from edgeks.board.wheels import DISTRIBUTIONS, OLDEST_PYTHON, Installable, installable
 from edgeks.runtime_profile import COMPILED
+from edgeks.wording import counted
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -83,7 +84,7 @@ def _userland(facts: BoardFacts) -> Check:
 
 
 def _cpu(facts: BoardFacts) -> Check:
-    cores = "" if isinstance(facts.cores, Unknown) else f", {facts.cores} core{'' if facts.cores == 1 else 's'}"
+    cores = "" if isinstance(facts.cores, Unknown) else f", {counted(facts.cores, 'core')}"
     found = f"{facts.cpu}{cores}"
     if facts.userland == "aarch64" and not isinstance(facts.features, Unknown):
         has = [word for word, name in (("dotprod", "asimddp"), ("i8mm", "i8mm")) if name in facts.features]

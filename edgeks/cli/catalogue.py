@@ -55,7 +55,7 @@ def models(
         for row in rows:
             listed.add_row(row.name, f"{row.parameters:,}", row.description)
         out.print(listed, "")
-    say("`edgeks models sl_` lists those with `sl_` in their names; `--json` has their configs and |W_conv|")
+    say("`edgeks models vggnet` lists those with `vggnet` in their names; `--json` has their configs and |W_conv|")
 
 
 def recipes(as_json: JsonOption = False) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeks.cli.options import JsonOption, TargetOption, err, out, print_json, say
+from edgeks.wording import counted
 
 if TYPE_CHECKING:
     from edgeks.prepare_onnx import PreparedFile
@@ -55,7 +56,7 @@ def render(found: PreparedFile) -> None:
     from rich.markup import escape
 
     prepared = found.prepared
-    many = f"{found.shared_kernels} shared kernel{'' if found.shared_kernels == 1 else 's'}"
+    many = counted(found.shared_kernels, "shared kernel")
     out.print(
         f"[bold]{escape(str(found.path))}[/]: {found.model_bytes:,} bytes, and {found.data_bytes:,} bytes mapped from "
         f"{escape(found.data_path.name)}",

@@ -9,7 +9,7 @@ import typer
 
 from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, say
 from edgeks.errors import ConfigError, OutputError
-from edgeks.first_names import first_names
+from edgeks.wording import counted, first_names
 
 SHOWN = 4
 
@@ -111,7 +111,7 @@ def blending(
 def _show(report: PruneReport) -> None:
     from edgeks.terminal import table
 
-    kernels = f"{len(report.kernels)} kernel{'s' if len(report.kernels) > 1 else ''}"
+    kernels = counted(len(report.kernels), "kernel")
     names = first_names([kernel.name for kernel in report.kernels], SHOWN)
     say(f"{report.weights:,} weights in {kernels} of {report.parameters:,} parameters: {names}")
     rows = table(

@@ -23,7 +23,7 @@ MARKED = 32  # lowest and highest weights of a row
 LOWEST, HIGHEST = SERIES[0], SERIES[4]  # blue and vermilion: told apart without red and green
 FEW = 4  # panels up to which a weight has two pixels at least
 CELL_UP_TO = 24  # channels up to which cells are drawn with an edge
-ZERO, DARKEST = 0.97, 0.55  # grey of a weight of 0, and how much darker the largest is
+ZERO, LIGHTEST, DARKEST = 1.0, 0.88, 0.42  # grey of a weight of 0, of the smallest others, and of the largest
 # Pixels: of a panel at least, of the sheet at most and at least, between panels, and for words.
 PANEL, MAX_WIDTH, MIN_WIDTH = 380, 2600, 620
 GAP, BETWEEN, HEAD, TOP, LEGEND = 34, 84, 26, 62, 66
@@ -53,7 +53,7 @@ def picture(matrix: NDArray[Any], count: int = MARKED) -> NDArray[np.float32]:
     from matplotlib.colors import to_rgb
 
     sizes = np.abs(matrix) / (np.abs(matrix).max() or 1.0)
-    grey = ZERO - DARKEST * np.sqrt(sizes)
+    grey = np.where(matrix == 0, ZERO, LIGHTEST - (LIGHTEST - DARKEST) * np.sqrt(sizes))
     image = np.repeat(grey[:, :, None], 3, axis=2)
     marking = marks(matrix, count)
     for mark, colour in ((-1, LOWEST), (1, HIGHEST)):
@@ -109,7 +109,7 @@ def _legend(figure: Figure, each: Sequence[int], left: float) -> None:
     from matplotlib.patches import Patch
 
     number = f"{each[0]}–{each[-1]}" if len(each) > 1 else str(each[0])
-    middle = (ZERO - DARKEST * 0.7,) * 3
+    middle = (0.4 * LIGHTEST + 0.6 * DARKEST,) * 3
     entries = [
         Patch(facecolor=LOWEST, label=f"{number} lowest of a row"),
         Patch(facecolor=HIGHEST, label=f"{number} highest of a row"),

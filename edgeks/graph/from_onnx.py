@@ -14,7 +14,6 @@ from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants_ir
 
 from edgeks.errors import GraphError
-from edgeks.first_names import first_names
 from edgeks.graph.float32 import to_float32
 from edgeks.graph.kernels import WEIGHT_INPUT, array, kernel_reads, output_channels
 from edgeks.graph.ledger import Ledger
@@ -27,6 +26,7 @@ from edgeks.graph.plain_form import to_plain_form
 from edgeks.graph.plan import graph_plan
 from edgeks.sharing.equality import copy_sets
 from edgeks.silence import silent
+from edgeks.wording import first_names
 
 MAX_FOLDED_ELEMENTS = 1 << 26  # of one constant that is computed from others: 256 MB
 VOLUME_RANK = 5

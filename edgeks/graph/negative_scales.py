@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeks.graph.kernels import array, kernel_reads
+from edgeks.wording import counted
 
 QLINEAR_SCALE = 4  # input of QLinearConv that holds the weight scale
 SHOWN = 3
@@ -34,7 +35,7 @@ class NegativeScales:
     def __str__(self) -> str:
         layers = list(self.channels)
         more = f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
-        where = f"{len(layers)} layer{'' if len(layers) == 1 else 's'} ({', '.join(layers[:SHOWN])}{more})"
+        where = f"{counted(len(layers), 'layer')} ({', '.join(layers[:SHOWN])}{more})"
         return (
             f"{sum(self.channels.values())} channels in {where} have a negative weight scale (γ < 0): free in ONNX "
             "Runtime, about 2.4 times slower in LiteRT with XNNPACK; positive_scales = true in [train] prevents them"

@@ -11,10 +11,10 @@ import onnx.checker
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from edgeks.errors import DataError, EdgeksError, ModelFileError
-from edgeks.first_names import first_names
 from edgeks.graph.float32 import OTHER_FLOATS, other_floats, to_float32
 from edgeks.onnx_file import MAX_FILE_BYTES, ModelFile, SparseConstant, node_label, read_model_file
 from edgeks.preprocessing import Preprocessing
+from edgeks.wording import first_names
 
 MIN_OPSET = 11
 MAX_OPSET = onnx.defs.onnx_opset_version()

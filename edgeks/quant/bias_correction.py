@@ -18,6 +18,7 @@ from edgeks.formats.onnx import REFERENCE, open_session, to_proto
 from edgeks.graph.kernels import array, kernel_reads
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 from edgeks.quant.activations import activations
+from edgeks.wording import counted
 
 # Means of channels need few samples, and the live activations of all of them are in memory at once.
 MAX_SAMPLES = 128
@@ -62,7 +63,7 @@ def correct_biases(model: ir.Model, reference: ir.Model, layers: Mapping[str, st
         found.append(float(np.abs(error).mean() / max(np.abs(wanted).mean(), 1e-12)))
     drop_unused_initializers(model)
     by = f"{100 * float(np.mean(found or [0])):.2g} % of the outputs' mean"
-    return f"{len(found)} biases corrected, by {by}, on {len(samples)} samples"
+    return f"{counted(len(found), 'bias', 'biases')} corrected, by {by}, on {len(samples)} samples"
 
 
 class _Run:

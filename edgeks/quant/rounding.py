@@ -16,6 +16,7 @@ from edgeks.graph.kernels import KernelRead, array, output_channels, reads_by_ke
 from edgeks.graph.passes.absorb_batch_norm import absorbed_gain
 from edgeks.graph.passes.quantize_kernels import MAX_CODE, symmetric_codes, why_not
 from edgeks.quant.activations import activations
+from edgeks.wording import counted
 
 # A Gram matrix of K×K is estimated from so many output positions, spread over all samples.
 LEAST_POSITIONS, POSITIONS_PER_INPUT = 4096, 4
@@ -42,7 +43,7 @@ class JointRounding:
     def __str__(self) -> str:
         share = f", {self.objective / self.nearest:.2f} of the error of rounding to nearest" if self.nearest else ""
         left = f"; to nearest, since they are too large: {', '.join(self.left)}" if self.left else ""
-        return f"{len(self.codes)} kernels rounded jointly over their layers{share}{left}"
+        return f"{counted(len(self.codes), 'kernel')} rounded jointly over their layers{share}{left}"
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from edgeks.sharing.plan import SharingGroup, SharingPlan, SoftGroup
 from edgeks.terminal import table
+from edgeks.wording import counted
 
 SCHEMA = "edgeks.plan/1"
 SHOWN_LAYERS = 3
@@ -19,9 +20,9 @@ def plan_table(plan: SharingPlan) -> Table:
     """One row per sharing group and template bank, one for all layers with kernels of their own, the totals (fp32)."""
     stored = sum(kernel.stored_bytes for kernel in plan.kernels) + sum(bank.stored_bytes for bank in plan.banks)
     saved = sum(group.saved_bytes for group in plan.groups) + sum(bank.saved_bytes for bank in plan.banks)
-    banks = f"{len(plan.banks)} template bank{'' if len(plan.banks) == 1 else 's'}, " if plan.banks else ""
+    banks = f"{counted(len(plan.banks), 'template bank')}, " if plan.banks else ""
     rows = table(
-        f"{len(plan.groups)} sharing groups, {banks}{len(plan.unshared)} unshared layers",
+        f"{counted(len(plan.groups), 'sharing group')}, {banks}{counted(len(plan.unshared), 'unshared layer')}",
         left=("group", "kernel", "layers", "bias"),
         right=("bytes stored", "bytes saved"),
     )
@@ -30,11 +31,14 @@ def plan_table(plan: SharingPlan) -> Table:
             group.name, _shape(group), _layers(group), group.bias, f"{group.stored_bytes:,}", f"{group.saved_bytes:,}"
         )
     for bank in plan.banks:
-        kernel = f"{bank.templates} template{'' if bank.templates == 1 else 's'} of {_shape(bank)}"
+        kernel = f"{counted(bank.templates, 'template')} of {_shape(bank)}"
         rows.add_row(bank.name, kernel, _layers(bank), bank.bias, f"{bank.stored_bytes:,}", f"{bank.saved_bytes:,}")
     if plan.unshared:
         owned = sum(kernel.stored_bytes for kernel in plan.unshared)
         rows.add_row("(unshared)", "", str(len(plan.unshared)), "", f"{owned:,}", "0")
+    if any(bank.templates == len(bank.layers) for bank in plan.banks):
+        rows.caption = "A bank of as many templates as layers stores no less than the kernels; fewer templates do."
+        rows.caption_justify = "left"
     rows.add_section()
     rows.add_row("total", "", str(plan.layer_count), "", f"{stored:,}", f"{saved:,}", style="bold")
     return rows

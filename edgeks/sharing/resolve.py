@@ -22,6 +22,7 @@ from edgeks.sharing.gain import Gain
 from edgeks.sharing.plan import FLOAT32_BYTES, SoftGroup
 from edgeks.sharing.template_bank import bank_of, coefficients_of
 from edgeks.sharing.torch import discover
+from edgeks.wording import counted
 
 BankForm = Literal["smallest", "fastest"]
 BANK_FORMS: tuple[BankForm, ...] = ("smallest", "fastest")
@@ -41,8 +42,8 @@ class ResolvedBank:
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: {self.templates} template{'' if self.templates == 1 else 's'} for {self.layers} layers → "
-            f"{self.kernels} kernel{'' if self.kernels == 1 else 's'}, {self.convolutions} convolutions"
+            f"{self.name}: {counted(self.templates, 'template')} for {counted(self.layers, 'layer')} → "
+            f"{counted(self.kernels, 'kernel')}, {counted(self.convolutions, 'convolution')}"
         )
 
     def to_dict(self) -> dict[str, Any]:

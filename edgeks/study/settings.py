@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from edgeks.errors import ConfigError
 from edgeks.layered_toml import Layer, merged, read_layers
-from edgeks.recipe import PRECISIONS, find_base, find_file
+from edgeks.recipe import PRECISIONS, find_base, find_file, recipe_names
 from edgeks.target import catalogue
 from edgeks.toml_table import Table
 
@@ -87,6 +87,8 @@ def load_study(name: str) -> Study:
     path = find_file(name, ())
     if path is None and plain in study_names():
         path = catalogue("pipelines") / STUDIES / f"{plain}.toml"
+    if path is None and find_file(name, recipe_names()) is not None:
+        raise ConfigError(f"{name} is a recipe, of one training: `edgeks run {name}` runs it")
     if path is None:
         raise ConfigError(f"no study {name!r}; legal: the path of a .toml file, or one of {', '.join(study_names())}")
     return read_study(path)
@@ -95,6 +97,8 @@ def load_study(name: str) -> Study:
 def read_study(path: Path) -> Study:
     """TOML file, over its bases → Study (see `pipelines/studies/quick_iso_channel.toml` for every key)."""
     root = merged(read_layers(path, find_base), path)
+    if root.has("model") and not root.has("plans"):
+        raise ConfigError(f"{path} is a recipe, of one training: `edgeks run {path}` runs it")
     description = root.text("description")
     kind = cast(Kind, root.text("kind", choices=KINDS))
     recipe = root.text("recipe")

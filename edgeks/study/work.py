@@ -22,6 +22,7 @@ from edgeks.summary import SummaryRow
 from edgeks.train.progress import EpochRecord, NoProgress, TrainingProgress
 
 POINT_FILE, FAILURE_FILE, BEGUN_FILE, EPOCHS_FILE = "point.json", "failure.json", "begun", "epochs.json"
+LOCK_FILE = ".point.lock"  # the run in the folder has a lock of its own
 WAIT_SECONDS = 1.0
 LEAVING = threading.Event()  # set: what is raised now comes of this job being taken off its machine, and is no failure
 
@@ -112,7 +113,7 @@ def run_task(task: Task, attempt: str, progress: Callable[[Task], TrainingProgre
         return "failed"
     RunFolder(task.folder)  # makes it
     try:
-        with locked(task.folder.with_suffix(".lock")):
+        with locked(task.folder / LOCK_FILE):
             return _run_locked(task, attempt, progress)
     except FolderBusy:
         return "busy"

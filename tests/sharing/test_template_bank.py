@@ -81,7 +81,14 @@ def test_bytes_of_a_bank_by_hand():
     assert (row["templates"], row["bytes_stored"]) == (2, plan.banks[0].stored_bytes)
     table = plan_table(plan)
     assert table.title == "0 sharing groups, 1 template bank, 0 unshared layers"
+    assert table.caption is None
     assert "banks" not in plan_json(discover(chain()))
+
+
+def test_a_bank_that_saves_nothing_is_said_to():
+    plan = discover(soft_share(chain(), plan_sharing(chain(), 1), 4))
+    assert plan.banks[0].saved_bytes < 0
+    assert "stores no less than the kernels" in plan_table(plan).caption
 
 
 def test_the_untied_twin_owns_plain_kernels():

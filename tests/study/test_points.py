@@ -9,10 +9,11 @@ from edgeks.errors import CheckpointError, ConfigError
 from edgeks.exporter import export
 from edgeks.layered_toml import assignment
 from edgeks.models import zoo
+from edgeks.recipe import load_recipe
 from edgeks.study.cost import meta_network, network_cost
 from edgeks.study.points import Images, nearest_width, study_points
 from edgeks.study.settings import load_study, read_study, study_names
-from edgeks.target import load_target
+from edgeks.target import catalogue, load_target
 
 CIFAR, DIGITS = Images(3, 32, 32, 10), Images(1, 8, 8, 10)
 STUDY = """
@@ -155,6 +156,16 @@ def test_points_that_cannot_be(tmp_path, old, new, message):
     study = read(tmp_path, STUDY.replace(old, new))
     with pytest.raises((ConfigError, CheckpointError), match=message):
         study_points(study, [], DIGITS)
+
+
+def test_a_study_and_a_recipe_are_not_taken_for_each_other(tmp_path):
+    study, recipe = tmp_path / "study.toml", tmp_path / "recipe.toml"
+    study.write_text(STUDY)
+    recipe.write_text(f'base = "{catalogue("pipelines") / "quickstart.toml"}"')
+    with pytest.raises(ConfigError, match=r"study.toml is a study, .* `edgeks study .*study.toml` runs it"):
+        load_recipe(str(study))
+    with pytest.raises(ConfigError, match=r"recipe.toml is a recipe, .* `edgeks run .*recipe.toml` runs it"):
+        load_study(str(recipe))
 
 
 @pytest.mark.parametrize("name", ["nope", "nope.toml", "", "."])

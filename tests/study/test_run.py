@@ -15,7 +15,7 @@ from edgeks.errors import ConfigError
 from edgeks.run_folder import locked
 from edgeks.study.run import NoStudyProgress, run_study
 from edgeks.study.settings import read_study
-from edgeks.study.work import BEGUN_FILE, Task, run_task
+from edgeks.study.work import BEGUN_FILE, LOCK_FILE, Task, run_task
 from edgeks.train.progress import NoProgress
 
 STUDY = """
@@ -103,7 +103,7 @@ def test_points_of_other_processes_are_waited_for_and_dead_ones_noticed(tmp_path
     (task, *_), _dataset = _tasks(study(tmp_path), tmp_path / "study", [], NoStudyProgress())
     assert isinstance(task, Task)
     task.folder.mkdir(parents=True)
-    with locked(task.folder.with_suffix(".lock")):
+    with locked(task.folder / LOCK_FILE):
         assert run_task(task, "attempt", lambda task: NoProgress()) == "busy"
     (task.folder / BEGUN_FILE).write_text("attempt")
     assert run_task(task, "attempt", lambda task: NoProgress()) == "failed"

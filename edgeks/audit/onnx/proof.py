@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from edgeks.audit.onnx.kernels import Kernel, Reader, kernels_of, readers_of
 from edgeks.errors import SharingBroken
-from edgeks.first_names import first_names
 from edgeks.onnx_file import Constant, ModelFile, read_model_file
 from edgeks.sharing.equality import copy_sets
 from edgeks.sharing.plan import UNROLLED, Rolled, SharingGroup, SharingPlan
+from edgeks.wording import first_names
 
 SHOWN = 4
 

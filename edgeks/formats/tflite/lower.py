@@ -19,6 +19,7 @@ from edgeks.formats.tflite.network import Tensor
 from edgeks.formats.tflite.shapes import inferred_shapes
 from edgeks.formats.tflite.table import LOWERINGS
 from edgeks.formats.tflite.values import LOOP, Unsupported, constant_content, is_picked, makes_kernel, quantisation_of
+from edgeks.wording import counted
 
 MAP_RANK = 4
 CONSTANTS = ("DequantizeLinear", "DynamicQuantizeLinear", "Constant")  # read by the operators behind them
@@ -64,7 +65,7 @@ def lower(model: ir.Model, metadata: Mapping[str, bytes], *, nhwc: bool = True, 
         unrolled = "; --form unrolled writes no loop" if any(fault.startswith("Loop ") for fault in faults) else ""
         way_out = "; --converter litert-torch takes more operators" if model.meta.get(CAPTURED) == "torch" else ""
         raise GraphError(
-            f"{len(faults)} node{'s' if len(faults) > 1 else ''} of the network cannot be lowered to TFLite: {shown}. "
+            f"{counted(len(faults), 'node')} of the network cannot be lowered to TFLite: {shown}. "
             f"docs/tflite_ops.md lists what can{unrolled}{way_out}"
         )
     outputs = [(str(value.name), _output(ctx, value, nhwc=nhwc)) for value in model.graph.outputs]

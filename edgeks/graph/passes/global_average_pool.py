@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from edgeks.graph.kernels import array
 from edgeks.graph.rewrite import drop_unused_initializers, replace_node
+from edgeks.wording import counted
 
 
 def global_average_pool(model: ir.Model) -> str:
@@ -29,4 +30,4 @@ def global_average_pool(model: ir.Model) -> str:
         replace_node(model, node, made)
         count += 1
     drop_unused_initializers(model)
-    return f"{count} means over the feature map"
+    return f"{counted(count, 'mean')} over the feature map"

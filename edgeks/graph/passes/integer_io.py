@@ -13,6 +13,7 @@ from edgeks.graph.kernels import array, required
 from edgeks.graph.passes.quantize_activations import NUMPY_TYPE, Range
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 from edgeks.interface import LIMITS
+from edgeks.wording import counted
 
 IntegerType = Literal["int8", "uint8"]
 
@@ -75,7 +76,8 @@ def integer_io(model: ir.Model, inputs: Mapping[str, Codes], outputs: Mapping[st
             model.graph.outputs[position] = node.outputs[0]
     idle = sum(_drop_idle_pair(model, node) for node in list(model.graph) if node.op_type == "QuantizeLinear")
     drop_unused_initializers(model)
-    return f"{len(inputs)} inputs and {len(outputs)} outputs as 8-bit codes, {idle} idle requantisations dropped"
+    ends = f"{counted(len(inputs), 'input')} and {counted(len(outputs), 'output')} as 8-bit codes"
+    return f"{ends}, {counted(idle, 'idle requantisation')} dropped"
 
 
 def _drop_idle_pair(model: ir.Model, quantize: ir.Node) -> bool:

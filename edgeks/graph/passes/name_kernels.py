@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from edgeks.graph.kernels import kernel_reads
 from edgeks.sharing.plan import SharingPlan
+from edgeks.wording import counted
 
 
 def name_kernels(model: ir.Model, plan: SharingPlan) -> str:
@@ -23,4 +24,4 @@ def name_kernels(model: ir.Model, plan: SharingPlan) -> str:
                 taken.add(name)
                 value.name = name
                 renamed += 1
-    return f"{renamed} constants named after their group"
+    return f"{counted(renamed, 'constant')} named after their group"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from edgeks.graph.kernels import KernelRead, array, reads_by_kernel
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
+from edgeks.wording import counted
 
 LOWEST = -128
 BLOCK = 16  # products that MLAS's kernel for Arm cores without dotprod takes at once, taps outside and channels inside
@@ -51,8 +52,8 @@ def offset_kernel_codes(model: ir.Model, zero_point: int) -> str:
     drop_unused_initializers(model)
     if not done:
         return "nothing to do: no two convolutions share an int8 kernel with zero point 0"
-    note = f"{done} kernel{'s' if done > 1 else ''} of {layers} layers with zero point {zero_point}"
-    return note + (f"; {changed} code{'s' if changed > 1 else ''} one step smaller" if changed else "")
+    note = f"{counted(done, 'kernel')} of {counted(layers, 'layer')} with zero point {zero_point}"
+    return note + (f"; {counted(changed, 'code')} one step smaller" if changed else "")
 
 
 def _without_pairs_of_lowest(codes: NDArray[np.int8]) -> NDArray[np.int8]:

@@ -14,6 +14,7 @@ from edgeks.graph.marks import MARKS, marks
 from edgeks.graph.rewrite import drop_unused_initializers, insert_after_value, new_initializer
 from edgeks.interface import LIMITS
 from edgeks.target import Format
+from edgeks.wording import counted
 
 # A dead activation has no range; its scale still sets the step of the next bias, so it must not be coarse.
 EMPTY_RANGE_SCALE = 1e-3
@@ -208,7 +209,7 @@ def quantize_activations(
         if value not in placement.tied:
             codes.meta[MARKS] = placement.marks_on(value)
     drop_unused_initializers(model)
-    return f"{len(placement.quantised)} activations quantised to {integer_type}"
+    return f"{counted(len(placement.quantised), 'activation')} quantised to {integer_type}"
 
 
 def _insert_pair(

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from edgeks.graph.kernels import array, kernel_reads, required
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
+from edgeks.wording import counted
 
 MAX_BIAS = 2**30  # leaves the other half of int32 to the sum of products
 SMALLEST_SCALE = 1e-30
@@ -54,4 +55,5 @@ def quantize_biases(model: ir.Model) -> str:
         node.replace_input_with(2, dequantize.outputs[0])
         done += 1
     drop_unused_initializers(model)
-    return f"{done} int32 biases" + (f", weight scale raised in {raised} channels of near-zero gain" if raised else "")
+    lifted = f", weight scale raised in {counted(raised, 'channel')} of near-zero gain" if raised else ""
+    return counted(done, "int32 bias", "int32 biases") + lifted

@@ -14,6 +14,7 @@ from edgeks.graph.kernels import KernelRead, array, output_channels, reads_by_ke
 from edgeks.graph.marks import carry_marks
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 from edgeks.target import Format
+from edgeks.wording import counted
 
 MAX_CODE = 127  # symmetric: −128 is never used
 UINT8_ZERO_POINT = 128
@@ -71,7 +72,7 @@ def quantize_kernels(
             read.node.replace_input_with(1, dequantize.outputs[0])
         done += 1
     drop_unused_initializers(model)
-    return f"{done} kernels quantised once each" + (f"; kept in float: {', '.join(kept)}" if kept else "")
+    return f"{counted(done, 'kernel')} quantised once each" + (f"; kept in float: {', '.join(kept)}" if kept else "")
 
 
 def symmetric_codes(weight: NDArray[np.float64], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -13,6 +13,7 @@ from edgeks.graph.repeats import Run, find_runs, why_not
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
 from edgeks.sharing.plan import Rolled
 from edgeks.target import Int8Form, Int8Scheme
+from edgeks.wording import counted
 
 
 def roll(model: ir.Model) -> tuple[Rolled, str]:
@@ -35,7 +36,7 @@ def roll(model: ir.Model) -> tuple[Rolled, str]:
     drop_unused_initializers(model)
     if not rolled:
         raise GraphError(f"nothing can be rolled into a loop: {why_not(model)}; export it with --form unrolled")
-    return rolled, f"{len(notes)} loop{'s' if len(notes) > 1 else ''}: {'; '.join(notes)}"
+    return rolled, f"{counted(len(notes), 'loop')}: {'; '.join(notes)}"
 
 
 def rolled_scheme(scheme: Int8Scheme, asked: Int8Form | None = None) -> Int8Scheme:

@@ -15,6 +15,7 @@ from edgeks.graph.kernels import array, kernel_reads, required
 from edgeks.graph.marks import carry_marks
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer, replace_node
 from edgeks.sharing.plan import SharingGroup, SharingPlan
+from edgeks.wording import counted
 
 TILE = "#tile"  # `stem#tile0`: the first tile of layer, kernel or group `stem`
 # Sizes of XNNPACK's depthwise microkernels; one with fewer taps takes the time of the next size.
@@ -88,7 +89,9 @@ def split_large_kernels(model: ir.Model, plan: SharingPlan) -> tuple[SharingPlan
             tiles_of[str(node.name)] = [array(tile).shape for tile in made]
         split += 1
     drop_unused_initializers(model)
-    note = f"{split} kernels of {len(tiles_of)} layers split into tiles of at most {MAX_TAPS} taps"
+    note = (
+        f"{counted(split, 'kernel')} of {counted(len(tiles_of), 'layer')} split into tiles of at most {MAX_TAPS} taps"
+    )
     return _plan_of_tiles(plan, tiles_of), note + (f"; kept whole: {', '.join(kept)}" if kept else "")
 
 

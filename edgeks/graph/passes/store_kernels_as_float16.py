@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from edgeks.graph.kernels import array, reads_by_kernel
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
+from edgeks.wording import counted
 
 
 def store_kernels_as_float16(model: ir.Model) -> str:
@@ -26,4 +27,6 @@ def store_kernels_as_float16(model: ir.Model) -> str:
         kernel.replace_all_uses_with(cast.outputs[0])
         done += 1
     drop_unused_initializers(model)
-    return f"{done} kernels stored as float16 once each" + (f"; too large: {', '.join(kept)}" if kept else "")
+    return f"{counted(done, 'kernel')} stored as float16 once each" + (
+        f"; too large: {', '.join(kept)}" if kept else ""
+    )

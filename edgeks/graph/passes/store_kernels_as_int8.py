@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeks.graph.kernels import array, kernel_reads, output_channels
 from edgeks.graph.passes.quantize_kernels import codes_at, symmetric_codes
 from edgeks.graph.rewrite import drop_unused_initializers, new_initializer
+from edgeks.wording import counted
 
 
 def store_kernels_as_int8(
@@ -51,5 +52,5 @@ def store_kernels_as_int8(
         kernel.replace_all_uses_with(product.outputs[0])
         done += 1
     drop_unused_initializers(model)
-    note = f"{done} kernels stored as int8 once each, computed with in float"
+    note = f"{counted(done, 'kernel')} stored as int8 once each, computed with in float"
     return note + (f"; kept in float: {', '.join(kept)}" if kept else "")

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from edgeks.graph.kernels import required
 from edgeks.graph.marks import MARKS
 from edgeks.graph.rewrite import drop_unused_initializers
+from edgeks.wording import counted
 
 
 def take_marks(model: ir.Model) -> str:
@@ -28,7 +29,7 @@ def take_marks(model: ir.Model) -> str:
         model.graph.remove(quantize, safe=True)
         taken += 1
     drop_unused_initializers(model)
-    return f"{taken} marks taken"
+    return f"{counted(taken, 'mark')} taken"
 
 
 def _uncast(value: ir.Value) -> ir.Value:

@@ -8,6 +8,7 @@ from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants_ir
 
 from edgeks.graph.kernels import WEIGHT_INPUT, array
+from edgeks.wording import counted
 
 FOLD_INPUT_LIMIT = 1 << 16
 FOLD_OUTPUT_LIMIT = 1 << 20
@@ -30,7 +31,7 @@ def tidy(model: ir.Model) -> str:
     _drop_idle_pad_count(model)
     common.RemoveUnusedNodesPass()(model)
     common.ClearMetadataAndDocStringPass()(model)
-    return f"{before} → {len(model.graph)} nodes, {zero_biases} zero biases dropped"
+    return f"{before} → {len(model.graph)} nodes, {counted(zero_biases, 'zero bias', 'zero biases')} dropped"
 
 
 def _computes_from_kernel(node: ir.Node) -> bool:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgeks.graph.kernels import array, kernel_reads, reads_by_kernel
 from edgeks.sharing.plan import SharingPlan
+from edgeks.wording import counted
 
 
 def tie_initializers(model: ir.Model, plan: SharingPlan) -> str:
@@ -45,4 +46,4 @@ def _replace(model: ir.Model, copy: ir.Value, kernel: ir.Value) -> None:
 
 
 def _note(merged: int) -> str:
-    return f"{merged} copies merged" if merged else "nothing to do: every tie is intact"
+    return f"{counted(merged, 'copy', 'copies')} merged" if merged else "nothing to do: every tie is intact"

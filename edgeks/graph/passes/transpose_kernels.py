@@ -8,6 +8,7 @@ import onnx_ir as ir
 from edgeks.graph.kernels import array
 from edgeks.graph.marks import carry_marks
 from edgeks.graph.rewrite import new_initializer
+from edgeks.wording import counted
 
 
 def transpose_kernels(model: ir.Model) -> str:
@@ -41,7 +42,11 @@ def transpose_kernels(model: ir.Model) -> str:
             node.attributes.pop("transB")
         model.graph.initializers.pop(str(kernel.name))
         stored += 1
-    return f"{stored} kernels stored transposed" if stored else "nothing to do: no layer reads its kernel transposed"
+    return (
+        f"{counted(stored, 'kernel')} stored transposed"
+        if stored
+        else "nothing to do: no layer reads its kernel transposed"
+    )
 
 
 def _reads_transposed(node: ir.Node) -> bool:

@@ -20,7 +20,7 @@ def test_the_mean_over_the_map(axes, keepdims, output):
     model = mean(axes, keepdims, output)
     x = normal(2, 4, 3, 3)
     before = run_graph(model, x)[0]
-    assert global_average_pool(model) == "1 means over the feature map"
+    assert global_average_pool(model) == "1 mean over the feature map"
     assert ops(model) == ["GlobalAveragePool"] + ["Flatten"] * (1 - keepdims)
     assert model.graph.outputs[0].name == "y" and not model.graph.initializers
     np.testing.assert_allclose(run_graph(model, x)[0], before, atol=1e-6)
@@ -38,5 +38,5 @@ def test_the_mean_over_a_line():
         "(float[2,4,9] x) => (float[2,4] y) { [mean] y = ReduceMean<keepdims=0>(x, axes) }", axes=np.array([2])
     )
     x = normal(2, 4, 9)
-    assert global_average_pool(model) == "1 means over the feature map"
+    assert global_average_pool(model) == "1 mean over the feature map"
     np.testing.assert_allclose(run_graph(model, x)[0], x.mean(2), atol=1e-6)

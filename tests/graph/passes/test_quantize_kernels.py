@@ -18,7 +18,7 @@ TWO_READERS = """(float[1,4,6,6] x) => (float[1,4,6,6] y) {
 
 def test_two_readers_read_one_code_tensor_through_a_dequantize_each():
     model = graph_of(TWO_READERS, W=W)
-    assert quantize_kernels(model, "int8") == "1 kernels quantised once each"
+    assert quantize_kernels(model, "int8") == "1 kernel quantised once each"
     assert ops(model) == ["DequantizeLinear", "Conv", "DequantizeLinear", "Conv"]
     ((kernel, layers),) = readers(model).items()
     assert layers == ["a", "b"] and kernel.name == "W_q" and constant(kernel).dtype == np.int8

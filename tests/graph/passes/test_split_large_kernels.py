@@ -132,7 +132,7 @@ def test_tiles_are_shared_as_the_kernel_was_and_proven(tmp_path):
     assert [group.bias for group in ledger.plan.groups] == ["own"] + ["none"] * 8
     assert [len(node.inputs) for node in model.graph if node.op_type == "Conv"] == ([3] + [2] * 8) * 2
     assert ops(model).count("Add") == 16 and "Slice" not in ops(model)
-    assert ledger.rows[-1].note == "1 kernels of 2 layers split into tiles of at most 25 taps"
+    assert ledger.rows[-1].note == "1 kernel of 2 layers split into tiles of at most 25 taps"
     np.testing.assert_allclose(run_graph(model, x)[0], before, rtol=1e-5, atol=1e-4)
     write_onnx(model, tmp_path / "m.onnx", {})
     proof = prove_exactly_once(tmp_path / "m.onnx", ledger.plan)

@@ -12,7 +12,7 @@ def test_one_product_for_two_layers_and_bn_stays():
     model = two_convs_with_norms(ones, -ones, biases=True)
     x = normal(1, 4, 6, 6, seed=1)
     before = run_graph(model, x)[0]
-    assert store_kernels_as_int8(model) == "1 kernels stored as int8 once each, computed with in float"
+    assert store_kernels_as_int8(model) == "1 kernel stored as int8 once each, computed with in float"
     assert ops(model) == ["Cast", "Mul", "Conv", "BatchNormalization", "Relu", "Conv", "BatchNormalization"]
     ((kernel, layers),) = readers(model).items()
     assert layers == ["conv1", "conv2"] and constant(kernel).dtype == np.int8

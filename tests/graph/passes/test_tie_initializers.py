@@ -23,7 +23,7 @@ def test_copies_of_a_group_become_one_value_and_an_equal_outsider_stays():
     model = graph_of(THREE_COPIES, W0=W, W1=W.copy(), W2=W.copy())
     before = run_graph(model, normal(1, 4, 2, 2))[0]
     note = tie_initializers(model, plan("a", "b"))
-    assert note == "1 copies merged"
+    assert note == "1 copy merged"
     assert sorted(readers(model).values()) == [["a", "b"], ["c"]]
     assert set(model.graph.initializers) == {"W0", "W2"}
     np.testing.assert_array_equal(run_graph(model, normal(1, 4, 2, 2))[0], before)

@@ -22,7 +22,7 @@ def test_two_transposes_of_one_kernel_become_one_stored_transpose():
     )
     x = normal(1, 3, 5, seed=1)
     before = run_graph(model, x)[0]
-    assert transpose_kernels(model) == "1 kernels stored transposed"
+    assert transpose_kernels(model) == "1 kernel stored transposed"
     assert ops(model) == ["MatMul", "MatMul"]
     assert list(readers(model).values()) == [["a", "b"]]
     assert list(model.graph.initializers) == ["W_t"]
