@@ -1,12 +1,12 @@
 """Shared by all tests: property tests have no deadline (no test asserts a time), torch computes with one thread."""
 
-import functools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from exporter_registry import keep_the_exporter_s_registry
 from hypothesis import HealthCheck, settings
 from warm_edgeks import warm_edgeks
 
@@ -29,15 +29,6 @@ def warm() -> Iterator[Path]:
 def pytest_runtest_setup() -> None:
     """Networks whose weights a test does not seed are the same in every run, in whatever order the tests come."""
     torch.manual_seed(0)
-
-
-def keep_the_exporter_s_registry() -> None:
-    """torch.onnx builds its table of ops anew at every export, most of the time of a small one: build it once."""
-    try:
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
-    except ImportError:  # private: another torch may have it elsewhere, and the tests are slower then
-        return
-    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
 
 
 keep_the_exporter_s_registry()

@@ -49,6 +49,8 @@ def warm_edgeks(folder: Path) -> Iterator[Path]:
 
 def serve(address: str) -> None:
     """Run commands until standard input is closed."""
+    from exporter_registry import keep_the_exporter_s_registry
+
     del sys.path[0]  # this folder: its tflite_runtime is not the package
     import numpy as np
     import torch
@@ -58,6 +60,7 @@ def serve(address: str) -> None:
     import edgeks.pipeline  # noqa: F401  (what the commands import)
     from edgeks.graph.from_torch import capture
 
+    keep_the_exporter_s_registry()
     capture(torch.nn.Conv2d(1, 1, 1), np.zeros((1, 1, 4, 4), np.float32), 21)  # what torch.onnx builds once a process
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
