@@ -137,14 +137,15 @@ def read_recipe(path: Path, over: Sequence[Layer] = ()) -> Recipe:
     Raises:
         ConfigError: a file cannot be read or is not TOML, or a wrong key or value.
     """
-    root = merged([*read_layers(path, find_base), *over], path)
-    if root.has("plans"):
+    files = read_layers(path, find_base)
+    if any("plans" in layer.values for layer in files):
         raise ConfigError(f"{path} is a study, of many trainings: `edgeks study {path}` runs it")
+    root = merged([*files, *over], path)
 
     model = root.table("model")
     architecture = model.text("architecture")
     preset = PRESETS.get(architecture)
-    description = root.text("description", default=preset.description if preset else None)
+    description = root.text("description", default=preset.description if preset else architecture)
     config = model.table("config").values()
     model.finish()
 

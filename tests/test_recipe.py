@@ -110,7 +110,7 @@ def test_a_form_is_of_layers_that_repeat_or_of_int8(tmp_path, target, form, laye
     ("text", "message"),
     [
         ("", "key 'model.architecture' is missing"),
-        ("model.architecture = 'convmixer'", "key 'description' is missing"),
+        ("model.architecture = 'convmixer'", "key 'data.source' is missing"),
         (
             MINIMAL + "[extra]\n",
             "unknown key 'extra'; legal keys here: model, description, data, train, qat, .*, bench",
@@ -181,6 +181,12 @@ def test_unknown_recipes(name, tmp_path, monkeypatch):
         ConfigError, match=r"no recipe '.*'; legal: the path of a .toml file, or a name that .*quickstart"
     ):
         load_recipe(name)
+
+
+def test_a_recipe_that_does_not_describe_itself_is_described_by_its_network(tmp_path):
+    preset = changed('description = "mine"', "")
+    assert read(tmp_path, preset).description == PRESETS["convmixer_48_6_2k"].description
+    assert read(tmp_path, preset.replace("convmixer_48_6_2k", "convmixer")).description == "convmixer"
 
 
 def test_qat_takes_from_train_what_it_does_not_say(tmp_path):

@@ -96,9 +96,11 @@ def load_study(name: str) -> Study:
 
 def read_study(path: Path) -> Study:
     """TOML file, over its bases → Study (see `pipelines/studies/quick_iso_channel.toml` for every key)."""
-    root = merged(read_layers(path, find_base), path)
-    if root.has("model") and not root.has("plans"):
+    layers = read_layers(path, find_base)
+    keys = {key for layer in layers for key in layer.values}
+    if "model" in keys and "plans" not in keys:
         raise ConfigError(f"{path} is a recipe, of one training: `edgeks run {path}` runs it")
+    root = merged(layers, path)
     description = root.text("description")
     kind = cast(Kind, root.text("kind", choices=KINDS))
     recipe = root.text("recipe")
