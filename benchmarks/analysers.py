@@ -20,8 +20,8 @@ from pathlib import Path
 
 from edgeks.audit.onnx.compute import PRODUCTS, measure_compute
 from edgeks.audit.tflite.compute import measure_tflite_compute
-from edgeks.onnx_file import read_model_file
-from edgeks.tflite_file import read_tflite
+from edgeks.model_files.onnx_file import read_model_file
+from edgeks.model_files.tflite_file import read_tflite
 
 ONNX_HEADINGS = (
     "file", "edgeks MACs", "onnx-tool, products", "of which biases", "left over", "onnx-tool, total",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.tflite_file import SCHEMA_VERSION, pack
+from edgeks.model_files.tflite_file import SCHEMA_VERSION, pack
 
 TYPES = {
     "float32": schema.TensorType.FLOAT32,

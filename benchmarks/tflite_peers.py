@@ -41,12 +41,12 @@ from edgeks.formats.tflite.kernels import stored_kernels
 from edgeks.formats.tflite.restore_sharing import restore_sharing
 from edgeks.formats.tflite.runtime import open_interpreter, run
 from edgeks.graph.from_torch import torch_outputs
+from edgeks.model_files.tflite_file import operator_code, read_tflite, schema
 from edgeks.parity import compare
 from edgeks.quant.options import Int8Options
 from edgeks.sharing.equality import copy_sets, equal_up_to_factor
 from edgeks.sharing.torch import discover
 from edgeks.target import LiteRtSession, load_target
-from edgeks.tflite_file import operator_code, read_tflite, schema
 
 WARMUP = 2
 PER_CHANNEL_BYTES = 8

@@ -16,7 +16,7 @@ from edgeks.formats import onnx as onnx_format
 from edgeks.formats.tflite import runtime as litert
 from edgeks.formats.tflite.lower import write_tflite
 from edgeks.interface import Interface
-from edgeks.onnx_file import read_model_file
+from edgeks.model_files.onnx_file import read_model_file
 from edgeks.sharing.plan import UNROLLED, Rolled, SharingPlan
 from edgeks.target import Format, LiteRtSession, Session
 

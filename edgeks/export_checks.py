@@ -15,13 +15,13 @@ from edgeks.graph.kernels import array, kernel_read, kernel_reads
 from edgeks.graph.onnx_network import OnnxNetwork
 from edgeks.graph.passes.split_large_kernels import MAX_TAPS, is_tile, whole
 from edgeks.layer_parity import LayerParity
+from edgeks.model_files.tflite_file import read_tflite
+from edgeks.model_files.tflite_weight_cache import hybrid_fault, weight_cache_fault
 from edgeks.parity import Parity
 from edgeks.quant.options import Int8Options
 from edgeks.samples import Samples
 from edgeks.sharing.plan import SharingPlan
 from edgeks.target import Format, Layers, Target
-from edgeks.tflite_file import read_tflite
-from edgeks.tflite_weight_cache import hybrid_fault, weight_cache_fault
 from edgeks.wording import first_names
 
 # ONNX Runtime's rewrites may differ from the file's own arithmetic by this much before the report mentions it.

@@ -22,7 +22,7 @@ from edgeks.emulator.cpus import CPUS, require_cpu
 from edgeks.emulator.jobs import JobResult, run_jobs
 from edgeks.emulator.qemu import version
 from edgeks.errors import DataError, EdgeksError
-from edgeks.onnx_file import data_files
+from edgeks.model_files.onnx_file import data_files
 from edgeks.runtime_profile import COMPILED
 from edgeks.target import Target
 

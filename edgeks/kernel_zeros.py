@@ -10,9 +10,9 @@ import numpy as np
 
 from edgeks.audit.onnx.kernels import list_kernels
 from edgeks.errors import ConfigError
+from edgeks.model_files.tflite_file import constant, read_tflite
+from edgeks.model_files.tflite_kernels import kernel_operators
 from edgeks.target import Format, Session, Target
-from edgeks.tflite_file import constant, read_tflite
-from edgeks.tflite_kernels import kernel_operators
 
 # Of a kernel: a share that rounding to int8 does not make. A network that was not pruned is not told of its zeros.
 NOTABLE = 0.25

@@ -25,6 +25,7 @@ from edgeks.formats.tflite.kernels import stored_kernels
 from edgeks.formats.tflite.restore_sharing import Restoration, restore_sharing
 from edgeks.formats.tflite.runtime import open_interpreter, run
 from edgeks.graph.from_torch import torch_outputs, without_parametrizations
+from edgeks.model_files.tflite_file import read_tflite
 from edgeks.parity import Parity, compare_all
 from edgeks.quant.qat import is_prepared
 from edgeks.samples import load_samples
@@ -33,7 +34,6 @@ from edgeks.sharing.resolve import resolve_soft_sharing
 from edgeks.sharing.torch import discover
 from edgeks.silence import silent, silent_process
 from edgeks.target import Activations, LiteRtSession, Target
-from edgeks.tflite_file import read_tflite
 from edgeks.wording import counted
 
 PACKAGES = ("litert_torch", "ai_edge_quantizer")

@@ -23,7 +23,7 @@ from edgeks.audit.onnx.kernels import Kernel, kernels_of, readers_of
 from edgeks.bench.runner import Failure, Input, cpu_kind, random_inputs
 from edgeks.errors import ConfigError, DataError, ModelFileError, OutputError, ParityFailed, SharingBroken
 from edgeks.formats.onnx import open_session
-from edgeks.onnx_file import ModelFile, read_model_file
+from edgeks.model_files.onnx_file import ModelFile, read_model_file
 from edgeks.prepared import PREPARED_KEY, Prepared, read_prepared
 from edgeks.runtime_profile import literal, session_options
 from edgeks.target import Session, Target

@@ -7,7 +7,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.tflite_file import pack
+from edgeks.model_files.tflite_file import pack
 
 SIZE = 6
 

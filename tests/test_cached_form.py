@@ -9,25 +9,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layers_of_one_kernel import Layers
 from networks import SharedConvs, inputs_of, small_checkpoint
 from one_capture import one_capture
 from plain_tflite import PlainTflite, require_exactly_once
 from test_tflite_artefacts import groups_of
-from test_tflite_weight_cache import Layers
 from tflite_graph import compiled, interpreted
 from torch import Tensor, nn
 
 from edgeks.errors import ConfigError, ParityFailed
 from edgeks.export_checks import require_computed_as_written
 from edgeks.exporter import export
+from edgeks.model_files.tflite_file import read_tflite
+from edgeks.model_files.tflite_kernels import kernel_operators
+from edgeks.model_files.tflite_weight_cache import cached_copies, weight_cache_fault
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
 from edgeks.quant.options import Int8Options
 from edgeks.quant.qat import prepare_qat
 from edgeks.target import load_target
-from edgeks.tflite_file import read_tflite
-from edgeks.tflite_kernels import kernel_operators
-from edgeks.tflite_weight_cache import cached_copies, weight_cache_fault
 
 TARGET = load_target("tflite")
 KINDS = {

@@ -16,9 +16,9 @@ from edgeks.errors import ConfigError, GraphError, ParityFailed
 from edgeks.formats.tflite.kernels import stored_kernels
 from edgeks.formats.tflite.runtime import open_interpreter, run
 from edgeks.litert_converter import convert_with_litert_torch
+from edgeks.model_files.tflite_file import operator_code, read_tflite, schema
 from edgeks.quant.qat import prepare_qat
 from edgeks.target import load_target
-from edgeks.tflite_file import operator_code, read_tflite, schema
 
 installed = all(find_spec(package) for package in litert_converter.PACKAGES)
 needs_litert_torch = pytest.mark.skipif(not installed, reason="litert-torch is an extra: make test-litert-torch")

@@ -12,8 +12,8 @@ from networks import inputs_of
 from edgeks.artefact import run_artefact
 from edgeks.exporter import export
 from edgeks.formats.tflite.runtime import REFERENCE, open_interpreter, run
+from edgeks.model_files.tflite_file import OPERATOR_NAMES, operator_code, read_tflite
 from edgeks.target import load_target
-from edgeks.tflite_file import OPERATOR_NAMES, operator_code, read_tflite
 
 pytestmark = pytest.mark.skipif(find_spec("litert_torch") is None, reason="litert-torch is an extra")
 # litert-torch 0.10 cannot convert it (a decomposition fails).

@@ -26,7 +26,7 @@ from edgeks.errors import ConfigError, ModelFileError, OutputError, SharingBroke
 from edgeks.exporter import export
 from edgeks.formats.onnx import open_session
 from edgeks.graph.onnx_network import load_onnx
-from edgeks.onnx_file import read_model_file
+from edgeks.model_files.onnx_file import read_model_file
 from edgeks.prepare_onnx import prepare_onnx
 from edgeks.prepared import PREPARED_KEY, read_prepared
 from edgeks.runtime_profile import Profile

@@ -25,15 +25,15 @@ from edgeks.formats.sparse_onnx import store_sparse
 from edgeks.formats.tflite.sparse import store_sparse as store_sparse_tflite
 from edgeks.graph.onnx_network import load_onnx
 from edgeks.measured_footprint import with_measurements
-from edgeks.onnx_file import SparseConstant, read_model_file
-from edgeks.onnx_sparse import function, sparse_kernel
+from edgeks.model_files.onnx_file import SparseConstant, read_model_file
+from edgeks.model_files.onnx_sparse import function, sparse_kernel
+from edgeks.model_files.tflite_file import constant, pack, read_tflite
 from edgeks.prepare_onnx import prepare_onnx
 from edgeks.pruning import pruned
 from edgeks.quant.options import Int8Options
 from edgeks.runtime_profile import MeasuredRam
 from edgeks.sharing.plan import SharingGroup, SharingPlan
 from edgeks.target import load_target
-from edgeks.tflite_file import constant, pack, read_tflite
 
 WIDTH, SHAPE = 68, (3, 6, 6)
 DENSIFY = schema.BuiltinOptions.DensifyOptions

@@ -9,8 +9,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.formats.tflite.runtime import open_interpreter
+from edgeks.model_files.tflite_file import NUMPY_TYPES, SCHEMA_VERSION, pack
 from edgeks.target import LiteRtSession
-from edgeks.tflite_file import NUMPY_TYPES, SCHEMA_VERSION, pack
 
 TYPES = {np.dtype(numpy_type): tflite_type for tflite_type, numpy_type in NUMPY_TYPES.items()}
 OPTIONS = {

@@ -20,7 +20,7 @@ from edgeks.audit.footprint import footprint
 from edgeks.errors import EdgeksError, OutputError
 from edgeks.export_source import resolved
 from edgeks.exporter import export
-from edgeks.onnx_file import read_model_file
+from edgeks.model_files.onnx_file import read_model_file
 from edgeks.run_folder import RunFolder, Stage
 from edgeks.target import Target
 

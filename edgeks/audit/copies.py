@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeks.audit.stored_kernel import StoredKernel
-from edgeks.mapped_file import pieces
+from edgeks.model_files.mapped_file import pieces
 from edgeks.sharing.equality import copy_sets
 
 SAMPLE_BYTES = 4096

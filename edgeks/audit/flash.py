@@ -11,7 +11,7 @@ from edgeks.audit.copies import equal_sets, scaled_sets
 from edgeks.audit.floor import ScaledCopy, floor_bytes
 from edgeks.audit.onnx.kernels import TRANSPARENT_OPS, Kernel, Reader, kernels_of, readers_of
 from edgeks.audit.onnx.metadata import metadata_bytes
-from edgeks.onnx_file import Constant, ModelFile
+from edgeks.model_files.onnx_file import Constant, ModelFile
 
 UNREAD = "(read by nothing)"
 

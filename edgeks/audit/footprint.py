@@ -28,12 +28,12 @@ from edgeks.audit.tflite.ram import predict_litert
 from edgeks.audit.tflite.weight_cache import no_weight_cache
 from edgeks.audit.timeline import Arena, Moment, Peak
 from edgeks.errors import BudgetExceeded, ConfigError
-from edgeks.onnx_file import ModelFile, read_model_file
-from edgeks.ort_file import read_ort
+from edgeks.model_files.onnx_file import ModelFile, read_model_file
+from edgeks.model_files.ort_file import read_ort
+from edgeks.model_files.tflite_file import read_tflite, whole_numbers
 from edgeks.prepared import Prepared, read_prepared
 from edgeks.runtime_profile import COMPILED, MeasuredRam, Profile, profiles_for
 from edgeks.target import Format, Session, Target
-from edgeks.tflite_file import read_tflite, whole_numbers
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeks.mapped_file import PIECE_BYTES, release
+from edgeks.model_files.mapped_file import PIECE_BYTES, release
 
 # A channel is compared whole, and where the channels are on the last axis each read of some goes over all of the file.
 MAX_TAPS = 1 << 18

@@ -19,7 +19,7 @@ from edgeks.bench.stream import RunnerStream
 from edgeks.board.folder import PROCESS
 from edgeks.board.ssh import Connection, quote
 from edgeks.errors import BoardError, EdgeksError, LinkLost
-from edgeks.onnx_file import data_files
+from edgeks.model_files.onnx_file import data_files
 from edgeks.runtime_profile import COMPILED
 
 # The link has time-outs of its own: this one is for a runtime that hangs.

@@ -186,7 +186,7 @@ def _prepared_session(path: Path) -> Session | None:
     """The session of a file that is prepared for one: it runs as it was saved, and is to be opened in no other way."""
     if path.suffix != ".onnx":
         return None
-    from edgeks.onnx_file import read_model_file
+    from edgeks.model_files.onnx_file import read_model_file
     from edgeks.prepared import read_prepared
 
     try:
@@ -199,8 +199,8 @@ def _prepared_session(path: Path) -> Session | None:
 
 def _require_sound(path: Path, *, cached: bool) -> None:
     """Raise ModelFileError where the file contradicts itself, or XNNPACK's weight cache would compute wrong numbers."""
-    from edgeks.tflite_file import read_tflite
-    from edgeks.tflite_weight_cache import weight_cache_fault
+    from edgeks.model_files.tflite_file import read_tflite
+    from edgeks.model_files.tflite_weight_cache import weight_cache_fault
 
     model = read_tflite(path)
     fault = weight_cache_fault(model) if cached else None

@@ -141,7 +141,7 @@ def stored_files(path: Path) -> tuple[StoredFile, ...]:
     """A model file and the files that hold its external data."""
     files = [path]
     if path.suffix == ".onnx":
-        from edgeks.onnx_file import read_model_file
+        from edgeks.model_files.onnx_file import read_model_file
 
         try:
             constants = read_model_file(path).all_constants()

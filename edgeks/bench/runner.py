@@ -15,7 +15,7 @@ Input: one JSON object, on stdin or in the file named by the only argument. `mod
     memory_pattern       ONNX Runtime: enable_mem_pattern (true)
     kernels              TFLite: xnnpack, builtin or reference (xnnpack)
     weight_cache         litert-compiled: folder that keeps XNNPACK's packed kernels. Required. Whether a model's cache
-                         would be right is for the caller to know (edgeks/tflite_weight_cache.py)
+                         would be right is for the caller to know (edgeks/model_files/tflite_weight_cache.py)
     warmup               inferences that do not count (5); null: until latency is stable, see `warm_up`
     warmup_seconds       the most seconds of that (5)
     runs                 inferences that count (50)

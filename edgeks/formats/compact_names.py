@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from edgeks.onnx_file import all_graphs
+from edgeks.model_files.onnx_file import all_graphs
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 KERNEL_RANK = 2

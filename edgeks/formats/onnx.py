@@ -22,7 +22,7 @@ from edgeks.formats.batches import in_batches
 from edgeks.formats.compact_names import compact_names
 from edgeks.formats.sparse_onnx import store_sparse
 from edgeks.interface import Interface
-from edgeks.onnx_file import all_graphs
+from edgeks.model_files.onnx_file import all_graphs
 from edgeks.target import Session
 
 MAX_PROTO_BYTES = 2**31 - 1
@@ -61,7 +61,7 @@ def to_proto(model: ir.Model, metadata: Mapping[str, Any] | None = None) -> onnx
 
 
 def write_onnx(model: ir.Model, path: Path, metadata: Mapping[str, Any] | None = None, *, sparse: bool = False) -> None:
-    """Graph → file at `path` (a temporary one: the caller renames it); `sparse`: see edgeks.onnx_sparse."""
+    """Graph → file at `path` (a temporary one: the caller renames it); `sparse`: see edgeks.model_files.onnx_sparse."""
     proto = to_proto(model, metadata)
     compact_names(proto)
     if sparse:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgeks.onnx_file import all_graphs
-from edgeks.onnx_sparse import DOMAIN, call, function, sparse_kernel
+from edgeks.model_files.onnx_file import all_graphs
+from edgeks.model_files.onnx_sparse import DOMAIN, call, function, sparse_kernel
 
 KERNEL_RANK = 2
 FORMS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8)

@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from edgeks.errors import DataError, EdgeksError, ModelFileError
 from edgeks.graph.float32 import OTHER_FLOATS, other_floats, to_float32
-from edgeks.onnx_file import MAX_FILE_BYTES, ModelFile, SparseConstant, node_label, read_model_file
+from edgeks.model_files.onnx_file import MAX_FILE_BYTES, ModelFile, SparseConstant, node_label, read_model_file
 from edgeks.preprocessing import Preprocessing
 from edgeks.wording import first_names
 

@@ -20,10 +20,10 @@ from edgeks.audit.compute import Axis, latency_bound, same_padding
 from edgeks.audit.onnx.compute import PARAMETER_INPUTS, PRODUCTS, measure_compute
 from edgeks.audit.onnx.kernels import WEIGHT_INPUTS
 from edgeks.audit.tflite.compute import measure_tflite_compute
+from edgeks.model_files.onnx_file import read_model_file
+from edgeks.model_files.tflite_file import pack, read_tflite
 from edgeks.models import zoo
-from edgeks.onnx_file import read_model_file
 from edgeks.target import load_target
-from edgeks.tflite_file import pack, read_tflite
 
 C, S = graphs.CHANNELS, graphs.SIZE
 LAYER = C * S * S * C * 9  # MACs of one 3×3 layer of the small graphs

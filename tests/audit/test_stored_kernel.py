@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeks.audit.stored_kernel import MAX_TAPS, StoredKernel
-from edgeks.mapped_file import map_file, pieces, release
+from edgeks.model_files.mapped_file import map_file, pieces, release
 from edgeks.sharing.equality import copy_sets
 
 

@@ -25,7 +25,7 @@ from onnx import GraphProto, NodeProto
 from edgeks.audit.onnx.pointwise import POINTWISE
 from edgeks.audit.onnx.shapes import Activations, infer_activations
 from edgeks.audit.timeline import Activation, Arena, Moment, Peak, Timeline
-from edgeks.onnx_file import ModelFile, node_label, subgraphs
+from edgeks.model_files.onnx_file import ModelFile, node_label, subgraphs
 
 INTEGER_KERNELS = frozenset(
     {

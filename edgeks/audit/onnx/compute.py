@@ -14,7 +14,7 @@ from edgeks.audit.onnx.kernels import GRAPH_OUTPUT, TRANSPARENT_OPS, Reader, ker
 from edgeks.audit.onnx.pointwise import POINTWISE
 from edgeks.audit.onnx.shapes import Activations, infer_activations
 from edgeks.audit.timeline import Activation
-from edgeks.onnx_file import BITS, Constant, ModelFile, first_output, node_label, subgraphs
+from edgeks.model_files.onnx_file import BITS, Constant, ModelFile, first_output, node_label, subgraphs
 from edgeks.target import Precision
 
 # Op → its inputs with the data and the kernel. Kernels are O×I×h×w, those of ConvTranspose I×O×h×w.

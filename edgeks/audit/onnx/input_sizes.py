@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnx import ModelProto
 
 from edgeks.errors import ConfigError
-from edgeks.onnx_file import ModelFile, all_graphs
+from edgeks.model_files.onnx_file import ModelFile, all_graphs
 
 ONLY = ""  # stands for the name of the input where there is one
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto
 
 from edgeks.audit.stored_kernel import StoredKernel
-from edgeks.onnx_file import Constant, ModelFile, first_output, node_label, read_model_file, subgraphs
+from edgeks.model_files.onnx_file import Constant, ModelFile, first_output, node_label, read_model_file, subgraphs
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto
 
-from edgeks.onnx_file import subgraphs
+from edgeks.model_files.onnx_file import subgraphs
 
 OF_MODEL = ("producer_name", "producer_version", "domain", "model_version", "doc_string", "metadata_props")
 OF_PARTS = ("doc_string", "metadata_props")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeks.audit.onnx.kernels import Kernel, Reader, kernels_of, readers_of
 from edgeks.errors import SharingBroken
-from edgeks.onnx_file import Constant, ModelFile, read_model_file
+from edgeks.model_files.onnx_file import Constant, ModelFile, read_model_file
 from edgeks.sharing.equality import copy_sets
 from edgeks.sharing.plan import UNROLLED, Rolled, SharingGroup, SharingPlan
 from edgeks.wording import first_names

@@ -11,7 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from edgeks.audit.onnx.shape_constants import fold_shapes
 from edgeks.audit.timeline import Activation
-from edgeks.onnx_file import BITS, KINDS, ModelFile, all_graphs, subgraphs
+from edgeks.model_files.onnx_file import BITS, KINDS, ModelFile, all_graphs, subgraphs
 
 # Inference needs the values of small constants (shapes, axes, pads); larger ones become inputs of the twin.
 MAX_INLINE_ELEMENTS = 1024

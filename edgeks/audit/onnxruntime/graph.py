@@ -28,7 +28,7 @@ from edgeks.audit.onnx.arena import GraphLiveness, Step
 from edgeks.audit.onnx.shapes import NCHWC_DOMAIN
 from edgeks.audit.ram import Machine
 from edgeks.audit.timeline import Activation
-from edgeks.onnx_file import node_label
+from edgeks.model_files.onnx_file import node_label
 from edgeks.target import Session
 
 LEVELS = {"disabled": 0, "basic": 1, "extended": 2, "all": 3}

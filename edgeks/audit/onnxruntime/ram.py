@@ -23,8 +23,8 @@ from edgeks.audit.onnxruntime.graph import BLOCK, Lowering, RuntimeStep
 from edgeks.audit.onnxruntime.kernels import Packing, Weight, pack, scratch
 from edgeks.audit.onnxruntime.loading import Loading, Pack
 from edgeks.audit.ram import HeldKernel, Machine, RamParts, RamPrediction
-from edgeks.onnx_file import BITS, KINDS, Constant, ModelFile, SparseConstant, all_graphs, first_output
-from edgeks.onnx_sparse import FOLDED_COPIES, FOLDING_BYTES
+from edgeks.model_files.onnx_file import BITS, KINDS, Constant, ModelFile, SparseConstant, all_graphs, first_output
+from edgeks.model_files.onnx_sparse import FOLDED_COPIES, FOLDING_BYTES
 from edgeks.target import Session
 
 # Measured with ONNX Runtime 1.31.1, Python 3.11, numpy 2: bytes. Anonymous memory of a session, and of each

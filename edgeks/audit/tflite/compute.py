@@ -10,9 +10,9 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.audit.compute import Axis, Compute, Counted, LayerCost, ReadConstant, same_padding, sum_up, without_padding
 from edgeks.audit.tflite.pointwise import POINTWISE
+from edgeks.model_files.tflite_file import OPERATOR_NAMES, is_constant, operator_code, tensor_name, whole_numbers
+from edgeks.model_files.tflite_loops import while_trips
 from edgeks.target import Precision
-from edgeks.tflite_file import OPERATOR_NAMES, is_constant, operator_code, tensor_name, whole_numbers
-from edgeks.tflite_loops import while_trips
 
 # Operator → its inputs with the data and the kernel. The shapes are in `_products`.
 PRODUCTS = {

@@ -16,7 +16,7 @@ from edgeks.audit.copies import equal_sets, scaled_sets
 from edgeks.audit.flash import UNREAD, CopySet, Flash, OpBytes, SharedKernel
 from edgeks.audit.floor import SCALE_BYTES, ScaledCopy, floor_bytes
 from edgeks.audit.stored_kernel import StoredKernel
-from edgeks.tflite_file import (
+from edgeks.model_files.tflite_file import (
     NUMPY_TYPES,
     OPERATOR_NAMES,
     TYPE_NAMES,
@@ -26,7 +26,7 @@ from edgeks.tflite_file import (
     tensor_name,
     whole_numbers,
 )
-from edgeks.tflite_kernels import MAX_RUNS, KernelOperator, kernel_operators
+from edgeks.model_files.tflite_kernels import MAX_RUNS, KernelOperator, kernel_operators
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from edgeks.audit.onnx.proof import Proof, ProvenKernel
 from edgeks.errors import SharingBroken
+from edgeks.model_files.tflite_file import TYPE_NAMES, constant, read_tflite, tensor_name
+from edgeks.model_files.tflite_kernels import KernelOperator, kernel_operators
 from edgeks.sharing.equality import copy_sets
 from edgeks.sharing.plan import UNROLLED, Rolled, SharingGroup, SharingPlan
-from edgeks.tflite_file import TYPE_NAMES, constant, read_tflite, tensor_name
-from edgeks.tflite_kernels import KernelOperator, kernel_operators
 from edgeks.wording import first_names
 
 SHOWN = 4

@@ -28,11 +28,11 @@ from edgeks.audit.tflite.tensors import Graph, read_graphs
 from edgeks.audit.tflite.weight_cache import cache_notes, with_weight_cache
 from edgeks.audit.xnnpack.graph import DelegateVersion
 from edgeks.audit.xnnpack.plan import XnnpackPlan, plan_xnnpack
+from edgeks.model_files.tflite_file import tensor_name, whole_numbers
+from edgeks.model_files.tflite_kernels import kernel_operators
+from edgeks.model_files.tflite_sparse import CSR
 from edgeks.runtime_profile import COMPILED, Profile
 from edgeks.target import LiteRtSession
-from edgeks.tflite_file import tensor_name, whole_numbers
-from edgeks.tflite_kernels import kernel_operators
-from edgeks.tflite_sparse import CSR
 
 READ_AHEAD = 65536  # pages of a mapped file that the system maps with the one that is touched
 NODE_BYTES = 1000  # an operator and its tensors

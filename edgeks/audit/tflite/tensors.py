@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.audit.timeline import Activation
-from edgeks.tflite_file import OPERATOR_NAMES, TYPE_NAMES, operator_code, tensor_name, whole_numbers
+from edgeks.model_files.tflite_file import OPERATOR_NAMES, TYPE_NAMES, operator_code, tensor_name, whole_numbers
 
 BITS = {
     "FLOAT32": 32, "FLOAT16": 16, "BFLOAT16": 16, "FLOAT64": 64, "FLOAT8_E4M3FN": 8, "FLOAT8_E5M2": 8,

@@ -9,8 +9,8 @@ from ai_edge_litert import schema_py_generated as schema
 from edgeks.audit.alignment import PAGE, rounded_up
 from edgeks.audit.ram import Machine
 from edgeks.audit.xnnpack.plan import XnnpackPlan
+from edgeks.model_files.tflite_weight_cache import cached_copies, weight_cache_fault
 from edgeks.target import Board
-from edgeks.tflite_weight_cache import cached_copies, weight_cache_fault
 
 ENTRY_BYTES = 128  # of the cache's index, and the alignment of a packed kernel
 ARMV8_0 = ("ARMv8.0", "Cortex-A35", "Cortex-A53", "Cortex-A57", "Cortex-A72", "Cortex-A73")

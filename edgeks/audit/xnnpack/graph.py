@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.tflite_file import OPERATOR_NAMES, constant, is_constant, operator_code, whole_numbers
+from edgeks.model_files.tflite_file import OPERATOR_NAMES, constant, is_constant, operator_code, whole_numbers
 
 DelegateVersion = Literal["litert", "tflite-runtime"]
 FLOAT32, FLOAT16 = schema.TensorType.FLOAT32, schema.TensorType.FLOAT16

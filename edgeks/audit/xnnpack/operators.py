@@ -14,7 +14,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.audit.xnnpack.graph import FLOAT16, FLOAT32, INT2, INT4, INT8, INT32, UINT8, Graph, Node, Tensor
-from edgeks.tflite_file import whole_numbers
+from edgeks.model_files.tflite_file import whole_numbers
 
 FLOATS = {FLOAT32, FLOAT16}
 MAX_RANK = 6  # of a tensor in XNNPACK

@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.audit.xnnpack.graph import FLOAT16, FLOAT32, INT8, Graph, Node
 from edgeks.audit.xnnpack.operators import takes
-from edgeks.tflite_file import whole_numbers
+from edgeks.model_files.tflite_file import whole_numbers
 
 # Operators that the delegate computes of a constant while it is made.
 UNPACKING = frozenset({"DEQUANTIZE", "DENSIFY"})

@@ -10,8 +10,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from edgeks.tflite_file import constant, is_dense, operator_code, tensor_name
-from edgeks.tflite_kernels import kernel_operators
+from edgeks.model_files.tflite_file import constant, is_dense, operator_code, tensor_name
+from edgeks.model_files.tflite_kernels import kernel_operators
 
 
 def bias_input(model: schema.ModelT, operator: schema.OperatorT) -> int:

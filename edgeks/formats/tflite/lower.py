@@ -42,7 +42,7 @@ def write_tflite(
 ) -> None:
     """Graph → file at `path` (a temporary one: the caller renames it); `metadata` values are stored as JSON.
 
-    `sparse`: see edgeks.tflite_sparse.
+    `sparse`: see edgeks.model_files.tflite_sparse.
     """
     entries = {f"edgeks.{key}": json.dumps(value, separators=(",", ":")).encode() for key, value in metadata.items()}
     path.write_bytes(lower(model, entries, nhwc=nhwc, sparse=sparse).content)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeks.formats.tflite.sparse import store_sparse
 from edgeks.formats.tflite.versions import version
-from edgeks.tflite_file import OPERATOR_NAMES, SCHEMA_VERSION, pack
+from edgeks.model_files.tflite_file import OPERATOR_NAMES, SCHEMA_VERSION, pack
 
 TENSOR_TYPES: dict[str, int] = {
     "float32": schema.TensorType.FLOAT32,

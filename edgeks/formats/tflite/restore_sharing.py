@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from edgeks.atomic_write import atomic_write
 from edgeks.errors import ModelFileError, OutputError
 from edgeks.formats.tflite.kernels import KernelTensor, StoredKernel, bias_input, kernel_tensors, rows, stored_kernels
+from edgeks.model_files.tflite_file import TYPE_NAMES, constant, pack, read_tflite
 from edgeks.sharing.equality import copy_sets
-from edgeks.tflite_file import TYPE_NAMES, constant, pack, read_tflite
 
 # A weight may lie this far, in steps, from its code: half a step, and what float32 adds to 127 of them and to a_l·W.
 FITS = 0.5 + 1e-3

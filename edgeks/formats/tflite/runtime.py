@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from edgeks.errors import ModelFileError
 from edgeks.formats.batches import in_batches
 from edgeks.interface import Interface, TensorSpec
+from edgeks.model_files.tflite_file import metadata, read_tflite
 from edgeks.silence import silent_process
 from edgeks.target import LiteRtSession
-from edgeks.tflite_file import metadata, read_tflite
 
 RESOLVERS = {
     "xnnpack": OpResolverType.AUTO,

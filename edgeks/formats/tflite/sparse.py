@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.tflite_file import TYPE_NAMES, constant, tensor_name
-from edgeks.tflite_kernels import kernel_operators
-from edgeks.tflite_sparse import index_bytes, sparsity
+from edgeks.model_files.tflite_file import TYPE_NAMES, constant, tensor_name
+from edgeks.model_files.tflite_kernels import kernel_operators
+from edgeks.model_files.tflite_sparse import index_bytes, sparsity
 
 DENSIFY = schema.BuiltinOperator.DENSIFY
 DENSIFIED = ("FLOAT32", "INT8")  # what both runtimes' DENSIFY takes; FLOAT16 goes on to a DEQUANTIZE

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from edgeks.formats.tflite.table import LOWERINGS
-from edgeks.tflite_file import OPERATOR_NAMES
+from edgeks.model_files.tflite_file import OPERATOR_NAMES
 
 PAGE = "docs/tflite_ops.md"
 HEAD = """# Operators that edgeks lowers to TFLite

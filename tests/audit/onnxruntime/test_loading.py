@@ -11,7 +11,7 @@ from edgeks.audit.onnxruntime.heap import ALIGNMENT, MAP_FROM, Heap
 from edgeks.audit.onnxruntime.loading import Loading
 from edgeks.audit.onnxruntime.ram import predict_onnxruntime
 from edgeks.bench.memory import measure_ram
-from edgeks.onnx_file import read_model_file
+from edgeks.model_files.onnx_file import read_model_file
 from edgeks.runtime_profile import PROFILES
 
 MEGABYTE = 1_000_000

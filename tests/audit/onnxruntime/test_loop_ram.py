@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from edgeks.audit.onnxruntime.ram import predict_onnxruntime
 from edgeks.bench.memory import measure_ram
-from edgeks.onnx_file import read_model_file
+from edgeks.model_files.onnx_file import read_model_file
 from edgeks.runtime_profile import PROFILES
 
 MEGABYTE = 1e6

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper
 from edgeks.audit.onnxruntime.arena import Arena, Plan
 from edgeks.audit.onnxruntime.ram import predict_onnxruntime
 from edgeks.bench.memory import measure_ram
-from edgeks.onnx_file import read_model_file
-from edgeks.ort_file import read_ort
+from edgeks.model_files.onnx_file import read_model_file
+from edgeks.model_files.ort_file import read_ort
 from edgeks.runtime_profile import PROFILES, Profile
 from edgeks.target import Session, load_target
 

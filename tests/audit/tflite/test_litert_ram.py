@@ -16,8 +16,8 @@ from edgeks.bench.local import LocalMachine
 from edgeks.bench.memory import measure_ram
 from edgeks.errors import ModelFileError
 from edgeks.formats.tflite.lower import lower
+from edgeks.model_files.tflite_file import read_tflite
 from edgeks.runtime_profile import PROFILES
-from edgeks.tflite_file import read_tflite
 
 PROFILE = {profile.name: profile for profile in PROFILES["tflite"]}
 LITERT = ("litert-xnnpack", "litert-builtin", "litert-reference")

@@ -15,7 +15,7 @@ from test_tflite_arena import INT8, INT32, Graph
 
 from edgeks.audit.tflite import gemmlowp
 from edgeks.audit.tflite.ram import BASELINES, predict_litert
-from edgeks.tflite_file import read_tflite
+from edgeks.model_files.tflite_file import read_tflite
 
 DATA = Path(__file__).parents[2] / "data"
 MB = 1_000_000

@@ -11,9 +11,9 @@ from edgeks.audit.tflite.proof import prove_tflite
 from edgeks.errors import SharingBroken
 from edgeks.formats.tflite.kernels import stored_kernels
 from edgeks.formats.tflite.lower import lower
+from edgeks.model_files.tflite_file import pack, read_tflite
+from edgeks.model_files.tflite_kernels import kernel_operators
 from edgeks.sharing.plan import SharingGroup, SharingPlan
-from edgeks.tflite_file import pack, read_tflite
-from edgeks.tflite_kernels import kernel_operators
 
 TRIPS, CHANNELS = 4, 8
 SHAPE = (1, CHANNELS, 8, 8)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from edgeks.audit.tflite import arena as tflite_arena
 from edgeks.audit.tflite.arena import plan_arena
 from edgeks.formats.tflite.runtime import open_interpreter
+from edgeks.model_files.tflite_file import pack, read_tflite
 from edgeks.target import LiteRtSession
-from edgeks.tflite_file import pack, read_tflite
 
 FLOAT32, INT32, INT8, BOOL = (getattr(schema.TensorType, name) for name in ("FLOAT32", "INT32", "INT8", "BOOL"))
 OPS, SAME = schema.BuiltinOperator, schema.Padding.SAME

@@ -20,8 +20,8 @@ from edgeks.audit.report import render
 from edgeks.errors import BudgetExceeded, ModelFileError
 from edgeks.exporter import export
 from edgeks.formats.tflite.runtime import open_interpreter
+from edgeks.model_files.tflite_file import metadata, pack, read_tflite
 from edgeks.target import LiteRtSession, load_target
-from edgeks.tflite_file import metadata, pack, read_tflite
 
 MAPS = (1, 6, 6, 8)
 TARGET = load_target("rpi-zero-2w-tflite")

@@ -13,7 +13,7 @@ from tflite_graph import OPTIONS, TfliteGraph
 from tflite_runtime_env import PYTHON, needs_tflite_runtime
 
 from edgeks.audit.xnnpack.plan import plan_xnnpack
-from edgeks.tflite_file import read_tflite, whole_numbers
+from edgeks.model_files.tflite_file import read_tflite, whole_numbers
 
 # Opens each file twice, so that what the runtime allocates once for all of them does not count, and says what the heap
 # has grown by in the second: after it is open, and after an inference.

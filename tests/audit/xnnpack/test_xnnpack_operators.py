@@ -13,8 +13,8 @@ from edgeks.audit.xnnpack.graph import read_graph
 from edgeks.audit.xnnpack.partition import delegate
 from edgeks.formats.tflite.delegation import partition
 from edgeks.formats.tflite.runtime import open_interpreter
+from edgeks.model_files.tflite_file import read_tflite
 from edgeks.target import LiteRtSession
-from edgeks.tflite_file import read_tflite
 
 MAPS, SIDE = (1, 8, 8, 16), schema.Padding.SAME
 TABLES = {

@@ -11,9 +11,9 @@ from tflite_runtime_env import needs_tflite_runtime, tflite_runtime
 from edgeks.errors import GraphError
 from edgeks.formats.tflite.lower import lower
 from edgeks.formats.tflite.runtime import open_interpreter
+from edgeks.model_files.tflite_file import OPERATOR_NAMES, operator_code, read_tflite
+from edgeks.model_files.tflite_loops import LoopBody, loop_bodies
 from edgeks.target import LiteRtSession
-from edgeks.tflite_file import OPERATOR_NAMES, operator_code, read_tflite
-from edgeks.tflite_loops import LoopBody, loop_bodies
 
 KERNELS = ["xnnpack", "builtin", "reference", pytest.param("tflite-runtime", marks=needs_tflite_runtime)]
 TRIPS, CHANNELS = 4, 8

@@ -11,8 +11,8 @@ from edgeks.errors import ModelFileError, OutputError
 from edgeks.formats.tflite.kernels import kernel_tensors, stored_kernels
 from edgeks.formats.tflite.restore_sharing import restore_sharing
 from edgeks.formats.tflite.runtime import open_interpreter, run
+from edgeks.model_files.tflite_file import constant, pack, read_tflite, schema
 from edgeks.target import KERNEL_LIBRARIES, LiteRtSession
-from edgeks.tflite_file import constant, pack, read_tflite, schema
 
 DATA = Path(__file__).parents[2] / "data"
 FACTORS = (1.0, 0.37, 1.9)

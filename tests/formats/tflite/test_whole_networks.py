@@ -11,10 +11,10 @@ from op_network import by_onnx_runtime, by_tflite, lowered
 from edgeks.exporter import export
 from edgeks.formats.tflite.runtime import RESOLVERS
 from edgeks.graph.float_graph import float_graph
+from edgeks.model_files.tflite_file import OPERATOR_NAMES, read_tflite
 from edgeks.models.convmixer import ConvMixer
 from edgeks.models.se_resnet import SEResNet
 from edgeks.target import load_target
-from edgeks.tflite_file import OPERATOR_NAMES, read_tflite
 
 TFLITE = load_target("tflite")
 NETWORKS = {

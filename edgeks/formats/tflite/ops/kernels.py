@@ -141,8 +141,8 @@ def bias_tensor(ctx: Lowering, node: ir.Node, result: Result, kernel: Kernel, so
     """The bias: int32 with the scale s_x·s_W of its own layer where the result is in codes, else float32.
 
     Zeros where the layer has none: TFLite's convolutions ask for one. int32 biases are never shared, for XNNPACK's
-    weight cache tells layers apart by them (tests/test_tflite_weight_cache.py), but for the zeros of layers that have
-    kernel and scales in common: those pack the same.
+    weight cache tells layers apart by them (tests/model_files/test_tflite_weight_cache.py), but for the zeros of layers
+    that have kernel and scales in common: those pack the same.
     """
     value = node.inputs[2] if len(node.inputs) > 2 and own_bias(node, kernel.gain) is None else None
     width = result.shape[1] if node.op_type in ("Conv", "ConvTranspose") else result.shape[-1]

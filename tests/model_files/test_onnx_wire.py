@@ -7,9 +7,9 @@ import small_graphs as graphs
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from edgeks.errors import ModelFileError
-from edgeks.mapped_file import map_file
-from edgeks.onnx_file import read_model_file
-from edgeks.onnx_wire import MAX_INLINE_BYTES, small_parts
+from edgeks.model_files.mapped_file import map_file
+from edgeks.model_files.onnx_file import read_model_file
+from edgeks.model_files.onnx_wire import MAX_INLINE_BYTES, small_parts
 
 LARGE = np.random.default_rng(0).standard_normal((64, 64, 3, 3)).astype(np.float32)
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from edgeks.errors import ModelFileError
-from edgeks.mapped_file import map_file, pieces
-from edgeks.onnx_sparse import SparseKernel, dense_kernel, take_out
-from edgeks.onnx_wire import CONTENT_AT, WireError, small_parts
+from edgeks.model_files.mapped_file import map_file, pieces
+from edgeks.model_files.onnx_sparse import SparseKernel, dense_kernel, take_out
+from edgeks.model_files.onnx_wire import CONTENT_AT, WireError, small_parts
 
 # Protobuf cannot hold more in one message; larger models keep their constants in external data.
 MAX_FILE_BYTES = (1 << 31) - 1
@@ -104,7 +104,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseConstant(Constant):
-    """A kernel that the file holds as a bit per weight and the weights that are kept (edgeks.onnx_sparse)."""
+    """A kernel that the file holds as a bit per weight and the weights that are kept (`onnx_sparse`)."""
 
     bits: Constant = field(kw_only=True)
     values: Constant = field(kw_only=True)

@@ -18,9 +18,9 @@ from flatbuffers.table import Table
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from edgeks.errors import ModelFileError
-from edgeks.mapped_file import MappedFile, map_file
-from edgeks.onnx_file import MAX_DEPTH, ModelFile, checked_model, require_file
-from edgeks.onnx_wire import MAX_INLINE_BYTES, external_content
+from edgeks.model_files.mapped_file import MappedFile, map_file
+from edgeks.model_files.onnx_file import MAX_DEPTH, ModelFile, checked_model, require_file
+from edgeks.model_files.onnx_wire import MAX_INLINE_BYTES, external_content
 
 IDENTIFIER = b"ORTM"
 VERSIONS = ("1", "2", "3", "4", "5", "6")

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from edgeks.audit.footprint import footprint
 from edgeks.errors import ModelFileError
-from edgeks.onnx_file import read_model_file
+from edgeks.model_files.onnx_file import read_model_file
 
 
 def refused(path, *words):

@@ -14,8 +14,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeks.errors import GraphError, ModelFileError
-from edgeks.mapped_file import MappedFile
-from edgeks.tflite_sparse import densified, kept_places
+from edgeks.model_files.mapped_file import MappedFile
+from edgeks.model_files.tflite_sparse import densified, kept_places
 
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3

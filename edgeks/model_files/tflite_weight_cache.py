@@ -13,7 +13,7 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.tflite_file import operator_code, tensor_name, whole_numbers
+from edgeks.model_files.tflite_file import operator_code, tensor_name, whole_numbers
 
 _OPS = schema.BuiltinOperator
 _PACKED_OPS = (_OPS.CONV_2D, _OPS.DEPTHWISE_CONV_2D, _OPS.TRANSPOSE_CONV, _OPS.FULLY_CONNECTED)

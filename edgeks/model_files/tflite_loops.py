@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.tflite_file import OPERATOR_NAMES, constant, operator_code, whole_numbers
+from edgeks.model_files.tflite_file import OPERATOR_NAMES, constant, operator_code, whole_numbers
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgeks.tflite_file import OPERATOR_NAMES, constant, is_constant, operator_code, tensor_name, whole_numbers
-from edgeks.tflite_loops import loop_bodies
+from edgeks.model_files.tflite_file import (
+    OPERATOR_NAMES,
+    constant,
+    is_constant,
+    operator_code,
+    tensor_name,
+    whole_numbers,
+)
+from edgeks.model_files.tflite_loops import loop_bodies
 
 # Operator → axis of the output channels in its kernel: O×H×W×I, 1×H×W×O, O×I, O×H×W×I, …×I×O.
 OUTPUT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0, "BATCH_MATMUL": -1}

@@ -13,9 +13,9 @@ from tflite_graph import TfliteGraph
 from edgeks.bench.local import bench
 from edgeks.errors import ModelFileError
 from edgeks.exporter import export
+from edgeks.model_files.tflite_file import IDENTIFIER, SCHEMA_VERSION, pack, read_tflite
 from edgeks.quant.options import Int8Options
 from edgeks.target import load_target
-from edgeks.tflite_file import IDENTIFIER, SCHEMA_VERSION, pack, read_tflite
 
 TARGET = load_target("tflite")
 WORDS = [b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff", bytes(4), b"\0\0\0\x80", (1 << 20).to_bytes(4, "little")]

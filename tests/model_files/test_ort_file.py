@@ -11,7 +11,7 @@ from ort_files import save_ort
 
 from edgeks.audit.footprint import footprint
 from edgeks.errors import ModelFileError
-from edgeks.ort_file import FIELDS, read_ort
+from edgeks.model_files.ort_file import FIELDS, read_ort
 
 NETWORKS = ["fp32_shared", "qdq", "qoperator", "public_chain", "loop"]
 

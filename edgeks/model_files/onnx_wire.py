@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from edgeks.mapped_file import PIECE_BYTES, MappedFile
+from edgeks.model_files.mapped_file import PIECE_BYTES, MappedFile
 
 # Shape inference needs the values of up to 1024 numbers of 8 bytes; what is larger is not parsed.
 MAX_INLINE_BYTES = 1024 * 8
