@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeks.atomic_write import atomic_write
 from edgeks.blending_layers import ChosenKernel, chosen_kernels
@@ -193,6 +193,12 @@ def kept_weights(kernels: Sequence[Tensor], share: float, criterion: Criterion) 
     together = _largest(torch.cat([kernel.flatten().abs() for kernel in kernels]), share)
     parts = torch.split(together, [kernel.numel() for kernel in kernels])
     return [part.view(kernel.shape) for part, kernel in zip(parts, kernels, strict=True)]
+
+
+def zero_share(model: nn.Module, layers: str = "blending") -> float:
+    """How many of the chosen kernels' weights are 0: 0…1."""
+    kernels = [kernel.weight for kernel in chosen_kernels(model, layers)]
+    return 1 - sum(int(kernel.count_nonzero()) for kernel in kernels) / sum(kernel.numel() for kernel in kernels)
 
 
 def write_csv(report: PruneReport, path: Path) -> None:

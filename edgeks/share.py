@@ -89,7 +89,7 @@ def share(
     if settings is not None and dataset is None:
         raise ConfigError("fine-tuning needs data: give --data, or tie only, with --epochs 0")
     if settings is not None and out is None:
-        raise ConfigError("fine-tuning needs a checkpoint to write: give -o")
+        raise ConfigError("fine-tuning needs a checkpoint to write: give -o, or only measure, with --epochs 0")
     if is_prepared(checkpoint.model):
         raise CheckpointError(
             "the checkpoint was trained with fake quantisation, whose ranges are its layers' own; share the float "
@@ -103,6 +103,8 @@ def share(
     before = discover(checkpoint.model)
     model = copy.deepcopy(checkpoint.model)
     fits = tie(model, plan, init)  # type: ignore[arg-type]  # tie checks it
+    if discover(model) == before:
+        raise PlanError(f"groups {groups!r} tie nothing: those layers share a kernel already")
     shared = replace(checkpoint, model=model, plan=discover(model), metrics={})
     accuracies = None
     if dataset is not None:
@@ -125,7 +127,8 @@ def _plan(checkpoint: Checkpoint, groups: str, tie_bias: bool, input_shape: tupl
         except PlanError as error:
             raise PlanError(f"{groups}: {error}") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise PlanError(f"{groups}: cannot be read as a sharing plan ({error})") from error
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise PlanError(f"{groups}: cannot be read as a sharing plan ({reason})") from error
     if input_shape is None and checkpoint.preprocessing:
         input_shape = checkpoint.preprocessing.shape
     example = torch.zeros(1, *input_shape) if input_shape else None

@@ -14,7 +14,7 @@ from edgeks.sharing.torch import discover
 from edgeks.terminal import table
 
 STEPS = {
-    "original": "original, unshared",
+    "original": "original",
     "tied": "tied",
     "measured": "tied, BN statistics measured anew",
     "tuned": "fine-tuned",

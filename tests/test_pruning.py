@@ -161,6 +161,8 @@ def test_from_the_command_line(digits, tmp_path, monkeypatch, capfd):
     assert "<svg" in (tmp_path / "p.svg").read_text()
     written = load_checkpoint(tmp_path / "half.pt").model
     assert sum(int((kernel.weight == 0).sum()) for kernel in chosen_kernels(written)) == 108
+    done = run("prune", "half.pt", "--share", "0.1", "-o", "again.pt")
+    assert done.stdout.startswith("again.pt: 25.0 % zeros"), done  # what there is, not what was asked for
     done = run("blending", model, "-o", "b.png")
     assert (done.returncode, done.stdout) == (
         0,
@@ -169,6 +171,7 @@ def test_from_the_command_line(digits, tmp_path, monkeypatch, capfd):
     for message, arguments in {
         "belong together": ("prune", model, "--data", "digits", "--share", "0.5"),
         "--data is missing": ("prune", model),
+        "--shares '': legal: numbers 0 to 1": ("prune", model, "--data", "digits", "--shares", ""),
         "cannot be written as .bmp": ("blending", model, "-o", "b.bmp"),
     }.items():
         done = run(*arguments)

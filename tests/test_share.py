@@ -139,8 +139,12 @@ def test_the_command(trained, tmp_path, capsys, monkeypatch):
     assert err == "" and len(report["groups"]) == 2
     assert set(report["conversion"]["accuracy"]) == {"original", "tied", "measured", "tuned"}
     for refused, message in [
-        (("share", trained, "-o", tmp_path / "x.pt"), "without --groups would write nothing new"),
-        (("share", trained, "--data", "digits"), "without --groups would write nothing new"),
+        (("share", trained, "-o", tmp_path / "x.pt"), "-o is for tying layers: add --groups all, stage, a"),
+        (("share", trained, "--data", "digits"), "--data is for tying layers: add --groups all, stage, a"),
+        (("share", trained, "--init", "mean"), "--init is for tying layers: add --groups"),
+        (("share", trained, "--groups", "all", "--lr", "1"), "--lr is for fine-tuning: add --data"),
+        (("share", trained, "--groups", "nope.json"), "nope.json: cannot be read as a sharing plan (No such file"),
+        (("share", tmp_path / "s.pt", "--groups", "stage"), "groups 'stage' tie nothing: those layers share a kernel"),
         (("share", trained, "--groups", "all", "-o", trained), "is the checkpoint to share; name another file"),
         (("share", trained, "--groups", "all", "--data", "digits"), "fine-tuning needs a checkpoint to write: give -o"),
     ]:

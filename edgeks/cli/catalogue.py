@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 from edgeks.cli.options import JsonOption, out, print_json, say
+from edgeks.errors import ConfigError
 from edgeks.terminal import table
+
+PartArgument = Annotated[str, typer.Argument(metavar="[PART]", help="List those that have this in their names.")]
 
 
 def targets(as_json: JsonOption = False) -> None:
@@ -35,30 +38,34 @@ def targets(as_json: JsonOption = False) -> None:
 
 
 def models(
-    part: Annotated[str, typer.Argument(metavar="[PART]", help="List those that have this in their names.")] = "",
+    part: PartArgument = "",
     as_json: JsonOption = False,
 ) -> None:
     """List the networks of the zoo, with their parameters (each shared kernel counted once)."""
     from dataclasses import asdict
     from itertools import groupby
 
-    from edgeks.models.zoo import describe, unknown
+    from edgeks.models.zoo import describe, presets_like
 
     found = describe(part)
     if not found:
-        raise unknown(part)
+        near = ", ".join(presets_like(part))
+        raise ConfigError(
+            f"no network has {part!r} in its name{f' ({near}?)' if near else ''}; `edgeks models` lists them all"
+        )
     if as_json:
         print_json({"schema": "edgeks.models/1", "models": [asdict(row) for row in found]})
         return
     for architecture, rows in groupby(found, key=lambda row: row.architecture):
         listed = table(architecture, left=("name",), right=("parameters",), last="description")
+        listed.columns[0].no_wrap = True
         for row in rows:
             listed.add_row(row.name, f"{row.parameters:,}", row.description)
         out.print(listed, "")
     say("`edgeks models vggnet` lists those with `vggnet` in their names; `--json` has their configs and |W_conv|")
 
 
-def recipes(as_json: JsonOption = False) -> None:
+def recipes(part: PartArgument = "", as_json: JsonOption = False) -> None:
     """List the recipes for `edgeks run`, those of each paper together, and the studies for `edgeks study`."""
     from itertools import groupby
 
@@ -66,8 +73,10 @@ def recipes(as_json: JsonOption = False) -> None:
     from edgeks.study.settings import load_study, study_names
     from edgeks.target import catalogue
 
-    found = [load_recipe(name) for name in recipe_names()]
-    studies = [load_study(name) for name in study_names()]
+    found = [load_recipe(name) for name in recipe_names() if part in name]
+    studies = [load_study(name) for name in study_names() if part in name]
+    if not found and not studies:
+        raise ConfigError(f"no recipe and no study has {part!r} in its name; `edgeks recipes` lists them all")
     if as_json:
         listed = [
             {
@@ -84,13 +93,16 @@ def recipes(as_json: JsonOption = False) -> None:
         return
     for family, group in groupby(found, lambda recipe: recipe.name.rpartition("/")[0]):
         rows = table(family or "recipes", left=("edgeks run …", "data"), right=("epochs",), last="description")
+        rows.columns[0].no_wrap = True  # to be copied
         for recipe in group:
             kind = recipe.data.partition(":")[0]
             rows.add_row(recipe.name, kind, str(recipe.training.epochs), recipe.description)
         out.print(rows)
         out.print()
     rows = table("studies", left=("edgeks study …", "kind"), last="description")
+    rows.columns[0].no_wrap = True
     for study in studies:
         rows.add_row(study.name, study.kind, study.description)
-    out.print(rows)
+    if studies:
+        out.print(rows)
     say(f"from {catalogue('pipelines')}; copy one, or name it as the base of your own (docs/studies.md)")

@@ -14,6 +14,7 @@ from edgeks.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgeks.board.host import Host
+    from edgeks.checkpoint import Checkpoint
 
 PIPE_WIDTH = 100  # where there is no terminal to ask
 
@@ -86,6 +87,19 @@ def key_values(option: str, pairs: list[str]) -> dict[str, Any]:
         except (json.JSONDecodeError, RecursionError):
             found[key] = value
     return found
+
+
+def given(context: typer.Context, *names: str) -> list[str]:
+    """Which of the options `names` (as parameters) are on the command line, as they are written there."""
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    asked = (name for name in names if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE")
+    return [options[name] for name in asked]
+
+
+def image_size(checkpoint: Checkpoint) -> int | None:
+    """The side of the square images that a network takes, as far as its checkpoint says."""
+    shape = checkpoint.preprocessing.shape if checkpoint.preprocessing else (0, 0, 1)
+    return shape[1] if shape[1] == shape[2] else None
 
 
 def say(line: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, say
+from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, image_size, out, print_json, say
 from edgeks.errors import ConfigError, OutputError
 from edgeks.wording import counted, first_names
 
@@ -43,7 +43,7 @@ def prune(
 ) -> None:
     """Prune the smallest weights of the blending layers, without retraining: test accuracy against pruned share."""
     from edgeks.checkpoint import load_checkpoint
-    from edgeks.pruning import CRITERIA, pruned, write_csv
+    from edgeks.pruning import CRITERIA, pruned, write_csv, zero_share
     from edgeks.pruning import prune as measure
     from edgeks.train.data import load_dataset
 
@@ -59,16 +59,17 @@ def prune(
         asked = sorted([*asked, share])
     checkpoint = load_checkpoint(model, arch, trust=trust)
     criteria = CRITERIA if criterion is None else (criterion,)
-    report = None
+    report, zeros = None, 0.0
     if data:
         with err.status("loading the data") as status:
-            dataset = load_dataset(data, size)
+            dataset = load_dataset(data, size or image_size(checkpoint))
             report = measure(
                 checkpoint, dataset, layers=layers, shares=asked, criteria=criteria,  # type: ignore[arg-type]
                 on_point=lambda done, of: status.update(f"accuracy {done} of {of}"),
             )  # fmt: skip
     if output is not None and share is not None:
-        pruned(checkpoint, share, layers=layers, criterion=criteria[0], out=output)  # type: ignore[arg-type]
+        smaller = pruned(checkpoint, share, layers=layers, criterion=criteria[0], out=output)  # type: ignore[arg-type]
+        zeros = zero_share(smaller.model, layers)
     if report is not None and csv is not None:
         write_csv(report, csv)
     if report is not None and plot is not None:
@@ -81,7 +82,7 @@ def prune(
         for path in filter(None, (csv, plot)):
             say(f"{path}: written")
         if output is not None:
-            say(f"{output}: {100 * (share or 0):g} % pruned by the {criteria[0]} criterion; `edgeks export` takes it")
+            say(f"{output}: {100 * zeros:.1f} % zeros by the {criteria[0]} criterion; `edgeks export` takes it")
 
 
 def blending(
@@ -154,6 +155,6 @@ def _check_picture(path: Path | None) -> None:
 
 def _shares(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
+        return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise ConfigError(f"--shares {text}: legal: numbers 0 to 1 with commas, such as 0,0.5,0.9") from error
+        raise ConfigError(f"--shares {text!r}: legal: numbers 0 to 1 with commas, such as 0,0.5,0.9") from error

@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, out, print_json, say
+from edgeks.cli.options import ArchOption, JsonOption, TrustOption, err, given, image_size, out, print_json, say
 from edgeks.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from edgeks.train.settings import TrainSettings
 
 
+FOR_DATA = (
+    "size", "epochs", "batch_size", "lr", "augment", "distillation", "temperature", "positive_scales", "seed",
+    "threads", "device", "resume",
+)  # fmt: skip
+
+
 def share(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="Checkpoint: .pt or .safetensors.", metavar="MODEL.pt")],
     groups: Annotated[
         str | None, typer.Option(help="Tie layers: all, stage, a number of groups, or a plan (.json).")
@@ -64,11 +71,12 @@ def share(
     from edgeks.train.progress import progress_for
     from edgeks.train.settings import TrainSettings
 
-    if groups is None and (output is not None or data is not None):
-        given = "-o" if output is not None else "--data"
-        raise ConfigError(
-            f"{given} without --groups would write nothing new; add --groups all, stage, a number or a plan"
-        )
+    alone = given(context, "output", "data", "init", "tie_bias", *FOR_DATA) if groups is None else []
+    if alone:
+        raise ConfigError(f"{alone[0]} is for tying layers: add --groups all, stage, a number or a plan")
+    alone = given(context, *FOR_DATA) if data is None and epochs != 0 else []
+    if alone:
+        raise ConfigError(f"{alone[0]} is for fine-tuning: add --data, such as --data cifar10:DIR")
     if output is not None and output.resolve() == model.resolve():
         raise OutputError(f"-o {output}: is the checkpoint to share; name another file")
     checkpoint = load_checkpoint(model, arch, trust=trust)
@@ -100,7 +108,7 @@ def share(
         init=init,
         tie_bias=tie_bias,
         input_shape=parse_input_shape(input_shape) if input_shape else None,
-        dataset=None if data is None else load_dataset(data, size),
+        dataset=None if data is None else load_dataset(data, size or image_size(checkpoint)),
         settings=settings,
         out=output,
         resume=resume,

@@ -20,13 +20,13 @@ def pruned_share(
 
     `chance`: the accuracy of guessing, drawn where the lines come near it.
     """
-    figure, [axes] = new_figure(5.6, 3.6)
-    axes.axhline(100 * baseline, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    axes.annotate(
-        f"nothing pruned: {100 * baseline:.2f} %", (0, 100 * baseline), (2, 4), textcoords="offset points",
-        color=MUTED, fontsize=8.5,
+    figure, [axes] = new_figure(5.6, 3.9)
+    axes.axhline(
+        100 * baseline, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1,
+        label=f"nothing pruned: {100 * baseline:.2f} %",
     )  # fmt: skip
-    lowest = min([baseline, *(accuracy for points in lines.values() for _, accuracy in points)])
+    accuracies = [baseline, *(accuracy for points in lines.values() for _, accuracy in points)]
+    lowest, highest = min(accuracies), max(accuracies)
     if chance is not None and lowest < 2 * chance:
         axes.axhline(100 * chance, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         axes.annotate(
@@ -40,14 +40,14 @@ def pruned_share(
             color=SERIES[index % len(SERIES)], marker=MARKERS[index % len(MARKERS)], markersize=4.5, linewidth=1.6,
             markeredgecolor="white", markeredgewidth=0.6, label=label, zorder=3, clip_on=False,
         )  # fmt: skip
-    span = max(100 * (max(baseline, 0.01) - lowest), 1.0)
-    axes.set_ylim(max(0.0, 100 * lowest - 0.06 * span), 100 * baseline + 0.14 * span)
+    span = max(100 * (highest - lowest), 1.0)
+    axes.set_ylim(max(0.0, 100 * lowest - 0.06 * span), 100 * highest + 0.06 * span)
     axes.set_xlim(left=0)
     axes.set_xlabel("pruned weights, % of the chosen layers' kernels")
     axes.set_ylabel("test accuracy, %")
     axes.set_title(title, loc="left", fontsize=10, color=INK)
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 0.08), title="smallest magnitudes go first", title_fontsize=8.5,
-        alignment="left", fontsize=8.5, frameon=False,
+    figure.legend(
+        loc="outside lower left", title="smallest magnitudes go first", title_fontsize=8.5, alignment="left",
+        fontsize=8.5, frameon=False, ncols=2 if len(lines) == 1 else 3, columnspacing=1.2,
     )  # fmt: skip
     return figure

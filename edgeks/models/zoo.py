@@ -32,9 +32,14 @@ ZOO: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+def presets_like(name: str) -> list[str]:
+    """Up to three presets whose names are spelt nearly as `name`."""
+    return difflib.get_close_matches(name, PRESETS, n=3)
+
+
 def unknown(name: str) -> CheckpointError:
     """The error that `name` is no model: the architectures, and the presets that are spelt nearly so."""
-    near = difflib.get_close_matches(name, PRESETS, n=3)
+    near = presets_like(name)
     legal = f"{', '.join([*ZOO, *near])}, or another preset (`edgeks models` lists them)"
     return CheckpointError(f"unknown model {name!r}; legal: {legal}")
 
@@ -81,10 +86,10 @@ class ModelRow:
 
 
 def describe(part: str = "") -> list[ModelRow]:
-    """A row for every preset whose name has `part`, with its full config."""
+    """A row for every preset whose name, or architecture's name, has `part`, with its full config."""
     rows = []
     for name, preset in PRESETS.items():
-        if part not in name:
+        if part not in name and part not in preset.architecture:
             continue
         arch, config = architecture(name)
         with torch.device("meta"):  # counts without allocating anything

@@ -65,7 +65,8 @@ def plan_sharing(
         return _explicit_plan(model, scheme, tie_bias)
     if isinstance(scheme, bool) or not (isinstance(scheme, int) or scheme in ("all", "stage")):
         raise PlanError(
-            f"unknown sharing scheme {scheme!r}; legal: all, stage, a number of groups, or a list of layers"
+            f"unknown sharing scheme {scheme!r}; legal: all, stage, a number of groups, or lists of layers "
+            "(on the command line: a plan in a .json file)"
         )
     if isinstance(scheme, int) and scheme < 1:
         raise PlanError(f"number of sharing groups is {scheme}; legal: 1 or more")
@@ -91,6 +92,9 @@ def plan_sharing(
         for part in _contiguous(members, parts)
         if len(part) > 1
     ]
+    most = max(map(len, classes.values()), default=0)
+    if not groups and most > 1:
+        raise PlanError(f"{scheme} groups leave each layer a kernel of its own; legal: 1 to {most - 1}")
     if not groups:
         raise PlanError(f"scheme {scheme!r} ties nothing: no two convolutions of the model are isomorphic")
     return named_plan(groups)
