@@ -84,6 +84,14 @@ def assignment(key: str, value: object, origin: str) -> Layer:
     return Layer(value, origin)  # type: ignore[arg-type]  # a dict: there is at least one part
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables → what is no table, by its whole key: `train.epochs`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def _lay(values: dict[str, Any], over: Mapping[str, Any], prefix: str, origin: str, origins: dict[str, str]) -> None:
     for key, value in over.items():
         full = f"{prefix}{key}"

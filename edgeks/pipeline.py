@@ -165,8 +165,10 @@ def calibration_images(dataset: Dataset, seed: int) -> np.typing.NDArray[np.uint
     return dataset.sample(np.sort(chosen))
 
 
-def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Summary:
+def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress, *, dataset: Dataset | None = None) -> Summary:
     """Run every stage of `recipe` in `folder` that is not finished there, and summarise.
+
+    `dataset`: the recipe's data, where they are loaded already.
 
     Raises:
         EdgeksError: a stage failed; what is finished stays, and the next run goes on from there.
@@ -174,10 +176,11 @@ def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Summary:
     runs = RunFolder(folder)
     with runs.locked():
         told = told_seldom(lambda text: progress.stage("data", "running", text))
-        return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size, told=told), progress).all_stages()
+        dataset = dataset or load_dataset(recipe.data, recipe.data_size, told=told)
+        return _Run(recipe, runs, dataset, progress).all_stages()
 
 
-def train_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Checkpoint:
+def train_recipe(recipe: Recipe, folder: Path, progress: RunProgress, *, dataset: Dataset | None = None) -> Checkpoint:
     """Run the first stage of `recipe` alone, unless it is finished in `folder`; `run_recipe` goes on from there.
 
     Raises:
@@ -185,7 +188,8 @@ def train_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Checkpo
     """
     runs = RunFolder(folder)
     with runs.locked():
-        return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size), progress).training_only()
+        dataset = dataset or load_dataset(recipe.data, recipe.data_size)
+        return _Run(recipe, runs, dataset, progress).training_only()
 
 
 class _Run:

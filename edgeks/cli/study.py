@@ -20,9 +20,14 @@ def study(
     file: Annotated[str, typer.Argument(help="A study's TOML file, or a shipped one: quick_iso_channel.")],
     folder: Annotated[Path | None, typer.Option("-o", "--output", help="Folder. Default: runs/STUDY.")] = None,
     data: Annotated[str | None, typer.Option(help="Instead of the recipe's data: cifar10:DIR …")] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="A TOML file, or one of pipelines/, laid over the recipe.", metavar="FILE.toml"),
+    ] = None,
     values: Annotated[
         list[str] | None, typer.Option("--set", help="A key of the recipe: train.epochs=3.", metavar="KEY=VALUE")
     ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Instead of the study's seeds: 0,1.", metavar="SEEDS")] = None,
     workers: Annotated[int, typer.Option(min=1, max=1024, help="Points that are trained at once.")] = 1,
     slurm: Annotated[
         list[str] | None,
@@ -30,26 +35,38 @@ def study(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A rehearsal: one epoch and one seed each.")] = False,
     collect: Annotated[bool, typer.Option("--collect", help="Run nothing; table and figure of what is done.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace networks that were trained under other settings.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train many networks that differ in size and sharing plan → results.csv and figure.svg. Finished ones are kept."""
+    from dataclasses import replace
+
     from edgeks.layered_toml import assignment
+    from edgeks.recipe import read_overlay
     from edgeks.study.run import run_study
-    from edgeks.study.settings import load_study
+    from edgeks.study.settings import load_study, read_seeds
 
     chosen = load_study(file)
+    if seeds is not None:
+        chosen = replace(chosen, seeds=read_seeds(seeds))
     folder = folder or Path("runs") / f"{chosen.name}{'_quick' if quick else ''}"
-    if slurm is not None and collect:
-        raise ConfigError("--slurm with --collect: nothing is run; leave one of them out")
+    if collect and (slurm is not None or overwrite):
+        option = "--overwrite" if slurm is None else "--slurm"
+        raise ConfigError(f"{option} with --collect: nothing is run; leave one of them out")
+    over = [layer for name in files or () for layer in read_overlay(name)]
+    over += [assignment(key, value, f"--set {key}") for key, value in key_values("--set", values or []).items()]
     result = run_study(
         chosen,
         folder,
         data=data,
-        over=[assignment(key, value, f"--set {key}") for key, value in key_values("--set", values or []).items()],
+        over=over,
         workers=workers,
         slurm=None if slurm is None else key_values("--slurm", slurm),
         quick=quick,
         collect=collect,
+        overwrite=overwrite,
         progress=_StudyLines(),
     )
     if as_json:
@@ -96,8 +113,9 @@ class _StudyLines:
     def planning(self) -> None:
         err.print("[dim]…[/] planning: parameters and FLOPs of each network")
 
-    def planned(self, points: int, finished: int) -> None:
-        err.print(f"{points} points" + (f", {finished} of them finished before" if finished else ""))
+    def planned(self, points: int, finished: int, otherwise: int) -> None:
+        done = f", {finished} of them finished before" if finished else ""
+        err.print(f"{points} points{done}" + (f", {otherwise} trained under other settings" if otherwise else ""))
 
     def training(self, point: str) -> TrainingProgress:
         from edgeks.train.progress import progress_for

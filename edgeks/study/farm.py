@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeks.errors import ConfigError
-from edgeks.study.work import Task, Worker, write_failure
+from edgeks.study.task import Task
+from edgeks.study.work import Worker
 
 POLL_SECONDS = 0.5
 YEAR_MINUTES = 365 * 24 * 60
@@ -47,26 +48,17 @@ def run_here(tasks: Sequence[Task], attempt: str, workers: int, logs: Path, told
         left = still
 
 
-def run_on_slurm(
-    tasks: Sequence[Task],
-    attempt: str,
-    workers: int | None,
-    parameters: Mapping[str, Any],
-    logs: Path,
-    told: Callable[[Task], None],
-) -> None:
-    """Submit one Slurm job for each task, up to `workers` of them running at once, and wait for them.
-
-    A job that Slurm takes off its machine goes on from the last epoch when it is given another one. Jobs outlive this
-    process.
+def slurm_executor(workers: int | None, parameters: Mapping[str, Any], logs: Path) -> Any:
+    """What submits Slurm jobs with these `parameters` of submitit's, up to `workers` of them running at once.
 
     Raises:
         ConfigError: no Slurm here, or a parameter that submitit does not know.
     """
     import submitit
 
-    if shutil.which("sbatch") is None:
-        raise ConfigError("--slurm: there is no sbatch on this machine; run this where Slurm jobs are submitted from")
+    missing = next((name for name in ("sbatch", "srun") if shutil.which(name) is None), None)
+    if missing is not None:
+        raise ConfigError(f"--slurm: there is no {missing} on this machine; run it where Slurm jobs are submitted from")
     logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns at each look where Slurm keeps no accounts
     executor = submitit.AutoExecutor(logs, cluster="slurm", slurm_max_num_timeout=MOST_TIMEOUTS)
     settings = {f"slurm_{key}": value for key, value in parameters.items()}
@@ -76,6 +68,15 @@ def run_on_slurm(
             executor.update_parameters(slurm_array_parallelism=workers)
     except (NameError, AssertionError, ValueError, TypeError) as error:
         raise ConfigError(f"--slurm: {error}") from error
+    return executor
+
+
+def run_on_slurm(executor: Any, tasks: Sequence[Task], attempt: str, logs: Path, told: Callable[[Task], None]) -> None:
+    """Submit one Slurm job for each task by a `slurm_executor`, and wait for them.
+
+    A job that Slurm takes off its machine goes on from the last epoch when it is given another one. Jobs outlive this
+    process.
+    """
     with executor.batch():
         jobs = [executor.submit(Worker((task,), attempt)) for task in tasks]
     _give_up(_wait(tasks, jobs, attempt, told), attempt, logs, told)
@@ -97,5 +98,5 @@ def _wait(tasks: Sequence[Task], jobs: Sequence[Any], attempt: str, told: Callab
 
 def _give_up(tasks: Sequence[Task], attempt: str, logs: Path, told: Callable[[Task], None]) -> None:
     for task in tasks:
-        write_failure(task, attempt, LOST.format(logs))
+        task.write_failure(attempt, LOST.format(logs))
         told(task)

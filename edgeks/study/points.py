@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from edgeks.errors import CheckpointError, ConfigError
-from edgeks.layered_toml import Layer
+from edgeks.layered_toml import Layer, flat
 from edgeks.models.counts import parameters as count_parameters
 from edgeks.recipe import Recipe, read_recipe
 from edgeks.study.cost import NetworkCost, meta_network, network_cost
 from edgeks.study.settings import MAX_VALUE, Plan, Study
+
+SEED = "train.seed"
+REACH = 64  # widths that may be refused in a row
+REFUSED = -1  # instead of a number of parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,29 @@ def study_points(study: Study, over: Sequence[Layer], images: Images) -> list[Po
     return sorted(points, key=lambda point: study.seeds.index(point.seed))
 
 
+def require_not_varied(study: Study, over: Sequence[Layer]) -> None:
+    """What is laid over all points leaves alone what makes them differ.
+
+    Raises:
+        ConfigError: a key that a plan, the width, the depth or the seeds set.
+    """
+    varied = {SEED: "seeds"}
+    for plan in study.plans:
+        varied |= dict.fromkeys(flat(plan.values), "[[plans]]")
+    varied |= dict.fromkeys(flat(study.width.scale), "[width]")
+    varied |= dict.fromkeys(flat(study.depth.scale) if study.depth else (), "[depth]")
+    for layer in over:
+        for key in flat(layer.values):
+            where = next((w for known, w in varied.items() if _within(key, known) or _within(known, key)), None)
+            if where is not None:
+                instead = "--seeds gives others" if key == SEED else "a study file of your own can vary it otherwise"
+                raise ConfigError(f"{layer.origin}: key '{key}' is what the study varies ({where}); {instead}")
+
+
+def _within(key: str, table: str) -> bool:
+    return key == table or key.startswith(f"{table}.")
+
+
 def _sizes(study: Study, over: Sequence[Layer], images: Images) -> list[tuple[Plan, int, int | None]]:
     depths: tuple[int | None, ...] = study.depth.values if study.depth else (None,)
     widths = study.width.values
@@ -91,6 +119,7 @@ def _sizes(study: Study, over: Sequence[Layer], images: Images) -> list[tuple[Pl
                 wanted = parameters(first, width, depth if study.kind == "iso_parameter" else depths[0])
                 found = nearest_width(lambda w, p=plan, d=depth: parameters(p, w, d), wanted)  # type: ignore[misc]
                 if found is None:
+                    parameters(plan, width, depth)  # says why, where it is refused
                     raise ConfigError(
                         f"{study.path}: plan {plan.name!r}{'' if depth is None else f' at depth {depth}'} has about "
                         f"{wanted:,} parameters at no width; legal: a depth and a first width at which it has"
@@ -102,26 +131,31 @@ def _sizes(study: Study, over: Sequence[Layer], images: Images) -> list[tuple[Pl
 def nearest_width(parameters: Callable[[int], int], wanted: int) -> int | None:
     """The width whose number of parameters, which grows with it, is nearest to `wanted`, the smaller of equals.
 
-    Widths that `parameters` refuses (CheckpointError) for being too small are passed over. None: no width has as many.
+    Widths that `parameters` refuses (CheckpointError) are passed over, up to 64 in a row. None: no width has as many.
     """
 
-    def count(width: int) -> int | None:
+    @cache
+    def count(width: int) -> int:
         try:
             return parameters(width)
         except (CheckpointError, ConfigError):
-            return None
+            return REFUSED
 
-    high = next((width for width in _doubled() if (count(width) or 0) >= wanted), None)
+    def enough(width: int) -> int | None:
+        """This width or the next that is not refused, where it has as many parameters as wanted."""
+        found = next((w for w in range(width, width + REACH + 1) if count(w) != REFUSED), None)
+        return found if found is not None and count(found) >= wanted else None
+
+    high = next((width for width in _doubled() if enough(width) is not None), None)
     if high is None:
         return None
-    low = high // 2  # below `wanted`, or refused
+    low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if (count(middle) or 0) < wanted else (low, middle)
-    below, above = count(low) if low else None, count(high)
-    if below is not None and above is not None and wanted - below <= above - wanted:
-        return low
-    return high
+        low, high = (low, middle) if enough(middle) is not None else (middle, high)
+    above = enough(high) or high
+    below = low if low and count(low) != REFUSED else above
+    return min(below, above, key=lambda width: abs(count(width) - wanted))
 
 
 def _doubled() -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from edgeks.toml_table import Table
 Kind = Literal["iso_channel", "iso_parameter", "iso_depth"]
 KINDS: tuple[Kind, ...] = ("iso_channel", "iso_parameter", "iso_depth")
 STUDIES = "studies"
-MAX_SEEDS = 100
+MAX_SEEDS, MAX_SEED = 100, 2**31 - 1
 MAX_VALUE = 1 << 20
 
 
@@ -119,11 +120,24 @@ def read_study(path: Path) -> Study:
             raise root.error(
                 "width", {"values": list(width.values)}, "one value: that of the first plan at first depth"
             )
-    seeds = _numbers(root, "seeds", [0], maximum=2**31 - 1, most=MAX_SEEDS)
+    seeds = _numbers(root, "seeds", [0], maximum=MAX_SEED, most=MAX_SEEDS)
     precisions = root.texts("precisions", default=(), choices=PRECISIONS)
     plans = _plans(root)
     root.finish()
     return Study(path, description, kind, str(base), over, plans, width, depth, seeds, precisions)
+
+
+def read_seeds(text: str) -> tuple[int, ...]:
+    """`0,1` → the seeds.
+
+    Raises:
+        ConfigError: something else.
+    """
+    parts = text.split(",")
+    seeds = tuple(int(part) for part in parts if re.fullmatch(r" *[0-9]{1,10} *", part))
+    if len(seeds) < len(parts) or len(set(seeds)) < len(seeds) or len(seeds) > MAX_SEEDS or max(seeds) > MAX_SEED:
+        raise ConfigError(f"--seeds {text}: legal: 1 to {MAX_SEEDS} whole numbers, 0 to {MAX_SEED}, each once: 0,1,2")
+    return seeds
 
 
 def _plans(root: Table) -> tuple[Plan, ...]:

@@ -2,60 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import edgeks
 from edgeks.atomic_write import write_text
 from edgeks.errors import EdgeksError, FolderBusy
 from edgeks.pipeline import MODEL, StageState, run_recipe, train_recipe
 from edgeks.run_folder import RunFolder, locked
-from edgeks.study.points import Point
+from edgeks.study.task import FAILURE_FILE, Task, read_json
 from edgeks.summary import SummaryRow
+from edgeks.train.data import load_dataset
+from edgeks.train.dataset import Dataset
 from edgeks.train.progress import EpochRecord, NoProgress, TrainingProgress
 
-POINT_FILE, FAILURE_FILE, BEGUN_FILE, EPOCHS_FILE = "point.json", "failure.json", "begun", "epochs.json"
+BEGUN_FILE, EPOCHS_FILE = "begun", "epochs.json"
 LOCK_FILE = ".point.lock"  # the run in the folder has a lock of its own
 WAIT_SECONDS = 1.0
 LEAVING = threading.Event()  # set: what is raised now comes of this job being taken off its machine, and is no failure
 
 Outcome = Literal["done", "failed", "busy"]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A point, its folder, and the fingerprint of the data that it is trained on."""
-
-    point: Point
-    folder: Path
-    data: str
-    exports: bool
-
-    @property
-    def key(self) -> str:
-        """Hash of everything that the point's result depends on."""
-        recipe = asdict(self.point.recipe)
-        inputs = {key: value for key, value in recipe.items() if key not in ("path", "description")}
-        inputs |= {"edgeks": edgeks.__version__, "fingerprint": self.data, "exports": self.exports}
-        return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
-
-    def result(self) -> dict[str, Any] | None:
-        """What the finished point has given; None: it is not finished."""
-        result = _read(self.folder / POINT_FILE)
-        return result if isinstance(result, dict) and result.get("key") == self.key else None
-
-    def failure(self, attempt: str | None = None) -> str | None:
-        """Why the point failed, in this attempt at the study or in any; None: it has not."""
-        failure = _read(self.folder / FAILURE_FILE)
-        found = isinstance(failure, dict) and str(failure.get("attempt", "")).startswith(attempt or "")
-        return str(failure.get("error")) if failure and found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +62,23 @@ def run_tasks(
     attempt: str,
     progress: Callable[[Task], TrainingProgress] = lambda task: NoProgress(),
     told: Callable[[Task], None] = lambda task: None,
+    dataset: Dataset | None = None,
 ) -> None:
-    """Run every task that no other process is running, until all are done or have failed. `told` after each."""
+    """Run every task that no other process is running, until all are done or have failed. `told` after each.
+
+    `dataset` is that of all tasks; None: it is loaded once, when a task needs it.
+    """
+
+    @cache
+    def data() -> Dataset:
+        recipe = tasks[0].point.recipe
+        return dataset or load_dataset(recipe.data, recipe.data_size)
+
     left = list(tasks)
     while left:
         busy = []
         for task in left:
-            if run_task(task, attempt, progress) == "busy":
+            if run_task(task, attempt, progress, data) == "busy":
                 busy.append(task)
             else:
                 told(task)
@@ -105,7 +87,9 @@ def run_tasks(
         left = busy
 
 
-def run_task(task: Task, attempt: str, progress: Callable[[Task], TrainingProgress]) -> Outcome:
+def run_task(
+    task: Task, attempt: str, progress: Callable[[Task], TrainingProgress], data: Callable[[], Dataset]
+) -> Outcome:
     """Run a task that is not finished, unless another process is at it."""
     if task.result() is not None:
         return "done"
@@ -114,49 +98,47 @@ def run_task(task: Task, attempt: str, progress: Callable[[Task], TrainingProgre
     RunFolder(task.folder)  # makes it
     try:
         with locked(task.folder / LOCK_FILE):
-            return _run_locked(task, attempt, progress)
+            return _run_locked(task, attempt, progress, data)
     except FolderBusy:
         return "busy"
 
 
-def _run_locked(task: Task, attempt: str, progress: Callable[[Task], TrainingProgress]) -> Outcome:
+def _run_locked(
+    task: Task, attempt: str, progress: Callable[[Task], TrainingProgress], data: Callable[[], Dataset]
+) -> Outcome:
     if task.result() is not None:
         return "done"
     begun = task.folder / BEGUN_FILE
     if begun.is_file() and begun.read_text(encoding="utf-8") == attempt:
-        write_failure(task, attempt, "the process that trained it ended without a word; was there too little memory?")
+        task.write_failure(attempt, "the process that trained it ended without a word; was there too little memory?")
         return "failed"
     write_text(begun, attempt)
     try:
-        result = _run(task, progress(task))
+        task.make_ready()
+        result = _run(task, progress(task), data())
     except FolderBusy:
         raise
     except EdgeksError as error:
-        write_failure(task, attempt, str(error))
+        task.write_failure(attempt, str(error))
     except Exception as error:  # the network may be the user's own code; memory may not do
         if LEAVING.is_set():
             raise
-        write_failure(task, attempt, f"{type(error).__name__}: {str(error) or 'without a word'}")
+        task.write_failure(attempt, f"{type(error).__name__}: {str(error) or 'without a word'}")
     else:
-        write_text(task.folder / POINT_FILE, json.dumps({"key": task.key, **result}, indent=1))
+        task.write_result(result)
         for file in (begun, task.folder / FAILURE_FILE):
             file.unlink(missing_ok=True)
         return "done"
     return "failed"
 
 
-def write_failure(task: Task, attempt: str, error: str) -> None:
-    """Remember why a point failed."""
-    write_text(task.folder / FAILURE_FILE, json.dumps({"attempt": attempt, "error": error}, indent=1))
-
-
-def _run(task: Task, progress: TrainingProgress) -> dict[str, Any]:
+def _run(task: Task, progress: TrainingProgress, dataset: Dataset) -> dict[str, Any]:
     """Train the point and, where artefacts are wanted, make and measure them → figures for the table."""
     point, epochs = task.point, _Epochs(task.folder / EPOCHS_FILE, progress)
-    checkpoint = train_recipe(point.recipe, task.folder, _Quiet(epochs))
+    checkpoint = train_recipe(point.recipe, task.folder, _Quiet(epochs), dataset=dataset)
     rows: tuple[SummaryRow, ...] = ()
     if task.exports:
-        rows = run_recipe(point.recipe, task.folder, _Quiet(epochs)).rows
+        rows = run_recipe(point.recipe, task.folder, _Quiet(epochs), dataset=dataset).rows
     metrics = checkpoint.metrics
     return {
         "accuracy": metrics["test_accuracy"],
@@ -213,13 +195,5 @@ class _Epochs:
         self._progress.stop()
 
     def _epochs(self) -> list[dict[str, Any]]:
-        epochs = _read(self._file)
+        epochs = read_json(self._file)
         return epochs if isinstance(epochs, list) else []
-
-
-def _read(file: Path) -> Any:
-    """A JSON file of a point; one that is missing or damaged reads as empty."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}

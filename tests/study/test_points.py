@@ -1,7 +1,11 @@
 """Which networks a study trains, and the widths that give them equal parameters."""
 
+from itertools import accumulate
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgeks.audit.footprint import footprint
 from edgeks.checkpoint import Checkpoint
@@ -11,8 +15,8 @@ from edgeks.layered_toml import assignment
 from edgeks.models import zoo
 from edgeks.recipe import load_recipe
 from edgeks.study.cost import meta_network, network_cost
-from edgeks.study.points import Images, nearest_width, study_points
-from edgeks.study.settings import load_study, read_study, study_names
+from edgeks.study.points import Images, nearest_width, require_not_varied, study_points
+from edgeks.study.settings import load_study, read_seeds, read_study, study_names
 from edgeks.target import catalogue, load_target
 
 CIFAR, DIGITS = Images(3, 32, 32, 10), Images(1, 8, 8, 10)
@@ -48,12 +52,14 @@ def test_equal_parameters_as_in_table_1_of_the_paper():
 def test_growing_depth_at_equal_parameters():
     points = [p for p in study_points(load_study("quick_iso_depth"), [], DIGITS) if p.seed == 0]
     wanted = points[0].cost.parameters
-    assert (points[0].width, points[0].depth) == (12, 2)
+    assert (points[0].width, points[0].depth) == (16, 4)
     for plan in ("unshared", "4 kernels", "2 kernels"):
         own = [p for p in points if p.plan == plan]
-        assert [p.depth for p in own] == [2, 4, 8]
+        assert [p.depth for p in own] == [4, 8, 12]
         assert sorted((p.width for p in own), reverse=True) == [p.width for p in own]
         assert all(abs(p.cost.parameters / wanted - 1) < 0.1 for p in own)
+    for depth in (4, 8, 12):  # what differs in nothing has the same width
+        assert len({p.width for p in points if p.depth == depth}) == 3
 
 
 def test_equal_width_is_every_plan_at_every_width():
@@ -89,6 +95,66 @@ def test_widths_that_a_network_refuses():
     assert nearest_width(parameters, 4) == 7
     assert nearest_width(parameters, 81) == 9
     assert nearest_width(lambda width: 5, 1000) is None
+
+
+@given(
+    gaps=st.lists(st.integers(1, 60), min_size=1, max_size=40),
+    steps=st.lists(st.integers(0, 9), min_size=1, max_size=40),
+    wanted=st.integers(0, 200),
+)
+def test_the_nearest_of_the_widths_that_are_not_refused(gaps, steps, wanted):
+    legal = dict(zip(accumulate(gaps), accumulate(steps), strict=False))
+
+    def parameters(width):
+        if width not in legal:
+            raise CheckpointError("refused")
+        return legal[width]
+
+    found = nearest_width(parameters, wanted)
+    if max(legal.values()) < wanted:
+        assert found is None
+    else:
+        assert abs(legal[found] - wanted) == min(abs(count - wanted) for count in legal.values())
+
+
+def test_a_width_that_must_be_a_multiple_of_four(tmp_path):
+    text = """
+description = "bottlenecks"
+kind = "iso_parameter"
+recipe = "shardnet/sl3_resnet_128"
+[set.model]
+architecture = "shard_resnet"
+config = { block = "bottleneck", blocks = [3, 4, 6, 3] }
+[[plans]]
+name = "shared"
+set.model.config = { shared = true, blending = "stage" }
+[[plans]]
+name = "own"
+set.model.config = { shared = false, blending = "none" }
+[width]
+values = [128]
+set.model.config.channels = 1
+"""
+    shared, own = study_points(read(tmp_path, text), [], CIFAR)
+    assert (shared.cost.parameters, own.width, own.cost.parameters) == (73_994, 64, 73_354)  # 68: 82,562
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "varied_by"),
+    [
+        ("model.config.kernels", 2, r"\[\[plans\]\]"),
+        ("model.config.dim", 8, r"\[width\]"),
+        ("model.config.depth", 8, r"\[depth\]"),
+        ("model.config", {"dim": 8}, r"\[width\]"),
+        ("model", 8, r"\[\[plans\]\]"),
+        ("train.seed", 1, r"seeds\); --seeds gives others"),
+    ],
+)
+def test_what_a_study_varies_cannot_be_given_for_all_points(key, value, varied_by):
+    study = load_study("quick_iso_depth")
+    with pytest.raises(ConfigError, match=f"--set: key '{key}.*' is what the study varies \\({varied_by}"):
+        require_not_varied(study, [assignment("train.epochs", 1, "--set"), assignment(key, value, "--set")])
+    require_not_varied(study, [assignment("model.config.kernel_size", 5, "--set"), assignment("train.lr", 1, "--set")])
 
 
 @pytest.mark.parametrize("name", study_names())
@@ -173,3 +239,13 @@ def test_unknown_studies(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"no study '.*'; legal: the path of a .toml file, or one of .*quick_iso_ch"):
         load_study(name)
+
+
+def test_seeds():
+    assert read_seeds("3") == (3,) and read_seeds("0, 2,1") == (0, 2, 1)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1,", "1,1", "-1", "1.5", str(2**31), ",".join(map(str, range(101)))])
+def test_what_are_no_seeds(text):
+    with pytest.raises(ConfigError, match=r"--seeds .*: legal: 1 to 100 whole numbers, 0 to 2147483647, each once"):
+        read_seeds(text)
