@@ -130,4 +130,4 @@ class _StudyLines:
             err.print(f"[red]✗[/] {name}: ", end="")
             err.print(row.error, markup=False, soft_wrap=True)
         else:
-            err.print(f"[green]✓[/] {name}: {100 * row.accuracy:.2f} % in {row.train_seconds:.0f} s")
+            err.print(f"[green]✓[/] {name}: {100 * row.accuracy:.2f} % in {row.train_seconds:.0f} s", soft_wrap=True)
