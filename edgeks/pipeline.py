@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import edgeks
 from edgeks.artefact import input_type, run_artefact
@@ -28,9 +30,10 @@ from edgeks.checkpoint import (
     architecture_fingerprint,
     build_architecture,
     load_checkpoint,
+    read_training,
     save_checkpoint,
 )
-from edgeks.errors import CheckpointError
+from edgeks.errors import CheckpointError, ConfigError, NotResumable, OutputError
 from edgeks.exporter import export
 from edgeks.models import zoo
 from edgeks.quant import is_prepared, observe_ranges, prepare_qat
@@ -47,12 +50,13 @@ from edgeks.train.dataset import Dataset
 from edgeks.train.fit import fit
 from edgeks.train.loading import told_seldom
 from edgeks.train.progress import NoProgress, TrainingProgress
-from edgeks.train.resume import weights_fingerprint
+from edgeks.train.resume import ANEW, Fingerprint, check_finished, weights_fingerprint
 from edgeks.train.settings import TrainSettings
 
 MODEL, MODEL_QAT, SUMMARY_JSON, SUMMARY_MD = "model.pt", "model_qat.pt", "summary.json", "summary.md"
 CALIBRATION_IMAGES = 128
 PORTION_BYTES = 1 << 28  # of the test images as float32, that are in memory together
+WAYS_OUT = "another -o, or --overwrite"
 
 
 StageState = Literal["running", "reused", "done"]
@@ -88,19 +92,29 @@ class TrainJob:
 def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: TrainingProgress) -> Checkpoint:
     """Train and write the checkpoint `out`; the state after each epoch lies in `out`.resume until then.
 
+    With `resume`, training goes on from that state; where there is none and `out` is what this training ended in
+    before, `out` is read and nothing is trained.
+
     `job.settings.processes` are started here, unless torchrun has started this one (docs/training.md).
 
     Raises:
         InputError: architecture, data, settings or paths do not fit.
+        NotResumable: with `resume`, what is there is damaged or of another training.
         CheckFailed: the training diverged.
     """
+    if job.settings.distillation > 0 and job.teacher is None:
+        raise ConfigError(f"training: distillation is {job.settings.distillation:g} without a teacher; legal: 0")
     if job.settings.processes > 1 and not processes.started_by_torchrun():
         from edgeks.train.launch import launch  # torch's launcher, which few need
 
         launch(job.settings.processes, partial(_train, job, out, resume), progress)
-        name = (job.architecture if job.start is None else job.start.architecture) or ""
-        return load_checkpoint(out, arch=name if ":" in name else None)
+        return _written(job, out)
     return _train(job, out, resume, progress)
+
+
+def state_file(out: Path) -> Path:
+    """Where the state after each epoch lies, until the checkpoint `out` is written."""
+    return out.with_name(out.name + ".resume")
 
 
 def _train(job: TrainJob, out: Path, resume: bool, progress: TrainingProgress) -> Checkpoint:
@@ -110,7 +124,7 @@ def _train(job: TrainJob, out: Path, resume: bool, progress: TrainingProgress) -
 
 
 def _train_together(job: TrainJob, out: Path, resume: bool, progress: TrainingProgress) -> Checkpoint:
-    last = out.with_name(out.name + ".resume")
+    last = state_file(out)
     begun = _new_network(job) if job.start is None else _trained_network(job, job.start)
     dataset = replace(job.dataset, preprocessing=begun.preprocessing or job.dataset.preprocessing)
     images = calibration_images(dataset, job.settings.seed)
@@ -121,15 +135,57 @@ def _train_together(job: TrainJob, out: Path, resume: bool, progress: TrainingPr
         if job.start is not None:  # an untrained network shows nothing; there the first batch decides
             observe_ranges(model, inputs)
     start = weights_fingerprint(job.start.model) if job.start else ""
+    training = _fingerprint(job, replace(begun, model=model), dataset, start)
+    checkpoint = replace(begun, model=model, preprocessing=dataset.preprocessing, calibration=images)
+    finished = None
+    if resume:
+        found = _finished(job, out, last, training) if processes.rank() == 0 else None
+        finished = processes.from_first(found, processes.chosen_device(job.settings.device))
+    if finished is not None:
+        weights, metrics = finished
+        model.load_state_dict(weights)
+        return replace(checkpoint, model=model.eval(), metrics=metrics)
     result = fit(
         model, dataset, job.settings, last=last, resume=resume, progress=progress, teacher=job.teacher, start=start
     )
     metrics = {key: float(value) for key, value in result.metrics().items() if value is not None}
-    checkpoint = replace(begun, model=model, preprocessing=dataset.preprocessing, metrics=metrics, calibration=images)
+    checkpoint = replace(checkpoint, metrics=metrics)
     if processes.rank() == 0:
-        save_checkpoint(out, checkpoint)
+        save_checkpoint(out, checkpoint, asdict(training))
         last.unlink(missing_ok=True)
     return checkpoint
+
+
+def _fingerprint(job: TrainJob, begun: Checkpoint, dataset: Dataset, start: str) -> Fingerprint:
+    """That of the training, which tells networks apart by their config, or the user's code, as well."""
+    found = Fingerprint.of(begun.model, dataset, job.settings, job.teacher, start)
+    code = architecture_fingerprint(job.architecture) if job.start is None and ":" in job.architecture else ""
+    named = json.dumps([found.network, begun.architecture, begun.config, code], sort_keys=True, default=str)
+    return replace(found, network=hashlib.sha256(named.encode()).hexdigest())
+
+
+def _finished(
+    job: TrainJob, out: Path, last: Path, training: Fingerprint
+) -> tuple[dict[str, Tensor], dict[str, float]] | None:
+    """State dict and metrics of `out`, where this training has ended in it; None: it has yet to.
+
+    Raises:
+        NotResumable: something else has written `out`.
+    """
+    if last.exists() or not out.exists():
+        return None
+    try:
+        written = read_training(out)
+    except CheckpointError as error:
+        raise NotResumable(f"{error}; choose another -o, or {ANEW}") from error
+    check_finished(out, written, training)
+    checkpoint = _written(job, out)
+    return checkpoint.model.state_dict(), checkpoint.metrics
+
+
+def _written(job: TrainJob, out: Path) -> Checkpoint:
+    name = (job.architecture if job.start is None else job.start.architecture) or ""
+    return load_checkpoint(out, arch=name if ":" in name else None)
 
 
 def _new_network(job: TrainJob) -> Checkpoint:
@@ -165,19 +221,24 @@ def calibration_images(dataset: Dataset, seed: int) -> np.typing.NDArray[np.uint
     return dataset.sample(np.sort(chosen))
 
 
-def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Summary:
+def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress, *, overwrite: bool = False) -> Summary:
     """Run every stage of `recipe` in `folder` that is not finished there, and summarise.
 
+    A network that was trained there in another way is only trained anew with `overwrite`: then all that was made of it
+    is removed first.
+
     Raises:
+        OutputError: the folder holds another training, finished or interrupted; the message says what differs.
         EdgeksError: a stage failed; what is finished stays, and the next run goes on from there.
     """
     runs = RunFolder(folder)
     with runs.locked():
         told = told_seldom(lambda text: progress.stage("data", "running", text))
-        return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size, told=told), progress).all_stages()
+        dataset = load_dataset(recipe.data, recipe.data_size, told=told)
+        return _Run(recipe, runs, dataset, progress, overwrite).all_stages()
 
 
-def train_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Checkpoint:
+def train_recipe(recipe: Recipe, folder: Path, progress: RunProgress, *, overwrite: bool = False) -> Checkpoint:
     """Run the first stage of `recipe` alone, unless it is finished in `folder`; `run_recipe` goes on from there.
 
     Raises:
@@ -185,14 +246,18 @@ def train_recipe(recipe: Recipe, folder: Path, progress: RunProgress) -> Checkpo
     """
     runs = RunFolder(folder)
     with runs.locked():
-        return _Run(recipe, runs, load_dataset(recipe.data, recipe.data_size), progress).training_only()
+        dataset = load_dataset(recipe.data, recipe.data_size)
+        return _Run(recipe, runs, dataset, progress, overwrite).training_only()
 
 
 class _Run:
     """The stages of one recipe in one folder."""
 
-    def __init__(self, recipe: Recipe, runs: RunFolder, dataset: Dataset, progress: RunProgress) -> None:
+    def __init__(
+        self, recipe: Recipe, runs: RunFolder, dataset: Dataset, progress: RunProgress, overwrite: bool
+    ) -> None:
         self._recipe, self._runs, self._dataset, self._progress = recipe, runs, dataset, progress
+        self._overwrite = overwrite
         self._data = dataset.fingerprint()
         self._architecture = recipe.architecture
         if ":" in recipe.architecture:
@@ -230,9 +295,11 @@ class _Run:
         action: Callable[[], None],
         detail: Callable[[], str] = lambda: "",
     ) -> None:
-        stage = Stage(name, {"edgeks": edgeks.__version__, **inputs}, outputs, action)
-        reused = self._runs.run(stage, starting=lambda: self._progress.stage(name, "running", ""))
-        self._progress.stage(name, "reused" if reused else "done", detail())
+        self._run(Stage(name, {"edgeks": edgeks.__version__, **inputs}, outputs, action), detail)
+
+    def _run(self, stage: Stage, detail: Callable[[], str] = lambda: "") -> None:
+        reused = self._runs.run(stage, starting=lambda: self._progress.stage(stage.name, "running", ""))
+        self._progress.stage(stage.name, "reused" if reused else "done", detail())
 
     def _load(self, model: str) -> Checkpoint:
         arch = self._recipe.architecture if ":" in self._recipe.architecture else None
@@ -246,15 +313,30 @@ class _Run:
             "architecture": self._architecture,
             "config": recipe.config,
             "data": self._data,
-            "settings": settings.to_dict(),
+            "settings": settings.deciding(),
         }
         if start is not None:
             inputs |= {"start": self._runs.digest(MODEL), "scheme": asdict(recipe.target.int8)}
 
         def action() -> None:
-            train_checkpoint(job, self._runs.path / model, resume=True, progress=self._progress.training())
+            out = self._runs.path / model
+            try:
+                train_checkpoint(job, out, resume=True, progress=self._progress.training())
+            except NotResumable as error:
+                if not self._overwrite:
+                    raise OutputError(f"{str(error).rpartition('; ')[0]}; {WAYS_OUT}") from error
+                train_checkpoint(job, out, resume=False, progress=self._progress.training())
 
-        self._stage("train" if start is None else "train with fake quantisation", inputs, (model,), action)
+        # Not of edgeks' version: a network stays trained when edgeks is a newer one.
+        stage = Stage("train" if start is None else "train with fake quantisation", inputs, (model,), action)
+        difference = self._runs.difference(stage)
+        if difference and not self._overwrite:
+            raise OutputError(f"{self._runs.path / model}: was trained with {difference}; {WAYS_OUT}")
+        if difference:
+            self._runs.discard(stage.name)
+            for summary in (SUMMARY_JSON, SUMMARY_MD):
+                (self._runs.path / summary).unlink(missing_ok=True)
+        self._run(stage)
 
     def _export(self, checkpoint: Checkpoint, name: str, model: str, prefix: str = "") -> None:
         recipe, artefact = self._recipe, f"{prefix}{name}.{self._recipe.target.format}"

@@ -13,7 +13,7 @@ from edgeks.errors import ConfigError, OutputError
 from edgeks.figures.accuracy_and_cost import accuracy_and_cost
 from edgeks.figures.style import write_figure
 from edgeks.layered_toml import Layer
-from edgeks.recipe import read_recipe
+from edgeks.recipe import QUICK, read_recipe
 from edgeks.study.farm import run_here, run_on_slurm
 from edgeks.study.points import Images, study_points
 from edgeks.study.results import StudyResult, StudyRow, dots
@@ -25,8 +25,6 @@ from edgeks.train.progress import NoProgress, TrainingProgress
 
 CSV, FIGURE = "results.csv", "figure"
 ENDINGS = (".svg", ".png")
-# Over a recipe for a rehearsal: does every point run through?
-QUICK = Layer({"train": {"epochs": 1, "schedule": "cosine", "milestones": [], "frozen_norm_epochs": 0}}, "--quick")
 
 
 class StudyProgress(Protocol):

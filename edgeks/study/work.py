@@ -153,10 +153,10 @@ def write_failure(task: Task, attempt: str, error: str) -> None:
 def _run(task: Task, progress: TrainingProgress) -> dict[str, Any]:
     """Train the point and, where artefacts are wanted, make and measure them → figures for the table."""
     point, epochs = task.point, _Epochs(task.folder / EPOCHS_FILE, progress)
-    checkpoint = train_recipe(point.recipe, task.folder, _Quiet(epochs))
+    checkpoint = train_recipe(point.recipe, task.folder, _Quiet(epochs), overwrite=True)
     rows: tuple[SummaryRow, ...] = ()
     if task.exports:
-        rows = run_recipe(point.recipe, task.folder, _Quiet(epochs)).rows
+        rows = run_recipe(point.recipe, task.folder, _Quiet(epochs), overwrite=True).rows
     metrics = checkpoint.metrics
     return {
         "accuracy": metrics["test_accuracy"],
