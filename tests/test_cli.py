@@ -173,7 +173,7 @@ def test_a_finished_training_says_so(edgeks, tmp_path):
     command = ("train", "convmixer", *small, "--epochs", "1", "-o", tmp_path / "k.pt", "--resume", "--quiet")
     code, first, _ = edgeks(*command)
     assert code == 0
-    assert edgeks(*command) == (0, first.replace("test", "finished already, test"), "")
+    assert edgeks(*command) == (0, first.replace(": test", ": finished already, test"), "")
 
 
 def test_share_shows_and_ties(edgeks, model, tmp_path):
