@@ -103,7 +103,7 @@ def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: Traini
         CheckFailed: the training diverged.
     """
     if job.settings.distillation > 0 and job.teacher is None:
-        raise ConfigError(f"training: distillation is {job.settings.distillation:g} without a teacher; legal: 0")
+        raise ConfigError(f"training: distillation is {job.settings.distillation:g} and there is no teacher; legal: 0")
     if job.settings.processes > 1 and not processes.started_by_torchrun():
         from edgeks.train.launch import launch  # torch's launcher, which few need
 
