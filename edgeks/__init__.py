@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from edgeks.measured_footprint import with_measurements
     from edgeks.models.counts import compression, conv_weights, flops
     from edgeks.models.positive_scales import positive_scales
-    from edgeks.pipeline import run_recipe, train_checkpoint
+    from edgeks.pipeline import run_recipe
     from edgeks.prepare_onnx import prepare_onnx
     from edgeks.pruning import prune, pruned
     from edgeks.quant import prepare_qat
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from edgeks.study.run import run_study
     from edgeks.study.settings import load_study
     from edgeks.target import load_target
+    from edgeks.train_job import train_checkpoint
 
 # ONNX Runtime uploads telemetry from 1.29 on, in a thread and with files in ~/.cache, unless told otherwise when it is
 # first imported.
@@ -102,7 +103,7 @@ _PUBLIC = {
     "run_study": ("edgeks.study.run", "run_study"),
     "save_checkpoint": ("edgeks.checkpoint", "save_checkpoint"),
     "soft_share": ("edgeks.sharing.torch", "soft_share"),
-    "train_checkpoint": ("edgeks.pipeline", "train_checkpoint"),
+    "train_checkpoint": ("edgeks.train_job", "train_checkpoint"),
     "share_checkpoint": ("edgeks.share", "share"),
     "with_measurements": ("edgeks.measured_footprint", "with_measurements"),
     "untied": ("edgeks.sharing.torch", "untied"),

@@ -55,10 +55,11 @@ class Checkpoint:
     calibration: NDArray[np.uint8] | None = None
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path, checkpoint: Checkpoint, training: Mapping[str, Any] | None = None) -> None:
     """Checkpoint → `.pt`, whole or not at all. Shared tensors are stored once.
 
-    A network from `prepare_qat` keeps its fake-quantisers and their ranges.
+    A network from `prepare_qat` keeps its fake-quantisers and their ranges. `training`: plain data that tells the
+    training that ends in this file from others (`read_training`).
 
     Raises:
         OutputError: `path` cannot be written.
@@ -75,6 +76,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "preprocessing": checkpoint.preprocessing.to_dict() if checkpoint.preprocessing else None,
         "metrics": checkpoint.metrics,
         "calibration": None if calibration is None else torch.from_numpy(np.ascontiguousarray(calibration)),
+        "training": training,
     }
     with atomic_write(path) as temporary, temporary.open("wb") as stream:
         torch.save(content, stream)
@@ -96,6 +98,17 @@ def load_checkpoint(path: Path, arch: str | None = None, *, trust: bool = False)
     if content.get("format") == FORMAT:
         return _from_own(path, content, arch)
     return _from_state_dict(path, content, arch)
+
+
+def read_training(path: Path) -> Mapping[str, Any] | None:
+    """What `save_checkpoint` was told of the training that ended in this file; None: nothing.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    content = _read(path, trust=False)
+    training = content.get("training") if isinstance(content, Mapping) and content.get("format") == FORMAT else None
+    return training if isinstance(training, Mapping) else None
 
 
 def build_architecture(arch: str) -> nn.Module:

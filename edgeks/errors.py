@@ -5,6 +5,7 @@ EdgeksError
 │   └── LinkLost              the connection ended before the work on the board was done
 ├── InputError                what the user gave is wrong                        exit code 2
 │   ├── CheckpointError       a .pt or .safetensors file, or an architecture
+│   │   └── NotResumable      another training, or a damaged file, is where a training was to go on
 │   ├── PlanError             a sharing plan, or a plan that does not fit a model
 │   ├── ConfigError           a target or recipe TOML file
 │   ├── DataError             a data set, an image folder, calibration samples
@@ -43,6 +44,10 @@ class InputError(EdgeksError):
 
 class CheckpointError(InputError):
     """A checkpoint or an architecture cannot be used."""
+
+
+class NotResumable(CheckpointError):
+    """A training cannot go on from what is there. The message ends in "; " and the ways out."""
 
 
 class PlanError(InputError):

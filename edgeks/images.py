@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgeks.errors import DataError
 
@@ -71,7 +71,9 @@ class ImageForm:
                 f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels, too many to decode safely; shrink or remove it"
             ) from error
         except Exception as error:  # Pillow's decoders raise many kinds on a damaged file
-            reason = error if os.fstat(file.fileno()).st_size else "it is empty, 0 bytes"
+            reason = "no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+            if os.fstat(file.fileno()).st_size == 0:
+                reason = "it is empty, 0 bytes"
             raise DataError(f"{path}: cannot be decoded as an image ({reason}); repair or remove it") from error
 
     def _middle(self, width: int, height: int) -> tuple[float, float, float, float]:

@@ -16,10 +16,14 @@ MAX_BASES = 8
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Nested tables, and where they come from: a file, or an option of the command line."""
+    """Nested tables, and where they come from: a file, or an option of the command line.
+
+    With `adds` False its tables count only where a layer below has them too.
+    """
 
     values: Mapping[str, Any]
     origin: str
+    adds: bool = True
 
 
 def read_layers(path: Path, find: Callable[[str, Path], Path | None]) -> list[Layer]:
@@ -64,7 +68,8 @@ def merged(layers: Sequence[Layer], path: Path) -> Table:
     origins: dict[str, str] = {}
     for layer in layers:
         try:
-            _lay(values, layer.values, "", layer.origin, origins)
+            over = {key: value for key, value in layer.values.items() if layer.adds or key in values}
+            _lay(values, over, "", layer.origin, origins)
         except RecursionError as error:
             raise ConfigError(f"{layer.origin}: has tables within tables without end") from error
     return Table(values, path, origins=origins)

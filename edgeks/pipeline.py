@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
-
-import numpy as np
-import torch
-from torch import nn
 
 import edgeks
 from edgeks.artefact import input_type, run_artefact
@@ -26,34 +20,28 @@ from edgeks.bench.measurement import Effort, Job
 from edgeks.checkpoint import (
     Checkpoint,
     architecture_fingerprint,
-    build_architecture,
     load_checkpoint,
-    save_checkpoint,
 )
-from edgeks.errors import CheckpointError
+from edgeks.errors import NotResumable, OutputError
 from edgeks.exporter import export
-from edgeks.models import zoo
-from edgeks.quant import is_prepared, observe_ranges, prepare_qat
+from edgeks.quant import is_prepared
 from edgeks.quant.options import Int8Options
-from edgeks.quant.qat import DEFAULT_SCHEME
 from edgeks.recipe import Recipe
 from edgeks.run_folder import RunFolder, Stage
 from edgeks.sharing.torch import discover, untied
 from edgeks.summary import Summary, summarise
-from edgeks.target import Int8Scheme, Target
-from edgeks.train import processes
+from edgeks.target import Target
 from edgeks.train.data import load_dataset
 from edgeks.train.dataset import Dataset
-from edgeks.train.fit import fit
 from edgeks.train.loading import told_seldom
-from edgeks.train.progress import NoProgress, TrainingProgress
-from edgeks.train.resume import weights_fingerprint
+from edgeks.train.progress import TrainingProgress
 from edgeks.train.settings import TrainSettings
+from edgeks.train_job import TrainJob, train_checkpoint
 
 MODEL, MODEL_QAT, SUMMARY_JSON, SUMMARY_MD = "model.pt", "model_qat.pt", "summary.json", "summary.md"
-CALIBRATION_IMAGES = 128
 PORTION_BYTES = 1 << 28  # of the test images as float32, that are in memory together
-
+WAYS_OUT = "another -o, or --overwrite"
+TRAIN = "train"
 
 StageState = Literal["running", "reused", "done"]
 
@@ -68,119 +56,38 @@ class RunProgress(Protocol):
         """Who is told about the training."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainJob:
-    """What `edgeks train` and the train stages do: an architecture and its config, data and settings.
-
-    `start`: a trained checkpoint to go on from; its own architecture and config are taken. `scheme` is what
-    quantisation-aware training is for. `teacher`: whose logits are learned too, by `settings.distillation`.
-    """
-
-    architecture: str
-    config: dict[str, Any]
-    dataset: Dataset
-    settings: TrainSettings
-    start: Checkpoint | None = None
-    scheme: Int8Scheme = DEFAULT_SCHEME
-    teacher: nn.Module | None = None
-
-
-def train_checkpoint(job: TrainJob, out: Path, *, resume: bool, progress: TrainingProgress) -> Checkpoint:
-    """Train and write the checkpoint `out`; the state after each epoch lies in `out`.resume until then.
-
-    `job.settings.processes` are started here, unless torchrun has started this one (docs/training.md).
-
-    Raises:
-        InputError: architecture, data, settings or paths do not fit.
-        CheckFailed: the training diverged.
-    """
-    if job.settings.processes > 1 and not processes.started_by_torchrun():
-        from edgeks.train.launch import launch  # torch's launcher, which few need
-
-        launch(job.settings.processes, partial(_train, job, out, resume), progress)
-        name = (job.architecture if job.start is None else job.start.architecture) or ""
-        return load_checkpoint(out, arch=name if ":" in name else None)
-    return _train(job, out, resume, progress)
-
-
-def _train(job: TrainJob, out: Path, resume: bool, progress: TrainingProgress) -> Checkpoint:
-    """In this process, alone or as one of those that torchrun started; only the first writes and reports."""
-    with processes.joined(job.settings.device):
-        return _train_together(job, out, resume, progress if processes.rank() == 0 else NoProgress())
-
-
-def _train_together(job: TrainJob, out: Path, resume: bool, progress: TrainingProgress) -> Checkpoint:
-    last = out.with_name(out.name + ".resume")
-    begun = _new_network(job) if job.start is None else _trained_network(job, job.start)
-    dataset = replace(job.dataset, preprocessing=begun.preprocessing or job.dataset.preprocessing)
-    images = calibration_images(dataset, job.settings.seed)
-    model = begun.model
-    if job.settings.qat != "off" and not is_prepared(model):
-        inputs = torch.from_numpy(dataset.preprocessing.normalise(images))
-        model = prepare_qat(model, inputs, job.scheme, ranges=job.settings.qat)
-        if job.start is not None:  # an untrained network shows nothing; there the first batch decides
-            observe_ranges(model, inputs)
-    start = weights_fingerprint(job.start.model) if job.start else ""
-    result = fit(
-        model, dataset, job.settings, last=last, resume=resume, progress=progress, teacher=job.teacher, start=start
-    )
-    metrics = {key: float(value) for key, value in result.metrics().items() if value is not None}
-    checkpoint = replace(begun, model=model, preprocessing=dataset.preprocessing, metrics=metrics, calibration=images)
-    if processes.rank() == 0:
-        save_checkpoint(out, checkpoint)
-        last.unlink(missing_ok=True)
-    return checkpoint
-
-
-def _new_network(job: TrainJob) -> Checkpoint:
-    if ":" in job.architecture:
-        if job.config:
-            raise CheckpointError(
-                f"{job.architecture} is called without arguments; config {job.config} has no place to go"
-            )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.settings.seed)
-            return Checkpoint(build_architecture(job.architecture), job.architecture)
-    p = job.dataset.preprocessing
-    fitting = {"in_channels": p.channels, "classes": len(p.classes)}  # unless the config says otherwise
-    architecture, config = zoo.architecture(job.architecture, {**fitting, **job.config})
-    return Checkpoint(zoo.build(architecture, config, seed=job.settings.seed), architecture, config)
-
-
-def _trained_network(job: TrainJob, start: Checkpoint) -> Checkpoint:
-    """`start`, when its network takes the data; its own mean and std are kept, for it was trained with them."""
-    if start.architecture is None:
-        raise CheckpointError("the checkpoint to go on from names no architecture; pass --arch package.module:callable")
-    if job.config:
-        raise CheckpointError(f"a trained checkpoint has its config; {job.config} has no place to go")
-    if start.preprocessing is not None:
-        job.dataset.check_fits(start.preprocessing)
-    return replace(start, model=copy.deepcopy(start.model))
-
-
-def calibration_images(dataset: Dataset, seed: int) -> np.typing.NDArray[np.uint8]:
-    """A seeded sample of training images (uint8 N×C×H×W) that travels in the checkpoint."""
-    count = min(CALIBRATION_IMAGES, len(dataset.train_images))
-    chosen = np.random.default_rng(seed).choice(len(dataset.train_images), count, replace=False)
-    return dataset.sample(np.sort(chosen))
-
-
-def run_recipe(recipe: Recipe, folder: Path, progress: RunProgress, *, dataset: Dataset | None = None) -> Summary:
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    progress: RunProgress,
+    *,
+    dataset: Dataset | None = None,
+    overwrite: bool = False,
+) -> Summary:
     """Run every stage of `recipe` in `folder` that is not finished there, and summarise.
 
-    `dataset`: the recipe's data, where they are loaded already.
+    `dataset`: the recipe's data, where they are loaded already. A network that was trained there in another way is only
+    trained anew with `overwrite`: then all that was made of it is removed first.
 
     Raises:
+        OutputError: the folder holds another training, finished or interrupted; the message says what differs.
         EdgeksError: a stage failed; what is finished stays, and the next run goes on from there.
     """
     runs = RunFolder(folder)
     with runs.locked():
         told = told_seldom(lambda text: progress.stage("data", "running", text))
         dataset = dataset or load_dataset(recipe.data, recipe.data_size, told=told)
-        return _Run(recipe, runs, dataset, progress).all_stages()
+        return _Run(recipe, runs, dataset, progress, overwrite).all_stages()
 
 
-def train_recipe(recipe: Recipe, folder: Path, progress: RunProgress, *, dataset: Dataset | None = None) -> Checkpoint:
+def train_recipe(
+    recipe: Recipe,
+    folder: Path,
+    progress: RunProgress,
+    *,
+    dataset: Dataset | None = None,
+    overwrite: bool = False,
+) -> Checkpoint:
     """Run the first stage of `recipe` alone, unless it is finished in `folder`; `run_recipe` goes on from there.
 
     Raises:
@@ -189,18 +96,38 @@ def train_recipe(recipe: Recipe, folder: Path, progress: RunProgress, *, dataset
     runs = RunFolder(folder)
     with runs.locked():
         dataset = dataset or load_dataset(recipe.data, recipe.data_size)
-        return _Run(recipe, runs, dataset, progress).training_only()
+        return _Run(recipe, runs, dataset, progress, overwrite).training_only()
+
+
+def other_training(recipe: Recipe, folder: Path, data: str) -> str:
+    """How the network that was trained in `folder` differs from the recipe's; empty: not at all, or there is none.
+
+    `data`: fingerprint of the recipe's data.
+    """
+    if not folder.is_dir():
+        return ""
+    return RunFolder(folder).difference(Stage(TRAIN, training_inputs(recipe, data), (MODEL,), lambda: None))
+
+
+def training_inputs(recipe: Recipe, data: str) -> dict[str, Any]:
+    """All that the trained network depends on: not speed, nor edgeks' version (a network stays trained)."""
+    architecture = recipe.architecture
+    if ":" in architecture:
+        architecture += f" {architecture_fingerprint(architecture)}"
+    settings = recipe.training.deciding()
+    return {"architecture": architecture, "config": recipe.config, "data": data, "settings": settings}
 
 
 class _Run:
     """The stages of one recipe in one folder."""
 
-    def __init__(self, recipe: Recipe, runs: RunFolder, dataset: Dataset, progress: RunProgress) -> None:
+    def __init__(
+        self, recipe: Recipe, runs: RunFolder, dataset: Dataset, progress: RunProgress, overwrite: bool
+    ) -> None:
         self._recipe, self._runs, self._dataset, self._progress = recipe, runs, dataset, progress
+        self._overwrite = overwrite
         self._data = dataset.fingerprint()
-        self._architecture = recipe.architecture
-        if ":" in recipe.architecture:
-            self._architecture += f" {architecture_fingerprint(recipe.architecture)}"
+        self._training = training_inputs(recipe, self._data)
 
     def training_only(self) -> Checkpoint:
         self._train(MODEL, self._recipe.training)
@@ -234,9 +161,11 @@ class _Run:
         action: Callable[[], None],
         detail: Callable[[], str] = lambda: "",
     ) -> None:
-        stage = Stage(name, {"edgeks": edgeks.__version__, **inputs}, outputs, action)
-        reused = self._runs.run(stage, starting=lambda: self._progress.stage(name, "running", ""))
-        self._progress.stage(name, "reused" if reused else "done", detail())
+        self._run(Stage(name, {"edgeks": edgeks.__version__, **inputs}, outputs, action), detail)
+
+    def _run(self, stage: Stage, detail: Callable[[], str] = lambda: "") -> None:
+        reused = self._runs.run(stage, starting=lambda: self._progress.stage(stage.name, "running", ""))
+        self._progress.stage(stage.name, "reused" if reused else "done", detail())
 
     def _load(self, model: str) -> Checkpoint:
         arch = self._recipe.architecture if ":" in self._recipe.architecture else None
@@ -246,25 +175,34 @@ class _Run:
         recipe = self._recipe
         config = recipe.config if start is None else {}
         job = TrainJob(recipe.architecture, config, self._dataset, settings, start, recipe.target.int8)
-        inputs = {
-            "architecture": self._architecture,
-            "config": recipe.config,
-            "data": self._data,
-            "settings": settings.to_dict(),
-        }
+        inputs = {**self._training, "settings": settings.deciding()}
         if start is not None:
             inputs |= {"start": self._runs.digest(MODEL), "scheme": asdict(recipe.target.int8)}
 
         def action() -> None:
-            train_checkpoint(job, self._runs.path / model, resume=True, progress=self._progress.training())
+            out = self._runs.path / model
+            try:
+                train_checkpoint(job, out, resume=True, progress=self._progress.training())
+            except NotResumable as error:
+                if not self._overwrite:
+                    raise OutputError(f"{str(error).rpartition('; ')[0]}; {WAYS_OUT}") from error
+                train_checkpoint(job, out, resume=False, progress=self._progress.training())
 
-        self._stage("train" if start is None else "train with fake quantisation", inputs, (model,), action)
+        stage = Stage(TRAIN if start is None else "train with fake quantisation", inputs, (model,), action)
+        difference = self._runs.difference(stage)
+        if difference and not self._overwrite:
+            raise OutputError(f"{self._runs.path / model}: was trained with {difference}; {WAYS_OUT}")
+        if difference:
+            self._runs.discard(stage.name)
+            for summary in (SUMMARY_JSON, SUMMARY_MD):
+                (self._runs.path / summary).unlink(missing_ok=True)
+        self._run(stage)
 
     def _export(self, checkpoint: Checkpoint, name: str, model: str, prefix: str = "") -> None:
         recipe, artefact = self._recipe, f"{prefix}{name}.{self._recipe.target.format}"
         trained_for_int8 = is_prepared(checkpoint.model)
         inputs = {
-            "architecture": self._architecture,
+            "architecture": self._training["architecture"],
             "model": self._runs.digest(model),
             "target": asdict(recipe.target),
             "form": recipe.form,

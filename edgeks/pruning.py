@@ -114,7 +114,8 @@ def prune(
     for share in shares:
         _check_share(share)
     _check_criteria(criteria)
-    _check_data(checkpoint, dataset)
+    if checkpoint.preprocessing is not None:
+        dataset.check_fits(checkpoint.preprocessing)
     preprocessing = checkpoint.preprocessing or dataset.preprocessing
     model = copy.deepcopy(checkpoint.model)
     kernels = chosen_kernels(model, layers)
@@ -236,20 +237,3 @@ def _check_criteria(criteria: Sequence[str]) -> None:
     for criterion in criteria:
         if criterion not in CRITERIA:
             raise ConfigError(f"pruning criterion {criterion!r}; legal: {', '.join(CRITERIA)}")
-
-
-def _check_data(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    """The test images are those that the network was trained to tell apart, as far as can be seen."""
-    trained, given = checkpoint.preprocessing, dataset.preprocessing
-    if trained is None:
-        return
-    if trained.shape != given.shape:
-        raise DataError(
-            f"{dataset.name}: images of {'×'.join(map(str, given.shape))}; the network takes "
-            f"{'×'.join(map(str, trained.shape))}; legal: the data it was trained on (--data, --size)"
-        )
-    if trained.classes != given.classes:
-        raise DataError(
-            f"{dataset.name}: its {len(given.classes)} classes are not the {len(trained.classes)} of the checkpoint; "
-            "legal: the data that the network was trained on"
-        )

@@ -15,13 +15,19 @@ from edgeks.layered_toml import Layer, merged, read_layers
 from edgeks.models.presets import PRESETS
 from edgeks.quant.options import Int8Options
 from edgeks.target import FORMS, LAYERS, MODES, Activations, Int8Form, Target, catalogue, load_target, read_form
-from edgeks.toml_table import Table
+from edgeks.toml_table import Table, unknown_key
+from edgeks.train.dataset import MAX_SIDE, MIN_SIDE
 from edgeks.train.settings import TrainSettings
 
 PRECISIONS = ("fp32", "int8")
 NOT_RECIPES = ("protocols", "studies")  # folders of `pipelines/`: bases, and what runs many recipes
 # What [qat] does not say it takes from [train], but for these.
 QAT_DEFAULTS: dict[str, Any] = {"qat": "learned", "schedule": "cosine", "milestones": [], "precision": "fp32"}
+
+
+_REHEARSED = {"epochs": 1, "schedule": "cosine", "milestones": [], "frozen_norm_epochs": 0}
+# Over a recipe for a rehearsal: does all of it run through?
+QUICK = Layer({"train": _REHEARSED, "qat": _REHEARSED}, "--quick", adds=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +157,7 @@ def read_recipe(path: Path, over: Sequence[Layer] = ()) -> Recipe:
 
     data = root.table("data")
     source = data.text("source")
-    size = data.integer("size", minimum=4, maximum=4096) if data.has("size") else None
+    size = data.integer("size", minimum=MIN_SIDE, maximum=MAX_SIDE) if data.has("size") else None
     data.finish()
 
     train = root.table("train")
@@ -217,10 +223,16 @@ def _training(table: Table, name: str, values: dict[str, Any]) -> TrainSettings:
     legal = [field.name for field in fields(TrainSettings)]
     for key in values:
         if key not in legal:
-            raise ConfigError(f"{table.origin(key)}: unknown key '{name}.{key}'; legal keys here: {', '.join(legal)}")
+            raise unknown_key(table.origin(key), f"{name}.{key}", legal)
     if "epochs" not in values:
         raise ConfigError(f"{table.origin('epochs')}: key '{name}.epochs' is missing; legal: a whole number")
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    for key in ("distillation", "temperature"):
+        if values.get(key, 0) != 0:
+            raise ConfigError(
+                f"{table.origin(key)}: key '{name}.{key}': a recipe has no teacher to learn from; leave it out, or "
+                "take `edgeks train --teacher` or `edgeks share`"
+            )
     try:
         return TrainSettings(**plain)
     except ConfigError as error:

@@ -16,6 +16,7 @@ from edgeks.errors import FolderBusy, OutputError
 
 STATE_FILE = "state.json"
 LOCK_FILE = ".lock"
+MAX_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,33 @@ class RunFolder:
         starting()
         stage.action()
         state = self._state()
-        state[stage.name] = {"key": stage.key, "outputs": {name: self.digest(name) for name in stage.outputs}}
-        write_text(self.path / STATE_FILE, json.dumps(state, indent=1))
+        outputs = {name: self.digest(name) for name in stage.outputs}
+        state[stage.name] = {"key": stage.key, "inputs": stage.inputs, "outputs": outputs}
+        self._write_state(state)
         return False
+
+    def difference(self, stage: Stage) -> str:
+        """How the inputs that `stage` was last finished with differ from these, in words; empty: they do not."""
+        record = self._state().get(stage.name)
+        if not isinstance(record, dict) or record.get("key") == stage.key:
+            return ""
+        now = json.loads(json.dumps(stage.inputs, default=str))
+        written = _table(record, "inputs")
+        return ", ".join(_differences(written, now)) if written else "other settings or data"
+
+    def discard(self, name: str) -> None:
+        """Forget the stage `name` and all those that something it made went into; remove what they made."""
+        state, left = self._state(), [name]
+        while left:
+            outputs = _table(state.pop(left.pop(), None), "outputs")
+            for output in outputs:
+                if Path(output).name == output and (self.path / output).is_file():
+                    (self.path / output).unlink()
+            for other, record in state.items():
+                inputs = _table(record, "inputs")  # an older edgeks kept none: then it may be of anything
+                if other not in left and (not inputs or any(d in inputs.values() for d in outputs.values())):
+                    left.append(other)
+        self._write_state(state)
 
     def digest(self, name: str) -> str:
         """SHA-256 of a file of the run."""
@@ -109,13 +134,35 @@ class RunFolder:
             return {}
         return state if isinstance(state, dict) else {}
 
+    def _write_state(self, state: dict[str, Any]) -> None:
+        write_text(self.path / STATE_FILE, json.dumps(state, indent=1, default=str))
+
     def _finished(self, stage: Stage) -> bool:
         """Whether `stage` need not be run: same inputs as when it was, and its outputs are as it left them."""
         record = self._state().get(stage.name)
         if not isinstance(record, dict) or record.get("key") != stage.key:
             return False
-        outputs = record.get("outputs")
-        return isinstance(outputs, dict) and self._unchanged(stage.outputs, outputs)
+        return self._unchanged(stage.outputs, _table(record, "outputs"))
 
     def _unchanged(self, names: Sequence[str], digests: dict[str, Any]) -> bool:
         return all((self.path / name).is_file() and self.digest(name) == digests.get(name) for name in names)
+
+
+def _table(record: object, key: str) -> dict[str, Any]:
+    """A table of a stage's record; one that is missing or damaged reads as empty."""
+    found = record.get(key) if isinstance(record, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _differences(written: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """`lr 0.01 (now 0.02)`; of what is too long to be read, as a hash is, `other data`."""
+    for key in sorted({*written, *now}):
+        old, new = written.get(key), now.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new)
+        elif len(f"{old}{new}") > MAX_SHOWN:
+            yield f"other {key}"
+        else:
+            yield f"{key} {old!r} (now {new!r})"

@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgeks.checkpoint import Checkpoint, save_checkpoint
 from edgeks.errors import CheckpointError, ConfigError, PlanError
-from edgeks.pipeline import TrainJob, train_checkpoint
 from edgeks.quant import is_prepared
 from edgeks.sharing.plan import SharingPlan
 from edgeks.sharing.torch import discover, plan_sharing
@@ -25,6 +24,7 @@ from edgeks.train.fit import evaluate
 from edgeks.train.norm_statistics import measure_norm_statistics
 from edgeks.train.progress import NoProgress, TrainingProgress
 from edgeks.train.settings import TrainSettings
+from edgeks.train_job import TrainJob, train_checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: malformed TOML: {error}") from error
+
+
+def unknown_key(origin: str, key: str, legal: Sequence[str]) -> ConfigError:
+    """The error that `key` (`train.epoch`) of `origin` is not `legal`; the name spelt most like it comes first."""
+    near = difflib.get_close_matches(key.rpartition(".")[2], legal, n=1, cutoff=0.7)
+    nearest = f"nearest: {near[0]}; " if near else ""
+    return ConfigError(f"{origin}: unknown key {key!r}; {nearest}legal keys here: {', '.join(legal) or 'none'}")
 
 
 class Table:
@@ -158,8 +166,7 @@ class Table:
         """
         if self._left:
             key = next(iter(self._left))
-            legal = ", ".join(self._known) or "none"
-            raise ConfigError(f"{self.origin(key)}: unknown key {self._full(key)!r}; legal keys here: {legal}")
+            raise unknown_key(self.origin(key), self._full(key), self._known)
 
     def _full(self, key: str) -> str:
         return f"{self._name}.{key}" if self._name else key

@@ -168,6 +168,14 @@ def test_train_keeps_scales_positive_unless_told_not_to(edgeks, tmp_path):
         assert gammas and all(bool((gamma > 0).all()) for gamma in gammas) == positive
 
 
+def test_a_finished_training_says_so(edgeks, tmp_path):
+    small = ("--set", "dim=8", "--set", "depth=1", "--set", "kernel_size=3", "--set", "patch_size=1")
+    command = ("train", "convmixer", *small, "--epochs", "1", "-o", tmp_path / "k.pt", "--resume", "--quiet")
+    code, first, _ = edgeks(*command)
+    assert code == 0
+    assert edgeks(*command) == (0, first.replace(": test", ": finished already, test"), "")
+
+
 def test_share_shows_and_ties(edgeks, model, tmp_path):
     code, out, _ = edgeks("share", model)
     assert code == 0 and "2 sharing groups" in out
@@ -263,8 +271,8 @@ def test_models_lists_presets_by_architecture_and_by_a_part_of_their_names(edgek
         (["bench", "m.onnx"], "m.onnx"),
         (["bench", "m.tflite"], "m.tflite: no such file"),
         (["run", "nope"], "no recipe 'nope'"),
-        (["run", "quickstart", "--set", "train.epochs"], "--set train.epochs: legal: KEY=VALUE"),
-        (["run", "quickstart", "--set", "train.epoch=1"], "--set train.epoch: unknown key 'train.epoch'; legal keys"),
+        (["run", "quickstart", "--set", "train.epochs"], "legal: KEY=VALUE, such as train.epochs=3"),
+        (["run", "quickstart", "--set", "train.epoch=1"], "--set train.epoch: unknown key 'train.epoch'; nearest: ep"),
         (["run", "quickstart", "--with", "none"], "--with none: no such file"),
         (["run", "studies/quick_iso_depth"], "is a study, of many trainings: `edgeks study quick_iso_depth` runs it"),
         (["study", "quickstart"], "quickstart is a recipe, of one training: `edgeks run quickstart` runs it"),
@@ -276,7 +284,12 @@ def test_models_lists_presets_by_architecture_and_by_a_part_of_their_names(edgek
         (["study", "quick_iso_channel", "--with", "none"], "--with none: no such file"),
         (["study", "quick_iso_channel", "--seeds", "x"], "--seeds x: legal: 1 to 100 whole numbers"),
         (["study", "quick_iso_channel", "--data", "cifar10:none"], "none: no such folder"),
-        (["train", "convmixer_48_6_2k", "--set", "dim"], "--set dim: legal: KEY=VALUE"),
+        (["train", "convmixer_48_6_2k", "--set", "dim"], "--set dim: legal: KEY=VALUE, such as dim=64"),
+        (["train", "convmixer_48_6_2k", "--ranges", "learned"], "--ranges learned: is for --qat; add that, or leave"),
+        (["train", "convmixer_48_6_2k", "--distillation", "0.5"], "--distillation 0.5: is for --teacher; add"),
+        (["train", "convmixer_48_6_2k", "--momentum", "0"], "--momentum 0.0: is for --optimizer sgd; add"),
+        (["train", "convmixer_48_6_2k", "--adam-eps", "1", "--optimizer", "sgd"], "--adam-eps 1.0: is for --optimizer"),
+        (["train", "convmixer_48_6_2k", "--gamma", "1"], "is for --schedule plateau or --schedule milestones; add"),
         (["train", "convmixer_48_6_2k", "--milestones", "a"], "--milestones a: legal: whole numbers"),
         (["train", "convmixer_48_6_2k", "--epochs", "0"], "epochs is 0"),
         (["train", "nope"], "unknown model 'nope'; legal: convmixer"),

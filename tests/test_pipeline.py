@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgeks.checkpoint import load_checkpoint
-from edgeks.errors import CheckpointError, DataError, OutputError
-from edgeks.pipeline import TrainJob, run_recipe, train_checkpoint
+from edgeks.checkpoint import load_checkpoint, save_checkpoint
+from edgeks.errors import CheckpointError, DataError, NotResumable, OutputError
+from edgeks.pipeline import run_recipe, train_recipe
 from edgeks.quant import is_prepared
 from edgeks.recipe import load_recipe, read_recipe
 from edgeks.run_folder import RunFolder
@@ -24,6 +24,7 @@ from edgeks.sharing.torch import apply_plan, discover, plan_sharing
 from edgeks.target import load_target
 from edgeks.train.data import load_dataset
 from edgeks.train.progress import NoProgress
+from edgeks.train_job import TrainJob, train_checkpoint
 
 RECIPE = """
 description = "tiny"
@@ -144,9 +145,11 @@ def test_a_qat_stage_fine_tunes_and_exports_what_was_trained(tmp_path):
     again = Stages()
     run_recipe(tiny, tmp_path / "run", again)
     assert again.ran == []
-    gentler = Stages()
-    run_recipe(replace(tiny, qat=replace(tiny.qat, lr=0.0005)), tmp_path / "run", gentler)
-    assert "train" in gentler.reused and "train with fake quantisation" in gentler.ran
+    gentler, told = replace(tiny, qat=replace(tiny.qat, lr=0.0005)), Stages()
+    with pytest.raises(OutputError, match=r"model_qat.pt: was trained with lr 0.001 \(now 0.0005\); another -o"):
+        run_recipe(gentler, tmp_path / "run", told)
+    run_recipe(gentler, tmp_path / "run", told, overwrite=True)
+    assert "train" in told.reused and "train with fake quantisation" in told.ran
 
 
 def test_qat_goes_on_after_an_interruption_to_the_same_bits(tmp_path):
@@ -174,6 +177,99 @@ def test_qat_goes_on_after_an_interruption_to_the_same_bits(tmp_path):
     assert all(torch.equal(stopped[name], straight[name]) for name in straight)
 
 
+class Forbidden(NoProgress):
+    """Nothing is to be trained."""
+
+    def start(self, total, done, epochs):
+        raise AssertionError("training")
+
+
+@pytest.mark.parametrize("qat", ["off", "learned"])
+def test_a_finished_training_is_not_begun_again(tmp_path, qat):
+    tiny, out = recipe(tmp_path), tmp_path / "model.pt"
+    job = TrainJob(tiny.architecture, tiny.config, load_dataset("digits", None), replace(tiny.training, qat=qat))
+    trained = train_checkpoint(job, out, resume=True, progress=NoProgress())
+    faster = replace(job, settings=replace(job.settings, threads=2, device="cpu"))
+    found = train_checkpoint(faster, out, resume=True, progress=Forbidden())
+    assert found.metrics == trained.metrics and not found.model.training
+    before, after = trained.model.state_dict(), found.model.state_dict()
+    assert list(before) == list(after) and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_another_training_has_finished_stays(tmp_path):
+    tiny, out = recipe(tmp_path), tmp_path / "model.pt"
+    job = TrainJob(tiny.architecture, tiny.config, load_dataset("digits", None), tiny.training)
+    trained = train_checkpoint(job, out, resume=True, progress=NoProgress())
+    written = out.read_bytes()
+
+    def resumed(job):
+        return train_checkpoint(job, out, resume=True, progress=Forbidden())
+
+    otherwise = r"; choose another -o, or train without resuming"
+    with pytest.raises(NotResumable, match=rf"other settings: lr 0.01 \(now 0.02\){otherwise}"):
+        resumed(replace(job, settings=replace(job.settings, lr=0.02)))
+    with pytest.raises(NotResumable, match=f"with another network{otherwise}"):
+        resumed(replace(job, config={**job.config, "kernels": 0}))
+    with pytest.raises(NotResumable, match=f"with other data{otherwise}"):
+        resumed(replace(job, dataset=replace(job.dataset, test_labels=job.dataset.test_labels[::-1].copy())))
+    assert out.read_bytes() == written
+    save_checkpoint(out, trained)
+    with pytest.raises(NotResumable, match=f"model.pt: does not say which training wrote it{otherwise}"):
+        resumed(job)
+    out.write_bytes(written[: len(written) // 2])
+    with pytest.raises(NotResumable, match=f"truncated.*{otherwise}"):
+        resumed(job)
+
+
+def test_another_training_in_the_folder_is_not_overwritten_unasked(tmp_path):
+    tiny, folder = recipe(tmp_path), tmp_path / "run"
+    run_recipe(replace(tiny, precisions=("fp32",)), folder, Stages())
+    faster = replace(tiny, training=replace(tiny.training, threads=2, device="cpu"))
+    again = Stages()
+    train_recipe(faster, folder, again)
+    assert again.reused == ["train"]
+    (folder / "state.json").rename(tmp_path / "state.json")  # as if killed before it was written
+    told = Stages()
+    told.training = Forbidden
+    train_recipe(tiny, folder, told)
+
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = replace(tiny, training=replace(tiny.training, lr=0.02), config={**tiny.config, "dim": 16})
+    wide = r"model.pt: was trained with dim 8 \(now 16\), lr 0.01 \(now 0.02\); another -o, or --overwrite"
+    with pytest.raises(OutputError, match=wide):
+        run_recipe(other, folder, Stages())
+    elsewhere = replace(tiny, data_size=16)
+    with pytest.raises(OutputError, match=r"model.pt: was trained with other data; another -o, or --overwrite"):
+        run_recipe(elsewhere, folder, Stages())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
+
+    (tmp_path / "state.json").rename(folder / "state.json")
+    (folder / "notes.txt").write_text("mine")
+    told = Stages()
+    train_recipe(other, folder, told, overwrite=True)
+    assert told.ran == ["train"]
+    assert {path.name for path in folder.iterdir()} == {"model.pt", "state.json", "notes.txt", ".lock"}
+
+
+def test_an_interrupted_training_gives_way_to_another_when_asked(tmp_path):
+    tiny, folder = recipe(tmp_path, epochs=2), tmp_path / "run"
+
+    class Stops(NoProgress):
+        def epoch(self, record):
+            raise KeyboardInterrupt
+
+    stopped = Stages()
+    stopped.training = Stops
+    with pytest.raises(KeyboardInterrupt):
+        train_recipe(tiny, folder, stopped)
+    other = replace(tiny, training=replace(tiny.training, epochs=1))
+    refusal = r"model.pt.resume: was written by .* epochs 2 \(now 1\); another -o, or --overwrite"
+    with pytest.raises(OutputError, match=refusal):
+        train_recipe(other, folder, Stages())
+    trained = train_recipe(other, folder, Stages(), overwrite=True)
+    assert trained.metrics["epochs"] == 1 and not (folder / "model.pt.resume").exists()
+
+
 def test_training_goes_on_from_a_checkpoint_that_was_just_tied(tmp_path):
     tiny = recipe(tmp_path, epochs=1, kernels=0)
     dataset = load_dataset("digits", None)
@@ -199,22 +295,26 @@ def test_an_unshared_network_has_no_twin(tmp_path):
     assert "–" in summary.to_markdown()
 
 
-def test_a_users_network_that_changed_is_trained_again(tmp_path, monkeypatch):
+def test_a_users_network_that_changed_is_another(tmp_path, monkeypatch):
     source = tmp_path / "changing_net.py"
     text = "from torch import nn\n\n\ndef build():\n    return nn.Sequential(\n"
     text += "        nn.Conv2d(1, 4, 8), nn.{}(), nn.Flatten(), nn.Linear(4, 10)\n    )\n"
     monkeypatch.syspath_prepend(tmp_path)
     ran = []
-    for activation in ("ReLU", "ReLU", "Tanh"):
+    for activation in ("ReLU", "ReLU", "Tanh", "Tanh"):
         source.write_text(text.format(activation))
         sys.modules.pop("changing_net", None)
         importlib.invalidate_caches()
         shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
-        tiny = replace(recipe(tmp_path), architecture="changing_net:build", config={}, precisions=("fp32",))
+        tiny = replace(recipe(tmp_path), architecture="changing_net:build", config={})
         told = Stages()
-        run_recipe(tiny, tmp_path / "run", told)
-        ran.append("train" in told.ran)
-    assert ran == [True, False, True]
+        try:
+            train_recipe(tiny, tmp_path / "run", told, overwrite=len(ran) == 3)
+            ran.append("train" in told.ran)
+        except OutputError as error:
+            ran.append(str(error))
+    refused = f"{tmp_path / 'run' / 'model.pt'}: was trained with other architecture; another -o, or --overwrite"
+    assert ran == [True, False, refused, True]
 
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_network(tmp_path):

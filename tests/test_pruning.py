@@ -128,7 +128,7 @@ def test_wrong_shares_criteria_and_data(digits):
         edgeks.pruned(checkpoint, float("nan"))
     with pytest.raises(ConfigError, match="criterion 'random'; legal: global, layer"):
         edgeks.pruned(checkpoint, 0.5, criterion="random")
-    with pytest.raises(DataError, match="images of 1×16×16; the network takes 1×8×8"):
+    with pytest.raises(DataError, match="images of 1×16×16; the checkpoint was trained on 1×8×8"):
         edgeks.prune(checkpoint, load_dataset("digits", 16), shares=(0,))
     checkpoint.preprocessing = None
     colour = convmixer(digits, in_channels=3)

@@ -9,7 +9,7 @@ from edgeks.errors import ConfigError
 from edgeks.layered_toml import Layer, assignment
 from edgeks.models.presets import PRESETS
 from edgeks.models.zoo import build
-from edgeks.recipe import load_recipe, read_overlay, read_recipe, recipe_names
+from edgeks.recipe import QUICK, load_recipe, read_overlay, read_recipe, recipe_names
 from edgeks.target import catalogue
 
 MINIMAL = """
@@ -123,7 +123,9 @@ def test_a_form_is_of_layers_that_repeat_or_of_int8(tmp_path, target, form, laye
         (changed("[train]", "size = 2\n[train]"), "key 'data.size': found 2; legal: a whole number, 4 to 4096"),
         (changed("epochs = 3", ""), "key 'train.epochs' is missing; legal: a whole number"),
         (changed("epochs = 3", 'epochs = "3"'), "epochs is '3'; legal: a whole number"),
-        (MINIMAL + "epoch = 3", "unknown key 'train.epoch'; legal keys here: epochs, batch_size"),
+        (MINIMAL + "epoch = 3", "unknown key 'train.epoch'; nearest: epochs; legal keys here: epochs, batch_size"),
+        (MINIMAL + "distillation = 0.5", "key 'train.distillation': a recipe has no teacher to learn from; leave it"),
+        (MINIMAL + "[qat]\ntemperature = 2", "key 'qat.temperature': a recipe has no teacher"),
         (MINIMAL + "lr = 'high'", "lr is 'high'; legal: a number"),
         (MINIMAL + 'optimizer = "adam"', "optimizer is 'adam'; legal: adamw, sgd"),
         (MINIMAL + 'augment = ["rotate"]', "augment is .*legal: a list of crop, resized_crop, flip"),
@@ -149,7 +151,7 @@ def test_a_form_is_of_layers_that_repeat_or_of_int8(tmp_path, target, form, laye
             r"key 'export.form': --form cached has no scales of its own for each layer: leave \[qat\] out",
         ),
         (MINIMAL + "[bench]\nruns = 0", "key 'bench.runs': found 0; legal: a whole number, 1 to"),
-        (MINIMAL + "[bench]\nrun = 1", "unknown key 'bench.run'; legal keys here: runs, warmup"),
+        (MINIMAL + "[bench]\nrun = 1", "unknown key 'bench.run'; nearest: runs; legal keys here: runs, warmup"),
         (
             MINIMAL + "[export]\nactivations = 'none'",
             "'export.activations': found 'none'; legal: static, dynamic, float",
@@ -159,7 +161,7 @@ def test_a_form_is_of_layers_that_repeat_or_of_int8(tmp_path, target, form, laye
             "key 'export.form': int8: form qdq is about static",
         ),
         (MINIMAL + "[qat]\nqat = 'off'", r"\[qat\]: qat is 'off'; legal: learned, moving_average"),
-        (MINIMAL + "[qat]\nepoch = 3", "unknown key 'qat.epoch'; legal keys here: epochs"),
+        (MINIMAL + "[qat]\nepoch = 3", "unknown key 'qat.epoch'; nearest: epochs; legal keys here: epochs"),
         (
             MINIMAL + "[export]\ntarget = 'tflite'\nform = 'qoperator'",
             "key 'export.form': int8: form qoperator is about ONNX",
@@ -215,6 +217,22 @@ def test_what_is_laid_over_a_recipe_is_named_where_it_is_wrong(tmp_path):
     with pytest.raises(ConfigError, match=r"--with none.toml: no such file"):
         read_overlay("none.toml")
     assert load_recipe("quickstart", over[:1]).training.epochs == 1
+
+
+def test_epochs_that_end_before_the_milestones_are_named_not_the_protocol():
+    with pytest.raises(ConfigError, match=r"^--set train.epochs: .*epochs is 1, and milestones go to 180; legal"):
+        load_recipe("kernel_sharing/se_resnet_d2_shared", [assignment("train.epochs", 1, "--set train.epochs")])
+
+
+def test_a_rehearsal_is_of_one_epoch_and_adds_nothing(tmp_path):
+    shipped = load_recipe("kernel_sharing/se_resnet_d2_shared", [QUICK])
+    assert (shipped.training.epochs, shipped.training.milestones, shipped.qat) == (1, (), None)
+    path = tmp_path / "mine.toml"
+    path.write_text(MINIMAL + "[qat]\nlr = 0.002\nfrozen_norm_epochs = 2\n")
+    quick = read_recipe(path, [QUICK])
+    assert (quick.training.epochs, quick.qat.epochs, quick.qat.frozen_norm_epochs, quick.qat.lr) == (1, 1, 0, 0.002)
+    longer = read_recipe(path, [QUICK, assignment("train.epochs", 2, "--set train.epochs")])
+    assert (longer.training.epochs, longer.qat.epochs) == (2, 1)
 
 
 def test_a_mistake_in_a_base_is_named_there(tmp_path):

@@ -21,12 +21,12 @@ from edgeks.export_checks import require_parity, saturates_here
 from edgeks.exporter import export
 from edgeks.formats.onnx import REFERENCE, open_session, run
 from edgeks.parity import Parity
-from edgeks.pipeline import TrainJob, train_checkpoint
 from edgeks.sharing.torch import discover, untied
 from edgeks.target import catalogue, load_target
 from edgeks.train.data import load_dataset
 from edgeks.train.progress import NoProgress
 from edgeks.train.settings import TrainSettings
+from edgeks.train_job import TrainJob, train_checkpoint
 
 SHAPE = (3, 7, 7)
 TARGET = load_target("onnx")

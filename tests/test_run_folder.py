@@ -103,6 +103,41 @@ def test_stages_are_kept_apart(folder, counter):
     assert counter.runs == 2
 
 
+def test_how_a_stage_differs_from_the_one_that_was_finished(folder, counter):
+    assert folder.difference(counter.stage(lr=0.1)) == folder.difference(counter.stage("other", lr=0.2)) == ""
+    assert folder.difference(counter.stage(lr=0.2, data="a" * 64)) == "other data, lr 0.1 (now 0.2)"
+    folder.run(counter.stage(settings={"augment": ("crop",), "epochs": 3}))
+    assert folder.difference(counter.stage(settings={"augment": ("crop",), "epochs": 2})) == "epochs 3 (now 2)"
+    state = json.loads((folder.path / STATE_FILE).read_text())
+    del state["train"]["inputs"]  # as an older edgeks wrote it
+    (folder.path / STATE_FILE).write_text(json.dumps(state))
+    assert folder.difference(counter.stage(lr=0.1)) == "other settings or data"
+
+
+def test_what_is_discarded_takes_with_it_what_was_made_of_it(folder, counter):
+    def made(name, source):
+        action = lambda: (folder.path / name).write_text(name)  # noqa: E731
+        folder.run(Stage(name, {"source": folder.digest(source)}, (name,), action))
+
+    made("export", "model.bin")
+    made("report", "export")
+    (folder.path / "mine").write_text("mine")
+    made("other", "mine")
+    folder.discard("train")
+    assert {path.name for path in folder.path.iterdir()} == {STATE_FILE, "mine", "other"}
+    assert list(json.loads((folder.path / STATE_FILE).read_text())) == ["other"]
+    folder.discard("train")  # nothing is left of it
+
+
+def test_nothing_outside_the_folder_is_discarded(folder, counter):
+    (folder.path.parent / "outside").write_text("")
+    state = json.loads((folder.path / STATE_FILE).read_text())
+    state["train"]["outputs"] = {"../outside": "", "..": "", "": "", "model.bin": 1}
+    (folder.path / STATE_FILE).write_text(json.dumps(state))
+    folder.discard("train")
+    assert (folder.path.parent / "outside").exists() and not (folder.path / "model.bin").exists()
+
+
 def test_a_path_that_cannot_be_a_folder(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):

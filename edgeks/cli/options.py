@@ -71,7 +71,7 @@ def wheel_folder(wheelhouse: bool, folder: Path | None) -> Path | None:
     return (folder or default_wheelhouse()) if wheelhouse else None
 
 
-def key_values(option: str, pairs: list[str]) -> dict[str, Any]:
+def key_values(option: str, pairs: list[str], example: str = "train.epochs=3") -> dict[str, Any]:
     """KEY=VALUE pairs of `option` → values: JSON where they can be read as JSON, else text.
 
     Raises:
@@ -81,7 +81,7 @@ def key_values(option: str, pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key:
-            raise ConfigError(f"{option} {pair}: legal: KEY=VALUE, such as dim=64")
+            raise ConfigError(f"{option} {pair}: legal: KEY=VALUE, such as {example}")
         try:
             found[key] = json.loads(value)
         except (json.JSONDecodeError, RecursionError):

@@ -30,6 +30,13 @@ def run(
     values: Annotated[
         list[str] | None, typer.Option("--set", help="A key of the recipe: train.epochs=3.", metavar="KEY=VALUE")
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A rehearsal of one epoch. Default folder: runs/RECIPE_quick.")
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Where the folder holds another training: remove its files, and train anew."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe: train → export → footprint → accuracy → bench. Finished stages are not run again."""
@@ -37,20 +44,22 @@ def run(
 
     from edgeks.layered_toml import Layer, assignment
     from edgeks.pipeline import run_recipe
-    from edgeks.recipe import load_recipe, read_overlay
+    from edgeks.recipe import QUICK, load_recipe, read_overlay
     from edgeks.summary import render as render_summary
     from edgeks.target import load_target
 
     over = [layer for file in files or () for layer in read_overlay(file)]
+    if quick:
+        over.append(QUICK)
     over += [assignment(key, value, f"--set {key}") for key, value in key_values("--set", values or []).items()]
     if data:
         over.append(Layer({"data": {"source": data}}, "--data"))
     chosen = load_recipe(recipe, over)
     if target:
         chosen = replace(chosen, target=load_target(target), form=None, activations=None)
-    folder = folder or Path("runs") / chosen.name
+    folder = folder or Path("runs") / f"{chosen.name}{'_quick' if quick else ''}"
     try:
-        summary = run_recipe(chosen, folder, _RunLines())
+        summary = run_recipe(chosen, folder, _RunLines(), overwrite=overwrite)
     except DataError as error:
         kind, _, where = chosen.data.partition(":")
         if data or not where or Path(where).expanduser().exists():

@@ -14,7 +14,21 @@ OPTIMISER, AUGMENTATION, INT8 = "Optimiser and schedule", "Augmentation (0: off)
 DISTILLATION, SCALE = "Distillation", "Speed and scale (docs/training.md)"
 
 
+# Options, and what they are for: one of these, or they do nothing.
+MEANT_FOR = {
+    "ranges": ("--qat",),
+    "target": ("--qat",),
+    "patience": ("--schedule plateau",),
+    "gamma": ("--schedule plateau", "--schedule milestones"),
+    "momentum": ("--optimizer sgd",),
+    "adam_eps": ("--optimizer adamw",),
+    "distillation": ("--teacher",),
+    "temperature": ("--teacher",),
+}
+
+
 def train(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(help="A name from `edgeks models`, package.module:callable, or a checkpoint to go on from."),
@@ -122,14 +136,16 @@ def train(
     """Train a network and write a checkpoint that `edgeks export` needs nothing else for."""
     from edgeks.checkpoint import load_checkpoint
     from edgeks.models.positive_scales import has_negative_scale
-    from edgeks.pipeline import TrainJob, train_checkpoint
     from edgeks.target import load_target
     from edgeks.train.data import load_dataset
     from edgeks.train.loading import loading_progress
     from edgeks.train.processes import joined, rank
     from edgeks.train.progress import progress_for
     from edgeks.train.settings import TrainSettings
+    from edgeks.train_job import TrainJob, state_file, train_checkpoint
 
+    chosen = {"--qat": qat, "--teacher": teacher, f"--schedule {schedule}": True, f"--optimizer {optimizer}": True}
+    _check_meant(context, {option for option, value in chosen.items() if value})
     if ranges not in ("learned", "moving_average"):
         raise ConfigError(f"--ranges {ranges}: legal: learned, moving_average")
     start = load_checkpoint(Path(model), arch) if Path(model).suffix in (".pt", ".pth", ".safetensors") else None
@@ -177,11 +193,26 @@ def train(
         taught = load_checkpoint(teacher).model if teacher else None
         with loading_progress(err, quiet=quiet or rank() > 0) as told:
             dataset = load_dataset(data, size, lazy=lazy, told=told)
-        job = TrainJob(model, key_values("--set", config or []), dataset, settings, start, scheme, taught)
+        job = TrainJob(model, key_values("--set", config or [], "dim=64"), dataset, settings, start, scheme, taught)
+        finished = resume and output.exists() and not state_file(output).exists()
         checkpoint = train_checkpoint(job, output, resume=resume, progress=progress_for(err, quiet=quiet))
         accuracy = 100 * checkpoint.metrics["test_accuracy"]
         if rank() == 0:
-            say(f"{output}: test accuracy {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")
+            what = "finished already, test accuracy" if finished else "test accuracy"
+            say(f"{output}: {what} {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")
+
+
+def _check_meant(context: typer.Context, given: set[str]) -> None:
+    """No option of the command line is for something that is not `given`.
+
+    Raises:
+        ConfigError: one is, and would do nothing.
+    """
+    for name, meant_for in MEANT_FOR.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and not given & {*meant_for}:
+            option = f"--{name.replace('_', '-')} {context.params[name]}"
+            raise ConfigError(f"{option}: is for {' or '.join(meant_for)}; add that, or leave it out")
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:

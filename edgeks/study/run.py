@@ -13,7 +13,7 @@ from edgeks.errors import ConfigError, OutputError
 from edgeks.figures.accuracy_and_cost import accuracy_and_cost
 from edgeks.figures.style import write_figure
 from edgeks.layered_toml import Layer
-from edgeks.recipe import read_recipe
+from edgeks.recipe import QUICK, read_recipe
 from edgeks.study.farm import run_here, run_on_slurm, slurm_executor
 from edgeks.study.points import Images, require_not_varied, study_points
 from edgeks.study.results import StudyResult, StudyRow, dots
@@ -26,8 +26,6 @@ from edgeks.train.progress import NoProgress, TrainingProgress
 
 CSV, FIGURE = "results.csv", "figure"
 ENDINGS = (".svg", ".png")
-# Over a recipe for a rehearsal: does every point run through?
-QUICK = Layer({"train": {"epochs": 1, "schedule": "cosine", "milestones": [], "frozen_norm_epochs": 0}}, "--quick")
 
 
 class StudyProgress(Protocol):
@@ -100,7 +98,7 @@ def run_study(
         study, over = replace(study, seeds=study.seeds[:1]), [QUICK, *over]
     tasks, dataset = _tasks(study, folder, over, overwrite, progress)
     left = [task for task in tasks if task.result() is None]
-    others = [f"{task.point.name}: {other}" for task in left if (other := task.other_settings()) is not None]
+    others = [f"{task.point.name}: {other}" for task in left if (other := task.other_settings())]
     if collect and len(left) == len(tasks):
         _require_no_points(folder, others)
     elif others and not collect and not overwrite:

@@ -114,7 +114,6 @@ def _run_locked(
         return "failed"
     write_text(begun, attempt)
     try:
-        task.make_ready()
         result = _run(task, progress(task), data())
     except FolderBusy:
         raise
@@ -135,10 +134,10 @@ def _run_locked(
 def _run(task: Task, progress: TrainingProgress, dataset: Dataset) -> dict[str, Any]:
     """Train the point and, where artefacts are wanted, make and measure them → figures for the table."""
     point, epochs = task.point, _Epochs(task.folder / EPOCHS_FILE, progress)
-    checkpoint = train_recipe(point.recipe, task.folder, _Quiet(epochs), dataset=dataset)
+    checkpoint = train_recipe(point.recipe, task.folder, _Quiet(epochs), dataset=dataset, overwrite=task.overwrite)
     rows: tuple[SummaryRow, ...] = ()
     if task.exports:
-        rows = run_recipe(point.recipe, task.folder, _Quiet(epochs), dataset=dataset).rows
+        rows = run_recipe(point.recipe, task.folder, _Quiet(epochs), dataset=dataset, overwrite=task.overwrite).rows
     metrics = checkpoint.metrics
     return {
         "accuracy": metrics["test_accuracy"],

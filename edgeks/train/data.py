@@ -8,10 +8,11 @@ import numpy as np
 
 from edgeks.errors import DataError
 from edgeks.images import ImageForm, resize
-from edgeks.preprocessing import MAX_SIZE
 from edgeks.train import imagenet, tiny_imagenet
 from edgeks.train.cifar import is_cifar, layout_text, read_cifar
 from edgeks.train.dataset import (
+    MAX_SIDE,
+    MIN_SIDE,
     SPLIT_SEED,
     TEST_SHARE,
     Dataset,
@@ -49,8 +50,8 @@ def load_dataset(spec: str, size: int | None = None, *, lazy: bool | None = None
     Raises:
         DataError: unknown specification, or data that is missing, damaged or does not fit together.
     """
-    if size is not None and not 1 <= size <= MAX_SIZE:
-        raise DataError(f"data set {spec!r}: size is {size}; legal: 1 to {MAX_SIZE} pixels")
+    if size is not None and not MIN_SIDE <= size <= MAX_SIDE:
+        raise DataError(f"data set {spec!r}: size is {size}; legal: {MIN_SIDE} to {MAX_SIDE} pixels")
     if spec == "digits":
         return _digits(size)
     kind, _, name = spec.partition(":")

@@ -16,6 +16,7 @@ from edgeks.train.image_files import ImageFiles, Images
 ImageStore = Images | ImageFiles  # in memory, or decoded when they are asked for
 Labels = NDArray[np.int64]
 
+MIN_SIDE, MAX_SIDE = 4, 4096  # of the images that a network takes
 SPLIT_SEED = 0
 TEST_SHARE = 0.2
 MIN_STD = 1 / 255

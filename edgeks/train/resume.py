@@ -1,9 +1,13 @@
-"""The state of a training after an epoch, on disk: what it takes to go on as if nothing had happened."""
+"""The state of a training after an epoch, on disk: what it takes to go on as if nothing had happened.
+
+And what a finished training is told from others by.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from edgeks.atomic_write import atomic_write
-from edgeks.errors import CheckpointError
+from edgeks.errors import NotResumable
 from edgeks.train.dataset import Dataset
 from edgeks.train.progress import EpochRecord
 from edgeks.train.settings import TrainSettings
 
 VERSION = 2
-SPEED_ONLY = ("threads", "device", "processes")
+ANEW = "train without resuming"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +43,8 @@ class Fingerprint:
         cls, model: nn.Module, dataset: Dataset, settings: TrainSettings, teacher: nn.Module | None, start: str
     ) -> Fingerprint:
         """Fingerprint of a training that is about to start."""
-        plain = {key: value for key, value in settings.to_dict().items() if key not in SPEED_ONLY}
         return cls(
-            plain,
+            settings.deciding(),
             dataset.fingerprint(),
             _network_fingerprint(model),
             start,
@@ -84,19 +87,19 @@ def read_state(path: Path, fingerprint: Fingerprint) -> TrainState:
     """File → state, without executing code from it.
 
     Raises:
-        CheckpointError: the file is damaged, or was written by another training: the message says what differs.
+        NotResumable: the file is damaged, or was written by another training: the message says what differs.
     """
     try:
         opened = path.open("rb")
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise NotResumable(f"{path}: cannot be read ({error.strerror}); {ANEW}") from error
     try:
         with opened:
             content = torch.load(opened, map_location="cpu", weights_only=True)
         if content["version"] != VERSION:
-            raise CheckpointError(
+            raise NotResumable(
                 f"{path}: a training state of version {content['version']!r}, which another edgeks wrote; legal: "
-                f"{VERSION}; end that training with the edgeks that began it, or train without resuming"
+                f"{VERSION}; end that training with the edgeks that began it, or {ANEW}"
             )
         written = Fingerprint(**content["fingerprint"])
         state = TrainState(
@@ -107,18 +110,28 @@ def read_state(path: Path, fingerprint: Fingerprint) -> TrainState:
             best_epoch=content["best_epoch"],
             best=content["best"],
         )
-    except CheckpointError:
+    except NotResumable:
         raise
     except Exception as error:  # a damaged file can raise anything
-        raise CheckpointError(
-            f"{path}: not a training state of edgeks, or damaged; delete it, or train without resuming"
-        ) from error
+        raise NotResumable(f"{path}: not a training state of edgeks, or damaged; delete it, or {ANEW}") from error
     difference = _difference(written, fingerprint)
     if difference:
-        raise CheckpointError(
-            f"{path}: was written by a training with {difference}; give the same again, or train without resuming"
-        )
+        raise NotResumable(f"{path}: was written by a training with {difference}; give the same again, or {ANEW}")
     return state
+
+
+def check_finished(path: Path, training: Mapping[str, Any] | None, fingerprint: Fingerprint) -> None:
+    """The checkpoint `path`, which says that it is of `training`, is what this training would end in.
+
+    Raises:
+        NotResumable: another training, or something else, has written it.
+    """
+    try:
+        difference = _difference(Fingerprint(**(training or {})), fingerprint)
+    except (TypeError, AttributeError) as error:
+        raise NotResumable(f"{path}: does not say which training wrote it; choose another -o, or {ANEW}") from error
+    if difference:
+        raise NotResumable(f"{path}: was written by a training with {difference}; choose another -o, or {ANEW}")
 
 
 def _difference(written: Fingerprint, now: Fingerprint) -> str:

@@ -49,6 +49,7 @@ _CHOICES = {
     "qat": ("off", "learned", "moving_average"),
     "device": ("auto", "cpu", "cuda"),
 }
+SPEED_ONLY = ("threads", "device", "processes")
 AUGMENTATIONS = ("crop", "resized_crop", "flip")
 
 
@@ -156,10 +157,13 @@ class TrainSettings:
         if {"crop", "resized_crop"} <= {*self.augment}:
             raise ConfigError("training: augment has crop and resized_crop; legal: one of them")
         stones = self.milestones
-        rising = isinstance(stones, tuple) and all(_is_whole(s, 1, self.epochs - 1) for s in stones)
+        rising = isinstance(stones, tuple) and all(_is_whole(s, *_WHOLE["epochs"]) for s in stones)
         if not rising or list(stones) != sorted(set(stones)):
+            raise ConfigError(f"training: milestones is {stones!r}; legal: a rising list of epochs, each 1 or more")
+        if stones and stones[-1] >= self.epochs:
             raise ConfigError(
-                f"training: milestones is {stones!r}; legal: a rising list of epochs, each 1 to {self.epochs - 1}"
+                f"training: epochs is {self.epochs}, and milestones go to {stones[-1]}; legal: milestones before the "
+                "last epoch; set milestones too, or schedule=cosine and milestones=[]"
             )
         if bool(stones) != (self.schedule == "milestones"):
             raise ConfigError(
@@ -170,6 +174,10 @@ class TrainSettings:
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and text, for JSON and checkpoints."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def deciding(self) -> dict[str, Any]:
+        """As `to_dict`, without what decides about speed only."""
+        return {key: value for key, value in self.to_dict().items() if key not in SPEED_ONLY}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainSettings:

@@ -164,7 +164,7 @@ def broken_kit(folder, truth, meta):
     ("content", "message"),
     [
         (b"", "1.png: cannot be decoded as an image (it is empty, 0 bytes); repair or remove it"),
-        (b"<html>404</html>", "1.png: cannot be decoded as an image (cannot identify image file"),
+        (b"<html>404</html>", "1.png: cannot be decoded as an image (no format that Pillow knows); repair"),
         ("truncated", "1.png: cannot be decoded as an image (image file is truncated"),
         ("bomb", "1.png: more than 89,478,485 pixels, too many to decode safely; shrink or remove it"),
         ("secret", "1.png: cannot be read (Permission denied)"),
