@@ -480,7 +480,10 @@ def test_target_files_with_mistakes(refuses, model, tmp_path):
     base = 'description = "mine"\nformat = "onnx"\nruntime = "onnxruntime"\n'
     for text, message in [
         ("[", "mine.toml: malformed TOML"),
-        (base + "[int8]\nfrom = 1", "unknown key 'int8.from'; legal keys here: form, activations, weights, mode"),
+        (
+            base + "[int8]\nfrom = 1",
+            "unknown key 'int8.from'; nearest: form; legal keys here: form, activations, weights, ",
+        ),
         (base + "[int8]\nform = 'qqq'", "key 'int8.form': found 'qqq'; legal: qdq, qoperator"),
         (base + "[session]\nthreads = '2'", "key 'session.threads': found '2'; legal: a whole number"),
     ]:

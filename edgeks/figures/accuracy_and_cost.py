@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 SMALLEST, LARGEST = 25.0, 420.0  # areas of dots, in points²
 SMALL_TEXT = 7.5
+LEGEND_LETTERS = 22  # of a line of a plan's name
 DARKER = 0.65  # text in a plan's colour
 _LEGEND: Any = {"frameon": False, "alignment": "left", "fontsize": 9, "title_fontsize": 9}
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -157,9 +159,12 @@ def _legends(figure: Figure, axes: Axes, dots: Sequence[Dot], against_depth: boo
             [], [], linestyle="none", marker="o", markersize=size, markeredgewidth=0, color=colour, label=label
         )
 
-    colours = [dot(70, SERIES[index % len(SERIES)], plan) for index, plan in enumerate(plans)]
+    colours = [
+        dot(70, SERIES[index % len(SERIES)], textwrap.fill(plan, LEGEND_LETTERS)) for index, plan in enumerate(plans)
+    ]
     first = axes.legend(handles=colours, **_LEGEND, title="sharing", loc="upper left", bbox_to_anchor=(1.01, 1))
     axes.add_artist(first)
+    first.set_clip_on(False)  # so that the layout leaves it room
     least = max(min(dot.flops for dot in dots), most * SMALLEST / LARGEST)
     steps = sorted({least, math.sqrt(least * most), float(most)}) if most > 1.3 * least else [float(most)]
     sizes = [dot(_area(int(step), most), "#9aa3ad", short(step)) for step in steps]

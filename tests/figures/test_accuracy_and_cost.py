@@ -60,3 +60,11 @@ def test_short_numbers(number, text):
 def test_no_dots():
     with pytest.raises(ValueError, match="without dots"):
         accuracy_and_cost([], False, "title", "note")
+
+
+def test_long_plan_names_are_whole():
+    dots = [Dot("one kernel, and blending in each of the layers", 64, 4, 25_000, 2_000_000, 0.88, 0.0, 1), *DOTS]
+    figure = accuracy_and_cost(dots, False, "title", "note")
+    figure.draw_without_rendering()
+    (legend,) = figure.axes[0].artists
+    assert legend.get_window_extent().x1 <= figure.bbox.x1

@@ -106,9 +106,7 @@ def test_points_trained_under_other_settings_are_kept_unless_they_are_to_be_over
     refused = r"study: 4 points were trained under other settings \(unshared_width4_seed0: epochs 1 \(now 2\)\)"
     with pytest.raises(OutputError, match=f"{refused}; give the same again, another -o, or --overwrite"):
         run_study(tiny, folder, over=one)
-    with pytest.raises(
-        ConfigError, match=r"no point of these settings, and 4 points .*epochs 1 \(now 2\)\); give"
-    ):
+    with pytest.raises(ConfigError, match=r"no point of these settings, and 4 points .*epochs 1 \(now 2\)\); give"):
         run_study(tiny, folder, over=one, collect=True)
     with pytest.raises(ConfigError, match="finds no point of these settings, and 4 points were trained under other on"):
         run_study(replace(tiny, seeds=(7,)), folder, collect=True)
