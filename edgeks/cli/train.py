@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeks.cli.options import ArchOption, TargetOption, err, key_values, say
+from edgeks.cli.options import ArchOption, TargetOption, err, given, key_values, say
 from edgeks.errors import ConfigError, OutputError
 
 OPTIMISER, AUGMENTATION, INT8 = "Optimiser and schedule", "Augmentation (0: off)", "Int8"
@@ -202,17 +202,18 @@ def train(
             say(f"{output}: {what} {accuracy:.2f} %, best epoch {checkpoint.metrics['best_epoch']:.0f}")
 
 
-def _check_meant(context: typer.Context, given: set[str]) -> None:
-    """No option of the command line is for something that is not `given`.
+def _check_meant(context: typer.Context, chosen: set[str]) -> None:
+    """No option of the command line is for something that is not `chosen`.
 
     Raises:
         ConfigError: one is, and would do nothing.
     """
     for name, meant_for in MEANT_FOR.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE" and not given & {*meant_for}:
-            option = f"--{name.replace('_', '-')} {context.params[name]}"
-            raise ConfigError(f"{option}: is for {' or '.join(meant_for)}; add that, or leave it out")
+        option = given(context, name)
+        if option and not chosen & {*meant_for}:
+            raise ConfigError(
+                f"{option[0]} {context.params[name]}: is for {' or '.join(meant_for)}; add that, or leave it out"
+            )
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
