@@ -44,6 +44,8 @@ Every figure is of a file that was read back and proven to hold each kernel exac
 Rolled: layers that repeat are one loop (int8: dynamic in TFLite, where a loop cannot change scales); "–" where no block
 of shared kernels repeats. In a .tflite, depthwise kernels above 25 taps are split into tiles, each stored once.
 On random weights every quantiser is at its worst: what int8 costs is in int8_peers.md and cifar10.md.
+Rows of 224×224 are of two images. A small network of every architecture goes the same way in CI
+(tests/models/test_export_matrix.py).
 
 | preset | image | file | kernels for layers | bytes | SQNR dB | rolled, bytes | SQNR dB |
 |---|---|---|---|---|---|---|---|
