@@ -4,7 +4,6 @@
 # make test-litert-torch   the tests that need litert-torch, in an environment of their own (3 GB)
 # make device-test   the tests on an emulated Raspberry Pi, from nothing; less than 20 minutes; docs/results/emulated_pi.md
 # make docs   docs/tflite_ops.md and docs/ram_rules.md from the code
-# (pip compiles nothing: Python does, and only what is imported.)
 # All build .venv from constraints.txt when it is missing or out of date, and the tests .venv-tflite-runtime from
 # tests/tflite_runtime/constraints.txt: tflite-runtime's last release, for numpy 1 and Python 3.11. The tests of the HTML
 # report need Chromium: one on the PATH, or the one that tests/browser/fetch.py puts into .browser; those over SSH a server,
@@ -69,7 +68,7 @@ clean:
 $(TFLITE_RUNTIME): tests/tflite_runtime/constraints.txt
 	@if $(PYTHON) -c 'import sys; sys.exit((sys.version_info[:2], sys.platform) != ((3, 11), "linux"))'; then \
 		$(PYTHON) -m venv --clear $@ && \
-		$@/bin/python -m pip install --no-compile --quiet --disable-pip-version-check --only-binary :all: -r $< && \
+		$@/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r $< && \
 		touch $@ || { rm -rf $@; exit 1; } \
 	else \
 		echo "tests with tflite-runtime are left out: it needs Python 3.11 on Linux; $(PYTHON) is another"; \
@@ -96,14 +95,14 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "edgeks needs Python 3.11 or later; name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV) || \
 		{ echo "Python's venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
-	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt torch hatchling editables
-	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch hatchling editables
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@printf %s "$(CURDIR)" > $(STAMP)
 
 $(LITERT_STAMP): pyproject.toml constraints-litert-torch.txt
 	@$(PYTHON) -m venv --clear $(LITERT_VENV)
-	$(LITERT_VENV)/bin/pip install --no-compile --quiet --disable-pip-version-check -c constraints-litert-torch.txt \
+	$(LITERT_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints-litert-torch.txt \
 		torch hatchling editables
-	$(LITERT_VENV)/bin/pip install --no-compile --quiet --disable-pip-version-check -c constraints-litert-torch.txt \
+	$(LITERT_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints-litert-torch.txt \
 		--no-build-isolation -e '.[dev,litert-torch]'
 	@printf %s "$(CURDIR)" > $(LITERT_STAMP)

@@ -86,7 +86,9 @@ def test_bytes_of_a_bank_by_hand():
 
 
 def test_a_bank_that_saves_nothing_is_said_to():
-    plan = discover(soft_share(chain(), plan_sharing(chain(), 1), 4))
+    model = chain()
+    share_bank(list(model), 4)
+    plan = discover(model)
     assert plan.banks[0].saved_bytes < 0
     assert "stores no less than the kernels" in plan_table(plan).caption
 
