@@ -15,6 +15,7 @@ from edgeks.errors import ConfigError
 if TYPE_CHECKING:
     from edgeks.board.host import Host
     from edgeks.checkpoint import Checkpoint
+    from edgeks.layered_toml import Layer
 
 PIPE_WIDTH = 100  # where there is no terminal to ask
 
@@ -42,6 +43,13 @@ BoardFileOption = Annotated[
     Path | None, typer.Option("--hosts", help="TOML file that names that board instead.", metavar="HOSTS.toml")
 ]
 WheelhouseOption = Annotated[bool, typer.Option("--wheelhouse", help="Fetch packages here: a board without internet.")]
+OverlayOption = Annotated[
+    list[str] | None,
+    typer.Option("--with", help="A TOML file, or one of pipelines/, laid over the recipe.", metavar="FILE.toml"),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="A key of the recipe: train.epochs=3.", metavar="KEY=VALUE")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
 
 
@@ -87,6 +95,17 @@ def key_values(option: str, pairs: list[str], example: str = "train.epochs=3") -
         except (json.JSONDecodeError, RecursionError):
             found[key] = value
     return found
+
+
+def set_layers(pairs: list[str] | None) -> list[Layer]:
+    """`--set KEY=VALUE` of a recipe, each as a layer over it.
+
+    Raises:
+        ConfigError: something else than KEY=VALUE.
+    """
+    from edgeks.layered_toml import assignment
+
+    return [assignment(key, value, f"--set {key}") for key, value in key_values("--set", pairs or []).items()]
 
 
 def given(context: typer.Context, *names: str) -> list[str]:

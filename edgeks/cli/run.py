@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeks.cli.options import JsonOption, err, key_values, out, print_json
+from edgeks.cli.options import JsonOption, OverlayOption, SetOption, err, out, print_json, set_layers
 from edgeks.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,13 +23,8 @@ def run(
         str | None,
         typer.Option(help="Instead of the recipe's target, form and activations: tflite, rpi-4 …"),
     ] = None,
-    files: Annotated[
-        list[str] | None,
-        typer.Option("--with", help="A TOML file, or one of pipelines/, laid over the recipe.", metavar="FILE.toml"),
-    ] = None,
-    values: Annotated[
-        list[str] | None, typer.Option("--set", help="A key of the recipe: train.epochs=3.", metavar="KEY=VALUE")
-    ] = None,
+    files: OverlayOption = None,
+    values: SetOption = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A rehearsal of one epoch. Default folder: runs/RECIPE_quick.")
     ] = False,
@@ -42,7 +37,7 @@ def run(
     """Run a recipe: train → export → footprint → accuracy → bench. Finished stages are not run again."""
     from dataclasses import replace
 
-    from edgeks.layered_toml import Layer, assignment
+    from edgeks.layered_toml import Layer
     from edgeks.pipeline import run_recipe
     from edgeks.recipe import QUICK, load_recipe, read_overlay
     from edgeks.summary import render as render_summary
@@ -51,7 +46,7 @@ def run(
     over = [layer for file in files or () for layer in read_overlay(file)]
     if quick:
         over.append(QUICK)
-    over += [assignment(key, value, f"--set {key}") for key, value in key_values("--set", values or []).items()]
+    over += set_layers(values)
     if data:
         over.append(Layer({"data": {"source": data}}, "--data"))
     chosen = load_recipe(recipe, over)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeks.cli.options import JsonOption, err, key_values, out, print_json, say
+from edgeks.cli.options import JsonOption, OverlayOption, SetOption, err, key_values, out, print_json, say, set_layers
 from edgeks.errors import CheckFailed, ConfigError
 from edgeks.terminal import table
 
@@ -20,13 +20,8 @@ def study(
     file: Annotated[str, typer.Argument(help="A study's TOML file, or a shipped one: quick_iso_channel.")],
     folder: Annotated[Path | None, typer.Option("-o", "--output", help="Folder. Default: runs/STUDY.")] = None,
     data: Annotated[str | None, typer.Option(help="Instead of the recipe's data: cifar10:DIR …")] = None,
-    files: Annotated[
-        list[str] | None,
-        typer.Option("--with", help="A TOML file, or one of pipelines/, laid over the recipe.", metavar="FILE.toml"),
-    ] = None,
-    values: Annotated[
-        list[str] | None, typer.Option("--set", help="A key of the recipe: train.epochs=3.", metavar="KEY=VALUE")
-    ] = None,
+    files: OverlayOption = None,
+    values: SetOption = None,
     seeds: Annotated[str | None, typer.Option(help="Instead of the study's seeds: 0,1.", metavar="SEEDS")] = None,
     workers: Annotated[int, typer.Option(min=1, max=1024, help="Points that are trained at once.")] = 1,
     slurm: Annotated[
@@ -43,7 +38,6 @@ def study(
     """Train many networks that differ in size and sharing plan → results.csv and figure.svg. Finished ones are kept."""
     from dataclasses import replace
 
-    from edgeks.layered_toml import assignment
     from edgeks.recipe import read_overlay
     from edgeks.study.run import run_study
     from edgeks.study.settings import load_study, read_seeds
@@ -56,7 +50,7 @@ def study(
         option = "--overwrite" if slurm is None else "--slurm"
         raise ConfigError(f"{option} with --collect: nothing is run; leave one of them out")
     over = [layer for name in files or () for layer in read_overlay(name)]
-    over += [assignment(key, value, f"--set {key}") for key, value in key_values("--set", values or []).items()]
+    over += set_layers(values)
     result = run_study(
         chosen,
         folder,
